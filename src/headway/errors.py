@@ -1,0 +1,68 @@
+"""The errors a user of Headway can meet, sorted by what the caller may do about them.
+
+    HeadwayError
+    ├── DeclarationError     the declaration is wrong: change the file (carries every problem found)
+    ├── AppError             the user's own app cannot be served: change the app
+    ├── EngineError          HAProxy, PostgreSQL or an interpreter is missing or refuses: install or repair it
+    ├── MachineError         the machine refuses: a port, a descriptor limit, a folder, a full disk
+    ├── NotRunning           nothing runs here: start it first
+    └── Conflict             somebody else is at it: wait or stop them
+
+Every error is one sentence that says where and what, and a hint that says what to run or change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class HeadwayError(Exception):
+    """An error to show to a person: `message`, and what to do about it in `hint` (may be empty)."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong in a declaration: the path of the key (`services.web.replicas`), what is wrong, what to do."""
+
+    path: str
+    message: str
+    hint: str = ""
+
+
+class DeclarationError(HeadwayError):
+    """The declaration cannot be used; `problems` holds all of them, in the order of the file's sections."""
+
+    def __init__(self, source: str, problems: tuple[Problem, ...]) -> None:
+        count = len(problems)
+        super().__init__(f"{source}: {count} problem{'s' if count != 1 else ''}")
+        self.source = source
+        self.problems = problems
+
+
+class AppError(HeadwayError):
+    """The app cannot be served; `detail` is the app's own traceback, cut to its own frames (may be empty)."""
+
+    def __init__(self, message: str, *, hint: str = "", detail: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.detail = detail
+
+
+class EngineError(HeadwayError):
+    """An engine (HAProxy, PostgreSQL, the app's interpreter) is missing, too old or refuses to start."""
+
+
+class MachineError(HeadwayError):
+    """The machine refuses: port taken, descriptor limit, folder read-only, disk full."""
+
+
+class NotRunning(HeadwayError):
+    """No running system was found where one was expected."""
+
+
+class Conflict(HeadwayError):
+    """The request collides with something under way: a second apply, a system that runs already."""

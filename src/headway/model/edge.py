@@ -1,0 +1,61 @@
+"""The edge plan: everything the load balancer is to do, as data. Rendered to text by `headway.edge.render`.
+
+Names of HAProxy (frontend, backend, server, maxconn) are used inside `edge/` only; here a plan speaks of services and
+replicas.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A listening socket that somebody else opened: its address as declared, and the descriptor the edge inherits."""
+
+    address: str  # "127.0.0.1:8000"
+    fd: int
+    tls: bool = False
+    redirect_to_port: int | None = None  # plain listener that only redirects to https on this port
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeReplica:
+    """A replica as the edge sees it. `limit` = requests at once; `enabled` = takes new requests."""
+
+    name: str  # "web.1"
+    address: str  # path of a unix socket
+    limit: int
+    enabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeService:
+    """A public service: where its requests come from and which replicas answer them."""
+
+    name: str
+    routes: tuple[str, ...]  # "/", "/api", "api.example.com", "api.example.com/v2"
+    replicas: tuple[EdgeReplica, ...]
+    deadline_s: float
+    body_max_bytes: int
+    sticky: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EdgePlan:
+    """The whole edge. Paths are absolute; `run_folder` is private and short."""
+
+    system: str
+    run_folder: str  # holds edge.sock (run-time API) and haproxy.cfg
+    listeners: tuple[Listener, ...]
+    services: tuple[EdgeService, ...]
+    connections_max: int  # client connections at once
+    descriptors_max: int  # RLIMIT_NOFILE of the process
+    trusted: tuple[str, ...] = ()
+    proxy_protocol: bool = False
+    client_rate_per_s: float | None = None
+    access_log: bool = True
+    certificate: str | None = None  # validated PEM copy (chain and key) in run_folder
+    header_timeout_s: float = 10.0
+    idle_timeout_s: float = 60.0
+    threads: int = 1
