@@ -1,24 +1,65 @@
 """The declared system: what `headway.toml` says, typed, frozen and complete.
 
-Field names carry their unit; the alias is the key a user writes. Descriptions and examples here are the source of the
-generated reference and of the comments that `headway init` writes. Keys whose feature is not built yet have their room
-in `RESERVED`, so that they are refused by name and not as unknown.
+Field names carry their unit; the alias is the key a user writes. Descriptions and examples (TOML text) here are the
+source of the generated reference, of hints, and of the comments that `headway init` writes. Keys whose feature is not
+built yet have their room in `RESERVED`, so that they are refused by name and not as unknown.
+
+`System.model_validate(system.model_dump())` gives the same system again: durations, sizes and rates are dumped as text.
 """
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
-from headway.model.units import parse_duration_s, parse_rate_per_s, parse_size_bytes
+from headway.model.units import (
+    parse_duration_s,
+    parse_rate_per_s,
+    parse_size_bytes,
+    spell_duration,
+    spell_rate,
+    spell_size,
+)
 
-DurationS = Annotated[float, BeforeValidator(parse_duration_s)]
-SizeBytes = Annotated[int, BeforeValidator(parse_size_bytes)]
-RatePerS = Annotated[float, BeforeValidator(parse_rate_per_s)]
+
+def _listed(value: object) -> object:
+    """One text where a list is expected is a list of one: `routes = "/"`."""
+    return (value,) if isinstance(value, str) else value
+
+
+def _argv(value: object) -> object:
+    """A command as one text is split as a shell would split it, without a shell."""
+    return shlex.split(value) if isinstance(value, str) else value
+
+
+def _whole(value: object) -> object:
+    """`true` is no number, though Python thinks so."""
+    if isinstance(value, bool):
+        raise ValueError(f"{str(value).lower()} is not a whole number")
+    return value
+
+
+def _texts(value: object) -> object:
+    """Numbers in an environment are text there anyway. true/false stay refused: apps disagree on how to spell them."""
+    if isinstance(value, dict):
+        numbers = (int, float)
+        return {k: str(v) if isinstance(v, numbers) and not isinstance(v, bool) else v for k, v in value.items()}
+    return value
+
+
+DurationS = Annotated[float, BeforeValidator(parse_duration_s), PlainSerializer(spell_duration, return_type=str)]
+SizeBytes = Annotated[int, BeforeValidator(parse_size_bytes), PlainSerializer(spell_size, return_type=str)]
+RatePerS = Annotated[float, BeforeValidator(parse_rate_per_s), PlainSerializer(spell_rate, return_type=str)]
+Count = Annotated[int, BeforeValidator(_whole)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Argv = Annotated[tuple[str, ...], BeforeValidator(_argv)]
+Environment = Annotated[dict[str, str], BeforeValidator(_texts)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,30}$")]
 
-# Dotted path pattern of a key -> the sentence that refuses it. `*` stands for one name.
+# Dotted path pattern of a key -> the sentence that refuses it. `*` stands for one name; `{}` at the end: the key is
+# refused only where its value is a table.
 RESERVED: dict[str, str] = {
     "caches": "caches are not available yet",
     "fleet": "more than one machine is not available yet",
@@ -27,12 +68,18 @@ RESERVED: dict[str, str] = {
     "databases.*.keys": "sharded databases are not available yet",
     "databases.*.reference": "sharded databases are not available yet",
     "databases.*.migrations": "migrations are not available yet",
+    "services.*.replicas{}": "a number of replicas that follows the load is not available yet",
     "services.*.at": "settings for single routes are not available yet",
     "services.*.before_deploy": "releases are not available yet",
     "services.*.shared": "releases are not available yet",
     "services.*.criticality": "criticality is not available yet",
     "services.*.overload": "adaptive overload control is not available yet",
     "services.*.cache": "response caching is not available yet",
+}
+# What `uses` may name one day besides databases: the section it is declared in -> the sentence that refuses it.
+RESERVED_USES: dict[str, str] = {
+    "caches": "caches are not available yet",
+    "services": "calls between services are not available yet",
 }
 
 
@@ -45,33 +92,60 @@ class Declared(BaseModel):
 class Tls(Declared):
     """A certificate for the edge."""
 
-    certificate: str = Field(description="PEM file with the certificate chain, and the key unless `key` names it.")
-    key: str | None = Field(None, description="PEM file with the private key, when it is not in `certificate`.")
+    certificate: str = Field(
+        description="PEM file with the certificate chain, and the key unless `key` names it.",
+        examples=['"certs/shop.pem"'],
+    )
+    key: str | None = Field(
+        None,
+        description="PEM file with the private key, when it is not in `certificate`.",
+        examples=['"certs/shop.key"'],
+    )
 
 
 class Edge(Declared):
     """The front door: one HAProxy on this machine."""
 
-    bind: tuple[str, ...] = Field(
+    bind: Texts = Field(
         ("127.0.0.1:8000",),
         min_length=1,
         description="Addresses to listen on, `host:port` or `[ipv6]:port`. With `tls` they speak HTTPS, except those "
         "written `http://host:port` and port 80, which redirect to HTTPS.",
+        examples=['["127.0.0.1:8000"]'],
     )
-    tls: Tls | None = Field(None, description="Serve HTTPS (HTTP/2 and HTTP/1.1) with this certificate.")
-    trusted: tuple[str, ...] = Field(
-        (), description="Networks of proxies in front of Headway; from these alone forwarded headers are believed."
+    tls: Tls | None = Field(
+        None,
+        description="Serve HTTPS (HTTP/2 and HTTP/1.1) with this certificate.",
+        examples=['{ certificate = "certs/shop.pem" }'],
     )
-    proxy_protocol: bool = Field(False, description="Expect the PROXY protocol from the `trusted` networks.")
+    trusted: Texts = Field(
+        (),
+        description="Networks of proxies in front of Headway; from these alone forwarded headers are believed.",
+        examples=['["10.0.0.0/8"]'],
+    )
+    proxy_protocol: bool = Field(
+        False, description="Expect the PROXY protocol from the `trusted` networks.", examples=["true"]
+    )
     client_rate_per_s: RatePerS | None = Field(
-        None, alias="client_rate", description="Requests per second one client address may make; above it: 429."
+        None,
+        alias="client_rate",
+        description="Requests per second one client address may make; above it: 429.",
+        examples=['"200/s"'],
     )
-    access_log: bool = Field(True, description="Write one JSON line a request to `.headway/logs/access.log`.")
+    access_log: bool = Field(
+        True, description="Write one JSON line a request to `.headway/logs/access.log`.", examples=["false"]
+    )
     header_timeout_s: DurationS = Field(
-        10.0, alias="header_timeout", description="How long a client may take to send a request's headers."
+        10.0,
+        alias="header_timeout",
+        description="How long a client may take to send a request's headers.",
+        examples=['"10s"'],
     )
     idle_timeout_s: DurationS = Field(
-        60.0, alias="idle_timeout", description="How long an idle keep-alive connection or a silent client is kept."
+        60.0,
+        alias="idle_timeout",
+        description="How long an idle keep-alive connection or a silent client is kept.",
+        examples=['"60s"'],
     )
 
 
@@ -79,75 +153,131 @@ class Service(Declared):
     """A deployable unit: a web app, or a command without a port."""
 
     app: str | None = Field(
-        None, description="`module:attribute` of an ASGI or WSGI app, or `module:factory()`; told apart by itself."
+        None,
+        description="`module:attribute` of an ASGI or WSGI app, or `module:factory()`; told apart by itself.",
+        examples=['"shop.web:app"'],
     )
-    command: tuple[str, ...] | None = Field(None, min_length=1, description="A command without a port, instead of `app`.")
-    interface: Literal["auto", "asgi", "wsgi"] = Field("auto", description="Only where telling apart fails.")
-    routes: tuple[str, ...] = Field(
+    command: Argv | None = Field(
+        None,
+        min_length=1,
+        description="A command without a port, instead of `app`.",
+        examples=['["celery", "-A", "shop", "worker"]'],
+    )
+    interface: Literal["auto", "asgi", "wsgi"] = Field(
+        "auto", description="Only where telling apart fails.", examples=['"wsgi"']
+    )
+    routes: Texts = Field(
         (),
         description='Public path prefixes ("/api") or hosts ("api.example.com", "api.example.com/v2"), passed on '
         "unstripped. Without routes the service is private; a single app service gets `/`.",
+        examples=['["/"]'],
     )
     static: dict[str, str] = Field(
-        default_factory=dict, description="URL prefix -> folder, served without Python by the worker's native server."
+        default_factory=dict,
+        description="URL prefix -> folder, served without Python by the worker's native server.",
+        examples=['{ "/static" = "static/" }'],
     )
-    replicas: int | None = Field(
+    replicas: Count | None = Field(
         None,
         ge=0,
         le=1000,
         description="How many replicas, each one process. Default: public services share the cores, others get one.",
+        examples=["2"],
     )
-    threads: int | None = Field(None, ge=1, le=1024, description="Threads of a replica, WSGI only. Default 8.")
+    threads: Count | None = Field(
+        None, ge=1, le=1024, description="Threads of a replica, WSGI only. Default 8.", examples=["8"]
+    )
     python: str | None = Field(
-        None, description="The app's interpreter. Default: the nearest `.venv`, else the one Headway runs in."
+        None,
+        description="The app's interpreter. Default: the nearest `.venv` (or `venv`), else the one Headway runs in.",
+        examples=['".venv/bin/python"'],
     )
-    folder: str = Field(".", description="Working directory and first import path of the app.")
+    folder: str = Field(".", description="Working directory and first import path of the app.", examples=['"src"'])
     slo_s: DurationS | None = Field(
-        None, alias="slo", description="Time to first byte after which an answer counts as late."
+        None, alias="slo", description="Time to first byte after which an answer counts as late.", examples=['"250ms"']
     )
-    deadline_s: DurationS = Field(30.0, alias="deadline", description="After this nobody waits for the answer any more.")
-    uses: tuple[str, ...] = Field((), description="Names of databases this service needs before it can start.")
-    env: dict[str, str] = Field(
+    deadline_s: DurationS = Field(
+        30.0, alias="deadline", description="After this nobody waits for the answer any more.", examples=['"30s"']
+    )
+    uses: Texts = Field(
+        (),
+        description="Names of databases this service needs before it can start; those that `env` names are added.",
+        examples=['["main"]'],
+    )
+    env: Environment = Field(
         default_factory=dict,
         description="Environment of the app. `{main.url}` is database `main`, `{env.NAME}` this environment, "
         "`{file.PATH}` a file's content; `{{` and `}}` are braces.",
+        examples=['{ DATABASE_URL = "{main.url}" }'],
     )
     memory_max_bytes: SizeBytes | None = Field(
-        None, alias="memory_max", description="A replica above this resident size is drained and replaced."
+        None,
+        alias="memory_max",
+        description="A replica above this resident size is drained and replaced.",
+        examples=['"512MiB"'],
     )
-    body_max_bytes: SizeBytes = Field(2**30, alias="body_max", description="Largest request body; above it: 413.")
-    sticky: bool = Field(False, description="A cookie keeps a client on its replica (in-memory sessions).")
-    limit: int | None = Field(None, ge=1, le=100_000, description="Requests a replica may work on at the same time.")
-    streams_max: int = Field(
-        1000, ge=1, le=100_000, alias="streams_max", description="WebSockets and event streams a replica may hold open."
+    body_max_bytes: SizeBytes = Field(
+        2**30, alias="body_max", description="Largest request body; above it: 413.", examples=['"1GiB"']
+    )
+    sticky: bool = Field(
+        False, description="A cookie keeps a client on its replica (in-memory sessions).", examples=["true"]
+    )
+    limit: Count | None = Field(
+        None, ge=1, le=100_000, description="Requests a replica may work on at the same time.", examples=["40"]
+    )
+    streams_max: Count = Field(
+        1000,
+        ge=1,
+        le=100_000,
+        description="WebSockets and event streams a replica may hold open.",
+        examples=["1000"],
     )
     health: str | None = Field(
-        None, pattern=r"^/", description="A path that must answer 2xx or 3xx before a new replica counts as ready."
+        None,
+        pattern=r"^/",
+        description="A path that must answer 2xx or 3xx before a new replica counts as ready.",
+        examples=['"/health"'],
     )
     start_timeout_s: DurationS = Field(
-        60.0, alias="start_timeout", description="How long import and start-up of a replica may take."
+        60.0,
+        alias="start_timeout",
+        description="How long import and start-up of a replica may take.",
+        examples=['"60s"'],
     )
     drain_timeout_s: DurationS = Field(
-        30.0, alias="drain_timeout", description="How long a replica may finish its requests before streams are ended."
+        30.0,
+        alias="drain_timeout",
+        description="How long a replica may finish its requests before streams are ended.",
+        examples=['"30s"'],
     )
     hang_timeout_s: DurationS = Field(
-        10.0, alias="hang_timeout", description="A replica whose event loop or threads stand still for this long is replaced."
+        10.0,
+        alias="hang_timeout",
+        description="A replica whose event loop or threads stand still for this long is replaced.",
+        examples=['"10s"'],
     )
 
 
 class Database(Declared):
     """One plain PostgreSQL database, embedded or by URL."""
 
-    url: str | None = Field(None, description="An existing PostgreSQL; `{env.NAME}` allowed. Default: an embedded server.")
+    url: str | None = Field(
+        None,
+        description="An existing PostgreSQL; `{env.NAME}` and `{file.PATH}` allowed. Default: an embedded server.",
+        examples=['"{env.DATABASE_URL}"'],
+    )
     schema_file: str | None = Field(
-        None, alias="schema", description="SQL file applied once, when the database is first used."
+        None,
+        alias="schema",
+        description="SQL file applied once, when the database is first used.",
+        examples=['"schema.sql"'],
     )
 
 
 class System(Declared):
     """The whole declaration."""
 
-    name: Name = Field("app", description="Name of the system.")
+    name: Name = Field("app", description="Name of the system. Default: the folder's name.", examples=['"shop"'])
     edge: Edge = Field(default_factory=lambda: Edge())
     services: dict[Name, Service] = Field(default_factory=dict)
     databases: dict[Name, Database] = Field(default_factory=dict)

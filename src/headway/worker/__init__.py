@@ -1,0 +1,6 @@
+"""The worker side: what runs inside the app's own interpreter.
+
+It imports the standard library and granian alone, and only relatively, so that it loads from a bare path into an
+environment where Headway is not installed. The controller
+imports `headway.worker.telemetry` to read what workers write.
+"""

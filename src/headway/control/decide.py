@@ -1,0 +1,57 @@
+"""The decision of one tick: from what is remembered, wanted and observed to what is done next, and why. Pure.
+
+Every rule lives in a module of its own: `lifecycle` (one replica), `placement` (how many), `admission` (the edge).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from headway.control.admission import reconcile
+from headway.control.lifecycle import advance
+from headway.control.placement import place, starts
+from headway.model.action import Action, Tell
+from headway.model.observed import Observed
+from headway.model.replica import Phase, Replica
+from headway.model.wanted import Wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The replicas as remembered from now on, and the actions in the order they are to be carried out."""
+
+    replicas: Mapping[str, Replica]
+    actions: tuple[Action, ...]
+
+
+def decide(replicas: Mapping[str, Replica], wanted: Wanted, observed: Observed, now_s: float) -> Decision:
+    """What to do in this tick; the same arguments always give the same decision."""
+    actions: list[Action] = []
+    held: dict[str, Replica] = {}
+    for name in sorted(replicas):
+        step = advance(
+            replicas[name], observed.replicas.get(name), observed.edge, wanted.service(replicas[name].service), now_s
+        )
+        if step.replica is not None:
+            held[name] = step.replica
+        actions += step.actions
+    if wanted.stopping:
+        held = {name: replace(replica, leave=True) for name, replica in held.items()}
+    elif observed.can_start:
+        may_start = wanted.starts_max - sum(replica.phase is Phase.STARTING for replica in held.values())
+        for service in wanted.services:
+            if not observed.ready_databases.issuperset(service.waits_for):
+                continue
+            mine = [replica for replica in held.values() if replica.service == service.name]
+            placed, more = place(service, mine, may_start=max(0, may_start), now_s=now_s)
+            held.update((replica.name, replica) for replica in placed)
+            may_start -= starts(more)
+            actions += more
+    known = {service.name for service in wanted.services}
+    for name, replica in held.items():
+        if replica.service not in known and not replica.leave:
+            held[name] = replace(replica, leave=True)
+            actions.append(Tell(name, "leaves: its service is not declared any more"))
+    actions += reconcile(held.values(), wanted, observed)
+    return Decision(held, tuple(actions))

@@ -1,0 +1,65 @@
+"""What was seen in one tick: processes, their telemetry, the edge, databases. Facts only, no conclusions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a replica could not serve, in its own words."""
+
+    kind: str  # "import", "attribute", "shape", "startup", "granian", …
+    message: str
+    hint: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaObserved:
+    """One replica's process and what it tells. Ages are seconds since the last sign of life."""
+
+    pid: int
+    alive: bool
+    exit_status: int | None = None
+    serving: bool = False
+    beat_age_s: float = 0.0
+    loop_beat_age_s: float = 0.0
+    is_wsgi: bool = False
+    in_flight: int = 0
+    streams: int = 0
+    completed: int = 0
+    rss_bytes: int = 0
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeServer:
+    """A replica as the edge has it."""
+
+    admin: Literal["ready", "drain", "maint"]
+    is_up: bool
+    sessions: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeObserved:
+    """The edge: reachable or not, and its servers by replica name."""
+
+    pid: int | None = None
+    reachable: bool = False
+    unreachable_s: float = 0.0
+    servers: Mapping[str, EdgeServer] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One tick's facts."""
+
+    replicas: Mapping[str, ReplicaObserved] = field(default_factory=dict)
+    edge: EdgeObserved = field(default_factory=EdgeObserved)
+    ready_databases: frozenset[str] = frozenset()
+    can_start: bool = True  # False while nobody can start processes (the supervisor is gone)

@@ -1,0 +1,208 @@
+"""The thin layer around an ASGI app: counts, real client addresses, body bounds, and an orderly end of open streams.
+
+It runs for every request, so the common path is a handful of byte-code instructions: no header is searched for that the
+edge could put in a known place. The edge's internal header `x-headway-from: SCHEME ADDRESS PORT [stream]` is the last
+header of a request; it is taken out before the app sees it.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from .telemetry import Slot, Stage
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_FROM = b"x-headway-from"
+_NO_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
+_BEAT_S = 0.25
+_CLOSE_SERVICE_RESTART = 1012
+_CLOSE_TRY_LATER = 1013
+_CLOSE_GRACE_S = 0.25  # for close frames and cancelled handlers before the server itself is told to end
+
+
+class BodyTooLarge(Exception):
+    """The request body grew over the declared bound while it was read."""
+
+
+def single_callable(app: Any) -> App:
+    """An ASGI 2 app (app(scope) -> instance(receive, send)) as an ASGI 3 one."""
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        await app(scope)(receive, send)
+
+    return call
+
+
+class Layer:
+    """Wraps `app`. `failed(kind, message, detail)` is told when the app's own start-up fails."""
+
+    def __init__(
+        self,
+        app: App,
+        slots: memoryview,
+        *,
+        body_max_bytes: int,
+        streams_max: int,
+        failed: Callable[[str, str, str], None],
+    ) -> None:
+        self._app = app
+        self._slots = slots
+        self._body_max_bytes = body_max_bytes
+        self._streams_max = streams_max
+        self._failed = failed
+        self._sockets: dict[asyncio.Task[Any], Send] = {}
+        self._requests: set[asyncio.Task[Any]] = set()
+        self._stopping = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind == "http":
+            await self._http(scope, receive, send)
+        elif kind == "websocket":
+            await self._websocket(scope, receive, send)
+        else:
+            await self._lifespan(scope, receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        slots = self._slots
+        headers = scope["headers"]
+        is_stream = False
+        if headers and headers[-1][0] == _FROM:
+            is_stream = self._take_from(scope, headers)
+        if scope["method"] not in _NO_BODY:
+            receive = self._bounded(receive)
+        task = asyncio.current_task()
+        assert task is not None
+        self._requests.add(task)
+        slots[5] += 1
+        slots[7] += 1
+        if is_stream:
+            slots[6] += 1
+        try:
+            await self._app(scope, receive, send)
+        except BodyTooLarge:
+            with contextlib.suppress(Exception):  # too late when the answer has begun
+                await send({"type": "http.response.start", "status": 413, "headers": [(b"connection", b"close")]})
+                await send({"type": "http.response.body", "body": b"the request body is too large\n"})
+        except asyncio.CancelledError:
+            if not self._stopping:
+                raise
+            await self._end(send, is_stream)
+        except Exception:
+            slots[9] += 1
+            raise
+        finally:
+            slots[5] -= 1
+            slots[8] += 1
+            if is_stream:
+                slots[6] -= 1
+            self._requests.discard(task)
+
+    async def _end(self, send: Send, is_stream: bool) -> None:
+        """The replica stops and this request was still open: end an event stream cleanly, refuse what has not begun."""
+        if not is_stream:
+            retry = [(b"retry-after", b"1"), (b"connection", b"close")]
+            try:
+                await send({"type": "http.response.start", "status": 503, "headers": retry})
+            except Exception as error:  # it has begun: the client must see that it is cut, not take it for whole
+                raise ConnectionAbortedError("the replica stopped before the answer was whole") from error
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _take_from(self, scope: Scope, headers: list[tuple[bytes, bytes]]) -> bool:
+        parts = headers[-1][1].decode("latin-1").split(" ")
+        headers.pop()
+        scope["client"] = (parts[1], int(parts[2]))
+        if parts[0] != "http":
+            scope["scheme"] = "wss" if scope["type"] == "websocket" else "https"
+        return len(parts) > 3
+
+    def _bounded(self, receive: Receive) -> Receive:
+        left = self._body_max_bytes
+
+        async def bounded() -> dict[str, Any]:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise BodyTooLarge
+            return message
+
+        return bounded
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        slots = self._slots
+        headers = scope["headers"]
+        if headers and headers[-1][0] == _FROM:
+            self._take_from(scope, headers)
+        if self._stopping or slots[Slot.STREAMS] >= self._streams_max:
+            await receive()
+            await send({"type": "websocket.close", "code": _CLOSE_TRY_LATER})
+            return
+        task = asyncio.current_task()
+        assert task is not None
+        self._sockets[task] = send
+        slots[6] += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            slots[6] -= 1
+            self._sockets.pop(task, None)
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        # granian has installed its own handler just before; ours ends streams first and then passes the wish on.
+        loop.add_signal_handler(signal.SIGTERM, self._stop, loop)
+        self._beat(loop)
+
+        async def listen(message: dict[str, Any]) -> None:
+            if message["type"] == "lifespan.startup.failed":
+                text = str(message.get("message") or "")
+                last = text.strip().splitlines()[-1] if text.strip() else "no reason given"
+                self._failed("startup", f"the app's start-up failed: {last}", text)
+            elif message["type"] == "lifespan.startup.complete":
+                self._slots[Slot.STAGE] = Stage.SERVING
+            await send(message)
+
+        try:
+            await self._app(scope, receive, listen)
+        except Exception:
+            if self._slots[Slot.STAGE] != Stage.STARTING:
+                raise
+            # An app without lifespan support raises here: by the specification the server goes on without it.
+            await listen({"type": "lifespan.startup.complete"})
+            await receive()
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+        finally:
+            if self._slots[Slot.STAGE] == Stage.STARTING:
+                self._slots[Slot.STAGE] = Stage.SERVING
+
+    def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._slots[Slot.LOOP_BEAT_NS] = time.monotonic_ns()
+        loop.call_later(_BEAT_S, self._beat, loop)
+
+    def _stop(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._stopping:
+            return
+        self._stopping = True
+        self._slots[Slot.STAGE] = Stage.STOPPING
+        sockets, requests = dict(self._sockets), list(self._requests)
+        for task, send in sockets.items():
+            loop.create_task(self._close(task, send))
+        for request in requests:
+            request.cancel()
+        grace_s = _CLOSE_GRACE_S if sockets or requests else 0.0
+        loop.call_later(grace_s, os.kill, os.getpid(), signal.SIGINT)
+
+    async def _close(self, task: "asyncio.Task[Any]", send: Send) -> None:
+        with contextlib.suppress(Exception):
+            await send({"type": "websocket.close", "code": _CLOSE_SERVICE_RESTART, "reason": "service restart"})
+        task.cancel()

@@ -1,0 +1,136 @@
+"""The thin layer around a WSGI app: counts, real client addresses, body bounds, and a pulse of its threads.
+
+The edge's internal header arrives as HTTP_X_HEADWAY_FROM ("SCHEME ADDRESS PORT [stream]") and is taken out.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from .telemetry import Slot
+
+Environ = dict[str, Any]
+
+
+class BodyTooLarge(Exception):
+    """The request body grew over the declared bound while it was read."""
+
+
+class Layer:
+    """Wraps `app`, served by `threads` threads."""
+
+    def __init__(
+        self, app: Callable[..., Iterable[bytes]], slots: memoryview, *, body_max_bytes: int, threads: int
+    ) -> None:
+        self._app = app
+        self._slots = slots
+        self._body_max_bytes = body_max_bytes
+        self._threads = threads
+        self._lock = threading.Lock()
+        self.stopping = False
+
+    def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        slots = self._slots
+        came_from = environ.pop("HTTP_X_HEADWAY_FROM", None)
+        is_stream = False
+        if came_from is not None:
+            parts = came_from.split(" ")
+            environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = parts[1], parts[2]
+            environ["wsgi.url_scheme"] = parts[0]
+            if parts[0] == "https":
+                environ["HTTPS"] = "on"
+            is_stream = len(parts) > 3
+        if environ.get("HTTP_TRANSFER_ENCODING"):  # a stated length was checked at the edge
+            environ["wsgi.input"] = _BoundedInput(environ["wsgi.input"], self._body_max_bytes)
+        with self._lock:
+            slots[5] += 1
+            slots[7] += 1
+            slots[6] += is_stream
+            if slots[5] < self._threads:
+                slots[4] = time.monotonic_ns()
+        try:
+            body = self._app(environ, start_response)
+        except BodyTooLarge:
+            self._done(is_stream)
+            start_response("413 Content Too Large", [("content-type", "text/plain"), ("connection", "close")])
+            return [b"the request body is too large\n"]
+        except BaseException:
+            self._slots[9] += 1
+            self._done(is_stream)
+            raise
+        if isinstance(body, list):
+            self._done(is_stream)
+            return body
+        return _CountedBody(body, self, is_stream)
+
+    def _done(self, is_stream: bool) -> None:
+        slots = self._slots
+        with self._lock:
+            slots[5] -= 1
+            slots[8] += 1
+            slots[6] -= is_stream
+            slots[4] = time.monotonic_ns()
+
+    def pulse(self) -> None:
+        """Called by the process's beat: an idle thread is a sign of life, for no request may come to give one."""
+        with self._lock:
+            if self._slots[Slot.IN_FLIGHT] < self._threads:
+                self._slots[Slot.LOOP_BEAT_NS] = time.monotonic_ns()
+
+
+class _CountedBody:
+    """An iterable body that is counted as done when it ends or is closed, whichever comes first."""
+
+    def __init__(self, body: Iterable[bytes], layer: Layer, is_stream: bool) -> None:
+        self._body = body
+        self._iterator: Iterator[bytes] = iter(body)
+        self._layer = layer
+        self._is_stream = is_stream
+        self._open = True
+
+    def __iter__(self) -> "_CountedBody":
+        return self
+
+    def __next__(self) -> bytes:
+        if self._layer.stopping:
+            self.close()
+            raise ConnectionAbortedError("the replica is stopping")
+        return next(self._iterator)
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            try:
+                close = getattr(self._body, "close", None)
+                if close is not None:
+                    close()
+            finally:
+                self._layer._done(self._is_stream)
+
+
+class _BoundedInput:
+    """`wsgi.input` that refuses to read more than a bound; chunked bodies announce no length."""
+
+    def __init__(self, inner: Any, left: int) -> None:
+        self._inner = inner
+        self._left = left
+
+    def _count(self, data: bytes) -> bytes:
+        self._left -= len(data)
+        if self._left < 0:
+            raise BodyTooLarge
+        return data
+
+    def read(self, size: int = -1) -> bytes:
+        return self._count(self._inner.read(size))
+
+    def readline(self, size: int = -1) -> bytes:
+        return self._count(self._inner.readline(size))
+
+    def readlines(self, hint: int = -1) -> list[bytes]:
+        return [self._count(line) for line in self._inner.readlines(hint)]
+
+    def __iter__(self) -> Iterator[bytes]:
+        for line in self._inner:
+            yield self._count(line)
