@@ -1,7 +1,7 @@
 """Durations, sizes and rates as people write them ("250ms", "512MiB", "200/s"), read into plain numbers and back.
 
-`parse_*` reads what a person wrote, `spell_*` writes a value so that `parse_*` reads exactly the same value again (files,
-state), `format_*` rounds it for a person's eye.
+`parse_*` reads what a person wrote, `spell_*` writes a value so that `parse_*` reads exactly the same value again,
+`format_*` rounds it for a person's eye.
 """
 
 from __future__ import annotations
@@ -13,8 +13,12 @@ from decimal import Decimal
 _DURATION_S = {"ms": 0.001, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 # A bare K, M, G, T is binary, as Docker and systemd read memory sizes; KB, MB … are decimal, as disks are sold.
 _SIZE_BYTES = {
-    **{"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12},
-    **{"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40},
+    "b": 1,
+    **dict.fromkeys(("k", "kib"), 2**10),
+    **dict.fromkeys(("m", "mib"), 2**20),
+    **dict.fromkeys(("g", "gib"), 2**30),
+    **dict.fromkeys(("t", "tib"), 2**40),
+    **{f"{letter}b": 1000**power for power, letter in enumerate("kmgt", 1)},
 }
 _RATE_S = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -69,9 +73,7 @@ def _quoted(value: object) -> str:
         return f'"{value[:40]}…"' if len(value) > 40 else f'"{value}"'
     if isinstance(value, bool):
         return str(value).lower()
-    return {dict: "a table", list: "a list", tuple: "a list"}.get(
-        type(value), f"a value of type {type(value).__name__}"
-    )
+    return "a table" if isinstance(value, dict) else "a list" if isinstance(value, list | tuple) else "this value"
 
 
 def _positional(value: float) -> str:

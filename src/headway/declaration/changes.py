@@ -1,0 +1,198 @@
+"""What `up` would change on a running system: each difference as a sentence, with what it costs.
+
+Three costs: a hitless reload of the edge (what HAProxy's run-time API cannot change), new replicas of a service (what a
+process reads once, when it starts), or nothing that anybody notices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Literal
+
+from headway.declaration.keys import key_of
+from headway.declaration.references import references
+from headway.model.declared import Database, Edge, Service, System
+from headway.model.units import format_bytes, format_duration, spell_rate
+
+
+class Cost(Enum):
+    """What a changed key asks for."""
+
+    RELOAD = "the edge reloads"
+    REPLACE = "its replicas are replaced one by one"
+    REPLACE_AND_RELOAD = "its replicas are replaced one by one, and the edge reloads"
+    SCALE = "replicas are added or removed"
+    AT_ONCE = "applies at once"
+    NEXT_START = "applies when the system starts the next time"
+
+
+# Every field of the declaration; a new one must say here what changing it costs (a test holds this complete).
+SERVICE_COSTS: dict[str, Cost] = {
+    "app": Cost.REPLACE,
+    "command": Cost.REPLACE,
+    "interface": Cost.REPLACE,
+    "routes": Cost.RELOAD,
+    "static": Cost.REPLACE,
+    "replicas": Cost.SCALE,
+    "threads": Cost.REPLACE,
+    "python": Cost.REPLACE,
+    "folder": Cost.REPLACE,
+    "slo_s": Cost.AT_ONCE,
+    "deadline_s": Cost.RELOAD,
+    "uses": Cost.AT_ONCE,
+    "env": Cost.REPLACE,
+    "memory_max_bytes": Cost.AT_ONCE,
+    "body_max_bytes": Cost.REPLACE_AND_RELOAD,
+    "sticky": Cost.RELOAD,
+    "limit": Cost.AT_ONCE,
+    "streams_max": Cost.AT_ONCE,
+    "health": Cost.AT_ONCE,
+    "start_timeout_s": Cost.AT_ONCE,
+    "drain_timeout_s": Cost.AT_ONCE,
+    "hang_timeout_s": Cost.AT_ONCE,
+}
+EDGE_COSTS: dict[str, Cost] = dict.fromkeys(Edge.model_fields, Cost.RELOAD)
+
+# Keys that the edge knows of a service; of a private one it knows nothing.
+_EDGE_KEYS = frozenset({"routes", "deadline_s", "sticky", "body_max_bytes"})
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One difference. `replaces` names the services whose replicas must be new."""
+
+    path: str  # "services.web.env"
+    kind: Literal["added", "removed", "changed"]
+    sentence: str
+    edge_reload: bool = False
+    replaces: tuple[str, ...] = ()
+
+
+def changes(before: System, after: System) -> tuple[Change, ...]:
+    """Every difference between two complete systems, in the order system, edge, databases, services."""
+    return (
+        *_name(before, after),
+        *_edge(before.edge, after.edge),
+        *_databases(before, after),
+        *_services(before, after),
+    )
+
+
+def _name(before: System, after: System) -> Iterator[Change]:
+    if before.name != after.name:
+        sentence = f"system.name: {before.name} → {after.name}; {Cost.NEXT_START.value}"
+        yield Change("system.name", "changed", sentence)
+
+
+def _edge(before: Edge, after: Edge) -> Iterator[Change]:
+    for field, info in Edge.model_fields.items():
+        old, new = getattr(before, field), getattr(after, field)
+        if old == new:
+            continue
+        path = f"edge.{key_of(field, info)}"
+        if field == "tls" and old is not None and new is not None:
+            yield Change(path, "changed", f"{path}: another certificate; it is swapped without a reload")
+        else:
+            told = f"{_shown(old, field)} → {_shown(new, field)}"
+            if field == "tls":
+                told = "off" if new is None else "on"
+            yield Change(path, "changed", f"{path}: {told}; {EDGE_COSTS[field].value}", edge_reload=True)
+
+
+def _databases(before: System, after: System) -> Iterator[Change]:
+    for name in _names(before.databases, after.databases):
+        old, new, path = before.databases.get(name), after.databases.get(name), f"databases.{name}"
+        if old is None:
+            yield Change(path, "added", f"{path}: added; it starts before the services that use it")
+        elif new is None:
+            yield Change(path, "removed", f"{path}: removed; it stops, its data stays")
+        else:
+            yield from _database(name, old, new, after)
+
+
+def _database(name: str, old: Database, new: Database, after: System) -> Iterator[Change]:
+    if old.url != new.url:
+        users = tuple(service for service, declared in after.services.items() if name in _needs(declared))
+        whose = f"; replicas of {', '.join(users)} are replaced one by one" if users else ""
+        # Never the URL itself: it may hold a password.
+        sentence = f"databases.{name}.url: another server{whose}; no data is copied"
+        yield Change(f"databases.{name}.url", "changed", sentence, replaces=users)
+    if old.schema_file != new.schema_file:
+        sentence = (
+            f"databases.{name}.schema: {_shown(old.schema_file)} → {_shown(new.schema_file)}; applied once, if none was"
+        )
+        yield Change(f"databases.{name}.schema", "changed", sentence)
+
+
+def _needs(service: Service) -> frozenset[str]:
+    return frozenset((*service.uses, *(reference.owner for _, reference in references(service))))
+
+
+def _services(before: System, after: System) -> Iterator[Change]:
+    for name in _names(before.services, after.services):
+        old, new, path = before.services.get(name), after.services.get(name), f"services.{name}"
+        if new is None and old is not None:
+            also = "; the edge reloads" if old.routes else ""
+            yield Change(path, "removed", f"{path}: removed; its replicas drain and stop{also}", bool(old.routes))
+        elif old is None and new is not None:
+            also = "; the edge reloads" if new.routes else ""
+            yield Change(path, "added", f"{path}: added; its replicas start{also}", bool(new.routes))
+        elif old is not None and new is not None:
+            yield from _service(name, old, new)
+
+
+def _service(name: str, old: Service, new: Service) -> Iterator[Change]:
+    public = bool(old.routes or new.routes)
+    for field, info in Service.model_fields.items():
+        before, after = getattr(old, field), getattr(new, field)
+        if before == after:
+            continue
+        cost, path = SERVICE_COSTS[field], f"services.{name}.{key_of(field, info)}"
+        reload = public and field in _EDGE_KEYS
+        replaces = cost in (Cost.REPLACE, Cost.REPLACE_AND_RELOAD)
+        if field in _EDGE_KEYS and not reload:
+            cost = Cost.REPLACE if replaces else Cost.AT_ONCE
+        told = f"{_shown(before, field)} → {_shown(after, field)}"
+        if field == "env":
+            told = _env_told(before, after)
+        elif field == "command":
+            told = "another command"  # its arguments may hold a secret
+        sentence = f"{path}: {told}; {_scale_told(before, after) if cost is Cost.SCALE else cost.value}"
+        yield Change(path, "changed", sentence, reload, (name,) if replaces else ())
+
+
+def _env_told(before: dict[str, str], after: dict[str, str]) -> str:
+    """Names alone: values may be secrets."""
+    words = [f"{name} added" for name in after if name not in before]
+    words += [f"{name} removed" for name in before if name not in after]
+    words += [f"{name} changed" for name in after if name in before and before[name] != after[name]]
+    return ", ".join(words)
+
+
+def _scale_told(before: int | None, after: int | None) -> str:
+    if before is None or after is None:
+        return Cost.SCALE.value
+    count = abs(after - before)
+    return f"{count} {'is' if count == 1 else 'are'} {'added' if after > before else 'drained and stopped'}"
+
+
+def _shown(value: Any, field: str = "") -> str:
+    if value is None:
+        return "shared cores" if field == "replicas" else "unset"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} = {inner}" for key, inner in value.items()) or "none"
+    if isinstance(value, tuple):
+        return ", ".join(value) or "none"
+    if field.endswith("_per_s"):
+        return spell_rate(value)
+    if field.endswith("_s"):
+        return format_duration(value)
+    return format_bytes(value) if field.endswith("_bytes") else str(value)
+
+
+def _names(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*before, *after)))

@@ -1,0 +1,307 @@
+"""What a type cannot say about a declaration: names that must exist, keys that exclude each other, clashing addresses.
+
+Pure: the environment comes in as an argument, files are looked at in `paths`. `broken` holds the paths of values that
+were refused already, so that one mistake is told once.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterator, Mapping
+from urllib.parse import urlsplit
+
+from headway.declaration.keys import TAKEN_OUT, path_text
+from headway.declaration.references import FIELDS, Reference, parse, references, unset
+from headway.declaration.routes import parse_route
+from headway.declaration.translate import did_you_mean
+from headway.errors import Problem
+from headway.model.bind import Bind, parse_bind
+from headway.model.declared import RESERVED_USES, Edge, Service, System
+from headway.model.units import format_bytes, format_duration
+
+# A Python process that has imported nothing takes more than this: a lower `memory_max` would replace it for ever.
+MEMORY_MIN_BYTES = 32 * 2**20
+# The longest a wait may be: beyond it a typing mistake is likelier than a wish.
+WAIT_MAX_S = 24 * 3600.0
+# Keys that a command, which has no port, cannot obey.
+_APP_ONLY = ("routes", "static", "sticky", "threads", "interface", "health")
+
+
+def check(
+    system: System, *, environment: Mapping[str, str], broken: frozenset[str] = frozenset()
+) -> tuple[Problem, ...]:
+    """Everything wrong with a system of right types, except what files and folders decide."""
+    problems = [*_edge(system.edge, broken), *_services(system, environment, broken), *_databases(system, environment)]
+    return tuple(problem for problem in problems if problem.path not in broken)
+
+
+def _said(path: str, read: Callable[[str], object], text: str) -> Iterator[Problem]:
+    """The problem of a reader that raises ValueError "what is wrong; what to write"."""
+    try:
+        read(text)
+    except ValueError as error:
+        message, _, hint = str(error).partition("; ")
+        yield Problem(path, message, hint)
+
+
+def _items(texts: tuple[str, ...]) -> Iterator[tuple[int, str]]:
+    return ((index, text) for index, text in enumerate(texts) if text != TAKEN_OUT)
+
+
+# ── edge
+
+
+def _edge(edge: Edge, broken: frozenset[str]) -> Iterator[Problem]:
+    seen: list[tuple[str, Bind]] = []
+    for index, text in _items(edge.bind):
+        path = f"edge.bind[{index}]"
+        yield from _said(path, parse_bind, text)
+        try:
+            bind = parse_bind(text)
+        except ValueError:
+            continue
+        other = next((shown for shown, earlier in seen if _clash(bind, earlier)), None)
+        if other is not None:
+            yield Problem(path, f'"{text}" and "{other}" are the same address', "keep one of the two")
+        if bind.scheme == "https" and edge.tls is None and "edge.tls" not in broken:
+            yield Problem(path, f'"{text}" needs a certificate', 'add tls = { certificate = "…" } to [edge]')
+        seen.append((text, bind))
+    if edge.tls and seen and all(bind.redirects(tls=True) for _, bind in seen):
+        yield Problem(
+            "edge.bind", "nothing here speaks HTTPS: every address only redirects", 'add one, like "0.0.0.0:443"'
+        )
+    for index, text in _items(edge.trusted):
+        yield from _said(f"edge.trusted[{index}]", parse_network, text)
+    if edge.proxy_protocol and not edge.trusted:
+        yield Problem(
+            "edge.proxy_protocol", "needs to know from whom it is believed", 'add trusted = ["10.0.0.0/8"] to [edge]'
+        )
+    for key, wait_s in (("header_timeout", edge.header_timeout_s), ("idle_timeout", edge.idle_timeout_s)):
+        yield from _wait(f"edge.{key}", wait_s)
+
+
+def _clash(one: Bind, other: Bind) -> bool:
+    everywhere = {"0.0.0.0", "::"}
+    return one.port == other.port and (one.host == other.host or bool(everywhere & {one.host, other.host}))
+
+
+def parse_network(text: str) -> str:
+    """A network's one spelling, `10.0.0.0/8`; host bits are forgiven. ValueError otherwise."""
+    try:
+        network = ipaddress.ip_network(text.strip(), strict=False)
+    except ValueError:
+        raise ValueError(f'"{text}" is not a network; write it like "10.0.0.0/8" or "192.0.2.7"') from None
+    return str(network)
+
+
+def _wait(path: str, wait_s: float | None) -> Iterator[Problem]:
+    if wait_s is not None and wait_s > WAIT_MAX_S:
+        yield Problem(path, f"{format_duration(wait_s)} is longer than a day", 'write it like "30s" or "5m"')
+
+
+# ── services
+
+
+def _services(system: System, environment: Mapping[str, str], broken: frozenset[str]) -> Iterator[Problem]:
+    if not system.services and not any(path.startswith("services") for path in broken):
+        yield Problem(
+            "services",
+            "no service is declared",
+            'write [services.web] and app = "module:app" below, or delete the file and run `headway init`',
+        )
+    owners: dict[str, str] = {}
+    for name, service in system.services.items():
+        yield from _what_it_runs(name, service, broken)
+        yield from _routes(name, service, owners)
+        yield from _uses(name, service, system, broken)
+        yield from _env(name, service, system, environment, broken)
+        yield from _limits(name, service)
+
+
+def _what_it_runs(name: str, service: Service, broken: frozenset[str]) -> Iterator[Problem]:
+    path = f"services.{name}"
+    unreadable = {f"{path}.app", f"{path}.command"} & broken
+    if service.app is not None and service.command is not None:
+        yield Problem(f"{path}.command", "a service has an app or a command, not both", "make two services of them")
+    elif service.app is None and service.command is None and not unreadable:
+        yield Problem(
+            f"{path}.app", "is missing: a service needs an app or a command", 'write it like app = "shop.web:app"'
+        )
+    if service.app is not None:
+        yield from _said(f"{path}.app", parse_target, service.app)
+    if service.command is not None and not service.command[0].strip():
+        yield Problem(
+            f"{path}.command", "names no program", 'write it like command = ["celery", "-A", "shop", "worker"]'
+        )
+    if service.command is not None and service.app is None:
+        for key in _APP_ONLY:
+            if key in service.model_fields_set:
+                yield Problem(
+                    f"{path}.{key}", "has no meaning for a command, which has no port", "take it out, or write `app`"
+                )
+    if service.threads is not None and service.interface == "asgi":
+        yield Problem(
+            f"{path}.threads", "is for WSGI apps; an ASGI app has its event loop", "take out threads or interface"
+        )
+
+
+def parse_target(text: str) -> tuple[str, str, bool]:
+    """Module, attribute, and whether it is called, of `module:attribute` or `module:factory()`."""
+    module, colon, attribute = text.strip().partition(":")
+    called = attribute.endswith("()")
+    name = attribute.removesuffix("()")
+    plain = module.removesuffix(".py").strip("./").replace("/", ".")
+    if not colon:
+        raise ValueError(f'"{text}" names no attribute; write it like "{plain or "shop.web"}:app"')
+    if "/" in module or module.endswith(".py"):
+        raise ValueError(f'"{text}" is a file, not a module; write "{plain}:{attribute}"')
+    if "(" in name:
+        raise ValueError(
+            f'"{text}" calls a factory with arguments; write a function without, like "{module}:create_app()"'
+        )
+    if not _dotted(module) or not _dotted(name):
+        raise ValueError(f'"{text}" is not module:attribute; write it like "shop.web:app"')
+    return module, name, called
+
+
+def _dotted(text: str) -> bool:
+    return all(part.isidentifier() for part in text.split("."))
+
+
+def _routes(name: str, service: Service, owners: dict[str, str]) -> Iterator[Problem]:
+    for index, text in _items(service.routes):
+        path = f"services.{name}.routes[{index}]"
+        yield from _said(path, parse_route, text)
+        try:
+            route = parse_route(text)
+        except ValueError:
+            continue
+        owner = owners.setdefault(route, name)
+        if owner != name:
+            yield Problem(path, f'"{route}" belongs to service {owner} already', "give each route to one service")
+    for prefix in service.static:
+        path = path_text(("services", name, "static", prefix))
+        if not prefix.startswith("/"):
+            yield Problem(path, 'a static prefix begins with "/"', f'write "/{prefix}" = "folder/"')
+        elif prefix.rstrip("/") == "":
+            yield Problem(path, "static files at / would hide the app", 'write a prefix, like "/static" = "static/"')
+        else:
+            yield from _said(path, parse_route, prefix)
+
+
+def _uses(name: str, service: Service, system: System, broken: frozenset[str]) -> Iterator[Problem]:
+    for index, used in _items(service.uses):
+        if used not in system.databases and not _was_refused(used, broken):
+            hint = did_you_mean(used, system.databases) or f"add [databases.{used}], or take it out of `uses`"
+            yield Problem(f"services.{name}.uses[{index}]", f'no database is called "{used}"', hint)
+
+
+def _was_refused(name: str, broken: frozenset[str]) -> bool:
+    """Whether something of this name was declared, but could not be read."""
+    return not broken.isdisjoint({f"databases.{name}", f"caches.{name}", f"services.{name}", "databases"})
+
+
+def _env(
+    name: str, service: Service, system: System, environment: Mapping[str, str], broken: frozenset[str]
+) -> Iterator[Problem]:
+    for variable, text in service.env.items():
+        path = path_text(("services", name, "env", variable))
+        if not variable or "=" in variable or "\0" in variable + text:
+            yield Problem(
+                path, "cannot be an environment variable", "use letters, digits and _ for its name, and no zero byte"
+            )
+        else:
+            yield from _said(path, parse, text)
+    for variable, reference in references(service):
+        path = path_text(("services", name, "env", variable))
+        if reference.owner == "env":
+            if reference.field not in environment:
+                yield Problem(path, *unset(reference.field).split("; ", 1))
+        elif reference.owner != "file":
+            yield from _database_reference(path, reference, system, broken)
+
+
+def _database_reference(path: str, reference: Reference, system: System, broken: frozenset[str]) -> Iterator[Problem]:
+    if reference.owner not in system.databases:
+        if reference.owner in system.services:
+            yield Problem(path, f"{reference.text}: {RESERVED_USES['services']}", "write the service's public address")
+        elif not _was_refused(reference.owner, broken):
+            hint = did_you_mean(reference.owner, [*system.databases, "env", "file"])
+            hint = hint or f"add [databases.{reference.owner}]; plain braces are written {{{{ }}}}"
+            yield Problem(path, f'{reference.text}: no database is called "{reference.owner}"', hint)
+    elif reference.field not in FIELDS:
+        hint = f"a database has: {', '.join(FIELDS)}"
+        yield Problem(path, f'{reference.text}: a database has no "{reference.field}"', hint)
+
+
+def _limits(name: str, service: Service) -> Iterator[Problem]:
+    path = f"services.{name}"
+    for key, wait_s in (
+        ("slo", service.slo_s),
+        ("deadline", service.deadline_s),
+        ("start_timeout", service.start_timeout_s),
+        ("drain_timeout", service.drain_timeout_s),
+        ("hang_timeout", service.hang_timeout_s),
+    ):
+        yield from _wait(f"{path}.{key}", wait_s)
+    if service.slo_s is not None and service.slo_s > service.deadline_s:
+        told = f"is above the deadline of {format_duration(service.deadline_s)}: nobody would wait for a late answer"
+        yield Problem(f"{path}.slo", told, "lower the slo or raise the deadline")
+    if service.memory_max_bytes is not None and service.memory_max_bytes < MEMORY_MIN_BYTES:
+        told = f"{format_bytes(service.memory_max_bytes)} is less than an empty Python process takes"
+        yield Problem(f"{path}.memory_max", told, 'write it like "512MiB"')
+
+
+# ── databases
+
+
+def _databases(system: System, environment: Mapping[str, str]) -> Iterator[Problem]:
+    for name, database in system.databases.items():
+        if name in ("env", "file"):
+            yield Problem(
+                f"databases.{name}", f"a database cannot be called {name}", f"{{{name}.…}} means something else"
+            )
+        if database.url is None:
+            continue
+        path = f"databases.{name}.url"
+        try:
+            pieces = parse(database.url)
+        except ValueError as error:
+            yield Problem(path, *str(error).split("; ", 1))
+            continue
+        known: list[str] | None = []
+        for piece in pieces:
+            if isinstance(piece, str):
+                known = None if known is None else [*known, piece]
+            elif piece.owner == "env" and piece.field in environment:
+                known = None if known is None else [*known, environment[piece.field]]
+            else:
+                known = None
+                if piece.owner == "env":
+                    yield Problem(path, *unset(piece.field).split("; ", 1))
+                elif piece.owner != "file":
+                    yield Problem(path, f"{piece.text} cannot stand here", "use {env.NAME} or {file.PATH}")
+        if known is not None:
+            yield from _url(path, "".join(known))
+
+
+def _url(path: str, url: str) -> Iterator[Problem]:
+    """A PostgreSQL URL. It is never repeated: it holds a password."""
+    scheme, separator, _ = url.partition("://")
+    driver = scheme.partition("+")
+    example = 'write it like "postgresql://user@host:5432/name"'
+    if driver[0] in ("postgresql", "postgres") and driver[1]:
+        told = f"names the driver {driver[2]}, which is the app's choice, not the database's"
+        hint = 'write postgresql://… here, and "postgresql+' + driver[2] + '://{main.user}:{main.password}@…" in `env`'
+        yield Problem(path, told, hint)
+    elif not separator or scheme not in ("postgresql", "postgres"):
+        yield Problem(path, "is not a PostgreSQL URL", example)
+    else:
+        try:
+            parts = urlsplit(url)
+            _ = parts.port
+        except ValueError:
+            yield Problem(path, "is not a URL: its host or port cannot be read", example)
+            return
+        if not parts.path.strip("/"):
+            yield Problem(path, "names no database", example)

@@ -1,0 +1,41 @@
+"""What the user left out and what has several spellings, settled once, so that no later part has to ask again."""
+
+from __future__ import annotations
+
+from headway.declaration.check import parse_network
+from headway.declaration.references import references
+from headway.declaration.routes import parse_route
+from headway.model.bind import Bind, parse_bind
+from headway.model.declared import Edge, Service, System
+
+
+def complete(system: System) -> System:
+    """A checked system with its one spelling: routes, addresses, networks, and the databases that `env` names."""
+    apps = [name for name, service in system.services.items() if service.app is not None]
+    alone = len(apps) == 1 and not any(service.routes for service in system.services.values())
+    services = {
+        name: _service(service, system, first=alone and name == apps[0]) for name, service in system.services.items()
+    }
+    return system.model_copy(update={"services": services, "edge": _edge(system.edge)})
+
+
+def _service(service: Service, system: System, *, first: bool) -> Service:
+    named = (reference.owner for _, reference in references(service) if reference.owner in system.databases)
+    update: dict[str, object] = {
+        "routes": ("/",) if first else tuple(dict.fromkeys(parse_route(route) for route in service.routes)),
+        "static": {prefix.rstrip("/"): folder for prefix, folder in service.static.items()},
+        "uses": tuple(dict.fromkeys((*service.uses, *named))),
+        "app": service.app.strip() if service.app is not None else None,
+    }
+    return service.model_copy(update={key: value for key, value in update.items() if value != getattr(service, key)})
+
+
+def _edge(edge: Edge) -> Edge:
+    binds = tuple(_bind(parse_bind(text), tls=edge.tls is not None) for text in edge.bind)
+    trusted = tuple(dict.fromkeys(parse_network(text) for text in edge.trusted))
+    return edge.model_copy(update={"bind": binds, "trusted": trusted})
+
+
+def _bind(bind: Bind, *, tls: bool) -> str:
+    """`host:port`, with `http://` kept only where it says more than the address: a redirect beside TLS."""
+    return f"http://{bind.text}" if bind.redirects(tls=tls) else bind.text
