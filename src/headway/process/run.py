@@ -74,7 +74,9 @@ def run(
 
 def _exchange(process: subprocess.Popen[bytes], data: bytes, deadline_s: float) -> tuple[bytes, bytes]:
     """Feed `data`, collect both outputs until the program ended; TimeoutError past the deadline."""
-    assert process.stdin and process.stdout and process.stderr
+    assert process.stdin
+    assert process.stdout
+    assert process.stderr
     kept = {process.stdout: bytearray(), process.stderr: bytearray()}
     rest = memoryview(data)
     with selectors.DefaultSelector() as selector:
