@@ -86,7 +86,7 @@ def drop(document: Table, path: Path) -> Path:
         if inside and _has(holder[part], path[depth + 1]):
             holder = holder[part]
         elif container and _has(holder, part):
-            if isinstance(holder, list):
+            if isinstance(holder, list) and isinstance(part, int):
                 holder[part] = TAKEN_OUT
             else:
                 del holder[part]

@@ -164,7 +164,7 @@ class Service(Declared):
         examples=['["celery", "-A", "shop", "worker"]'],
     )
     interface: Literal["auto", "asgi", "wsgi"] = Field(
-        "auto", description="Only where telling apart fails.", examples=['"wsgi"']
+        "auto", description="What `app` speaks; needed only where it cannot be told.", examples=['"wsgi"']
     )
     routes: Texts = Field(
         (),
@@ -277,7 +277,7 @@ class Database(Declared):
 class System(Declared):
     """The whole declaration."""
 
-    name: Name = Field("app", description="Name of the system. Default: the folder's name.", examples=['"shop"'])
+    name: Name = Field("app", description="Name of the system, in messages and in `status`.", examples=['"shop"'])
     edge: Edge = Field(default_factory=lambda: Edge())
     services: dict[Name, Service] = Field(default_factory=dict)
     databases: dict[Name, Database] = Field(default_factory=dict)

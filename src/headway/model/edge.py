@@ -39,6 +39,7 @@ class EdgeService:
     deadline_s: float
     body_max_bytes: int
     sticky: bool = False
+    silence_max_s: float = 3600.0  # how long an answer may say nothing, event streams included
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +60,4 @@ class EdgePlan:
     header_timeout_s: float = 10.0
     idle_timeout_s: float = 60.0
     threads: int = 1
+    replaced_max_s: float = 300.0  # how long a replaced process may finish the requests and streams that it has

@@ -10,8 +10,10 @@ from typing import Literal
 class WantedService:
     """One service as the loop sees it.
 
-    `key` names everything a running replica was started with; a replica with another key is replaced.
-    `limit` is the number of requests a replica may work on at once. Times are seconds, sizes bytes.
+    `key` names everything a running replica was started with; a replica with another key is replaced. It is empty while
+    a reference has no value yet (a database on its way up): then what runs stays, and nothing starts.
+    `limit` is the number of requests a replica may work on at once; where the app turns out to be WSGI, its `threads`
+    bound it too. Times are seconds, sizes bytes.
     """
 
     name: str
@@ -19,13 +21,18 @@ class WantedService:
     key: str
     replicas: int
     limit: int
+    threads: int
     is_public: bool
     waits_for: tuple[str, ...] = ()  # databases that must be ready before a replica starts
     memory_max_bytes: int | None = None
     start_timeout_s: float = 60.0
     drain_timeout_s: float = 30.0
     hang_timeout_s: float = 10.0
-    is_wsgi_patience_s: float = 30.0  # all WSGI threads busy without one answer for this long: hung
+    threads_patience_s: float = 30.0  # WSGI: all threads busy without one answer for this long is a hang
+
+    def limit_of(self, *, is_wsgi: bool) -> int:
+        """Requests at once of one replica, by what it turned out to be."""
+        return min(self.limit, self.threads) if is_wsgi else self.limit
 
 
 @dataclass(frozen=True, slots=True)
