@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import pytest
+import uvloop
 
 BOUND_S = 10.0
 
@@ -112,6 +113,12 @@ class Origin:
         finally:
             self.open_now -= 1
             writer.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def first_event_loop() -> None:
+    """The first uvloop of a process opens descriptors that stay: not to be taken for ones that a load left open."""
+    uvloop.new_event_loop().close()
 
 
 @pytest.fixture

@@ -28,9 +28,9 @@ def descriptors() -> int:
 
 
 def quick(url: str, **changes: Any) -> LoadResult:
-    """100 requests in half a second, evenly spaced; everything that was opened must be closed again."""
+    """100 requests in a quarter second, evenly spaced; everything that was opened must be closed again."""
     before = descriptors()
-    plan = LoadPlan(**{"url": url, "rate_per_s": 200, "duration_s": 0.5, "pattern": "constant", **changes})
+    plan = LoadPlan(**{"url": url, "rate_per_s": 400, "duration_s": 0.25, "pattern": "constant", **changes})
     result = load(plan)
     assert result.ok + result.late + result.refused + result.failed == result.offered
     until_s = time.monotonic() + 5
@@ -44,7 +44,7 @@ def quick(url: str, **changes: Any) -> LoadResult:
 def test_a_server_that_answers(origin: Any, fixed: Any, connections: str) -> None:
     server = origin(fixed(OK))
     result = quick(server.url, connections=connections)
-    assert (result.offered, result.ok, result.goodput_per_s) == (100, 100, 200.0)
+    assert (result.offered, result.ok, result.goodput_per_s) == (100, 100, 400.0)
     assert result.statuses == {"200": 100}
     assert len(server.seen) == 100
     assert server.connections == 100 if connections == "new" else server.connections < 50
@@ -156,7 +156,7 @@ def test_an_answer_after_the_slo_is_late_and_no_goodput(origin: Any) -> None:
         return True
 
     result = quick(origin(answer).url, slo_s=0.2)
-    assert (result.ok, result.late, result.goodput_per_s) == (75, 25, 150.0)
+    assert (result.ok, result.late, result.goodput_per_s) == (75, 25, 300.0)
     assert result.latency_ms["max"] is not None
     assert 300 <= result.latency_ms["max"] < 600
 
@@ -244,7 +244,7 @@ def test_https(
 ) -> None:
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     server = origin(fixed(OK), tls=tls)
-    result = quick(server.url, connections=connections, ca_file=str(tmp_path / "ca.pem"), rate_per_s=60)
+    result = quick(server.url, connections=connections, ca_file=str(tmp_path / "ca.pem"), rate_per_s=60, duration_s=0.5)
     assert result.ok == result.offered == 30
     server.wait_until_unused()
 
@@ -257,7 +257,7 @@ def test_a_certificate_that_cannot_be_trusted_is_an_error_unless_insecure(
         quick(server.url)
     assert "--insecure" in caught.value.hint
     assert server.seen == []
-    assert quick(server.url, insecure=True, rate_per_s=20).ok == 10
+    assert quick(server.url, insecure=True, rate_per_s=40).ok == 10
 
 
 def test_tls_towards_a_server_without(origin: Any, fixed: Any) -> None:
