@@ -138,6 +138,8 @@ def _addresses(host: str, deadline_s: float) -> list[str]:
         try:
             answers = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
             found.extend(dict.fromkeys(str(answer[4][0]) for answer in answers))
+        except UnicodeError:
+            failed.append(socket.gaierror(socket.EAI_NONAME, "not a host name"))
         except OSError as error:
             failed.append(error)
 

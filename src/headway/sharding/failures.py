@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-# Pattern in the log -> message, hint; `{…}` are the pattern's groups. The first that matches counts, so the causes come
-# before what they lead to.
+# Pattern in the log -> message, hint; `{…}` are the pattern's groups. What the log says last counts; of several
+# patterns that match there the first.
 _CAUSES: tuple[tuple[str, str, str], ...] = (
     (
         r"could not bind[^\n]*: Address already in use|could not create any TCP/IP sockets",
@@ -13,7 +13,7 @@ _CAUSES: tuple[tuple[str, str, str], ...] = (
         "Run `headway up` again: it picks another port when it finds its own taken.",
     ),
     (
-        r"lock file \"(?P<file>[^\"]+)\" already exists(?:.*?PID (?P<pid>\d+))?",
+        r"lock file \"(?P<file>[^\"]+)\" already exists(?:[^\n]*\n[^\n]*PID (?P<pid>\d+))?",
         "another PostgreSQL (process {pid}) already uses {file}",
         "Stop that process first; `headway status` shows whether a system of yours runs here.",
     ),
@@ -63,8 +63,8 @@ _CAUSES: tuple[tuple[str, str, str], ...] = (
         "Give it back to the user that runs PostgreSQL: chown -R USER {file}; chmod 0700 {file}",
     ),
     (
-        r"could not (?:locate a valid checkpoint record|locate required checkpoint record|read file \"pg_control\")"
-        r"|invalid (?:primary )?checkpoint record|incorrect checksum in control file|control file appears to be corrupt",
+        r"could not locate (?:a valid|required) checkpoint record|could not read file \"(?:global/)?pg_control\""
+        r"|invalid (?:primary )?checkpoint record|incorrect checksum in control file",
         "its data is damaged",
         "Restore a backup; keep a copy of the data folder before you try anything else.",
     ),
@@ -90,21 +90,26 @@ _CAUSES: tuple[tuple[str, str, str], ...] = (
     ),
 )
 _LAST_WORD = re.compile(r"(?:FATAL|PANIC|ERROR|error): +(.+)")
+_SINCE = re.compile(r"starting PostgreSQL \d|ready to accept connections")
 _TAIL_MAX = 64 * 1024
 
 
 def explain_failure(log_tail: str) -> tuple[str, str]:
-    """Why PostgreSQL did not start, from the end of its log: what went wrong (it reads on after "PostgreSQL of main
-    did not start: ") and what to do about it."""
-    # Only what the last attempt said: a cause that is cured must not be told again.
-    text = log_tail[-_TAIL_MAX:]
-    attempts = re.split(r"(?=[^\n]*starting PostgreSQL \d)", text)
-    text = attempts[-1] or text
+    """Why PostgreSQL did not start, from the end of its log.
+
+    Returns what went wrong (it reads on after "PostgreSQL of main did not start: ") and what to do about it.
+    """
+    # Only what was said since the last start: a cause that is cured must not be told again.
+    text = _SINCE.split(log_tail[-_TAIL_MAX:])[-1]
+    latest, explained = -1, ("", "")
     for pattern, message, hint in _CAUSES:
-        if match := re.search(pattern, text, re.DOTALL if "PID" in pattern else 0):
-            groups = {name: value or "unknown" for name, value in match.groupdict().items()}
-            return message.format_map(groups), hint.format_map(groups)
-    if words := _LAST_WORD.findall(text):
-        return words[-1].strip(), "The log has the whole story: headway logs"
-    last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
-    return last or "it ended without a word", "The log has the whole story: headway logs"
+        for match in re.finditer(pattern, text):
+            line = text.count("\n", 0, match.start())
+            if line > latest:
+                groups = {name: value or "unknown" for name, value in match.groupdict().items()}
+                latest, explained = line, (message.format_map(groups), hint.format_map(groups))
+    if latest >= 0:
+        return explained
+    words = [word.strip() for word in _LAST_WORD.findall(text)] or [line.strip() for line in text.splitlines()]
+    said = [word for word in words if word and "the database system is " not in word]
+    return said[-1] if said else "it ended without a word", "The log has the whole story: headway logs"

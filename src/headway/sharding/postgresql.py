@@ -46,7 +46,8 @@ from headway.sharding.url import DatabaseUrl, compose_url
 HOST = "127.0.0.1"
 _INITDB_TIMEOUT_S = 120.0
 _ADMINISTRATION_TIMEOUT_S = 60.0
-_POLL_S = 0.02
+# Each look at a starting server leaves a line in its log, so a long recovery is looked at less often.
+_POLL_S, _POLL_MAX_S = 0.02, 0.25
 _CHILDREN_END_S = 5.0
 # The C library's name for a UTF-8 locale that sorts by code point; needed below 17, which has its own.
 _C_UTF8_FOLDERS = (Path("/usr/lib/locale/C.utf8"), Path("/usr/lib/locale/C.UTF-8"))
@@ -66,6 +67,7 @@ class Server:
     database: str
     password: str = field(repr=False)
     running_pid: int | None = None  # it runs already: adopt it instead of spawning
+    created: bool = False  # its data folder was made just now
 
     @property
     def url(self) -> str:
@@ -129,7 +131,8 @@ def _prepare(
     write_record(state_folder, name, record)
     leave_note(state_folder, name, data_folder, identity)
     _remove_leftovers(data_folder)
-    if data_major(data_folder) is None:
+    created = data_major(data_folder) is None
+    if created:
         make_data_parent(data_folder, shared_folder)
         _initialise(engine, data_folder, identity)
     server = Server(
@@ -142,6 +145,7 @@ def _prepare(
         role=settings.role_name(system),
         database=settings.database_name(name),
         password=record.password,
+        created=created,
     )
     if running := _running(data_folder):
         return replace(server, running_pid=running.pid, port=running.port, socket_folder=running.socket_folder)
@@ -300,6 +304,11 @@ def _works_in(pid: int, data_folder: Path) -> bool:
         return False
 
 
+def remove_socket_folder(server: Server) -> None:
+    """Clear away the socket's folder once the process has ended; a killed one leaves its socket behind."""
+    shutil.rmtree(server.socket_folder, ignore_errors=True)
+
+
 def spawn_arguments(server: Server) -> SpawnArguments:
     """How to start and stop the process. Its log goes to standard error."""
     return SpawnArguments(
@@ -329,6 +338,7 @@ def wait_until_ready(server: Server, *, timeout_s: float = 60.0, is_alive: Calla
     """Wait until the server takes connections. EngineError when it does not in time, or as soon as `is_alive` says that
     its process has ended (the caller then explains by the log: `explain_failure`)."""
     deadline_s = time.monotonic() + timeout_s
+    poll_s = _POLL_S
     while True:
         # Judged before the look, so that another server on the port is not taken for a process that has just ended.
         alive = is_alive()
@@ -342,16 +352,18 @@ def wait_until_ready(server: Server, *, timeout_s: float = 60.0, is_alive: Calla
                 f"PostgreSQL of database {server.name} was not ready within {timeout_s:g} s: {state.reason}",
                 hint="headway logs; after a crash it may be recovering and needs more time.",
             )
-        time.sleep(_POLL_S)
+        time.sleep(poll_s)
+        poll_s = min(poll_s * 1.5, _POLL_MAX_S)
 
 
 def ensure_database(server: Server) -> bool:
     """Create the app's role and database, or put right what is wrong with them. True when something had to be done."""
-    try:
-        check_url_reachable(server.url, timeout_s=10.0, path=f"databases.{server.name}")
-        return False
-    except HeadwayError:
-        pass  # missing, or another password: what follows creates or corrects all of it, or says why it cannot
+    if not server.created:
+        try:
+            check_url_reachable(server.url, timeout_s=10.0, path=f"databases.{server.name}")
+            return False
+        except HeadwayError:
+            pass  # missing, or another password: what follows creates or corrects it, or says why it cannot
     script = _CREATE.format(
         role=server.role,
         database=server.database,

@@ -50,6 +50,10 @@ def _quoted(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
+def _list_element(value: str) -> str:
+    return '"' + value.replace('"', '""') + '"'
+
+
 def render_configuration(settings: Settings) -> str:
     """The text of `headway.conf`, included last by `postgresql.conf`."""
     return f"""\
@@ -59,7 +63,7 @@ cluster_name = {_quoted(settings.cluster_name)}
 # This machine only: TCP on loopback for the app, a private socket for administration.
 listen_addresses = '127.0.0.1'
 port = {settings.port}
-unix_socket_directories = {_quoted(settings.socket_folder)}
+unix_socket_directories = {_quoted(_list_element(settings.socket_folder))}
 unix_socket_permissions = 0700
 password_encryption = 'scram-sha-256'
 

@@ -109,10 +109,11 @@ class Scram:
 
     nonce: str
     password: str = field(repr=False)
+    user: str = ""  # PostgreSQL takes the one of the start-up message
 
     @property
     def _bare(self) -> str:
-        return f"n=,r={self.nonce}"  # the user's name is in the start-up message
+        return f"n={self.user},r={self.nonce}"
 
     def first(self) -> bytes:
         """The body of the first answer."""

@@ -1,0 +1,77 @@
+"""Short-lived programs end in time, leave nothing behind and fill no memory."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import psutil
+import pytest
+
+from headway.errors import EngineError
+from headway.process.run import OUTPUT_MAX_BYTES, run
+
+
+def test_status_and_both_outputs() -> None:
+    done = run(["/bin/sh", "-c", "cat; echo bad >&2; exit 3"], stdin="given", timeout_s=10)
+    assert (done.status, done.stdout, done.stderr) == (3, "given", "bad\n")
+
+
+def test_a_signal_is_a_negative_status() -> None:
+    assert run(["/bin/sh", "-c", "kill -9 $$"], timeout_s=10).status == -9
+
+
+def test_input_and_output_larger_than_the_pipes() -> None:
+    text = "x" * 900_000
+    assert run(["cat"], stdin=text, timeout_s=20).stdout == text
+
+
+def test_only_the_end_of_a_flood_is_kept() -> None:
+    flood = f"import sys; sys.stdout.write('a' * {3 * OUTPUT_MAX_BYTES} + 'end')"
+    done = run([sys.executable, "-c", flood], timeout_s=20)
+    assert len(done.stdout) == OUTPUT_MAX_BYTES
+    assert done.stdout.endswith("end")
+
+
+def test_a_program_that_does_not_want_its_input() -> None:
+    assert run(["true"], stdin="x" * 900_000, timeout_s=20).status == 0
+
+
+def test_timeout_ends_the_whole_group() -> None:
+    began_s = time.monotonic()
+    with pytest.raises(EngineError, match=r"sh did not end within 0\.3 s"):
+        run(["/bin/sh", "-c", "sleep 4711.25 & sleep 4711.25"], timeout_s=0.3)
+    assert time.monotonic() - began_s < 5
+    deadline_s = time.monotonic() + 5
+    while any(
+        "4711.25" in process.info["cmdline"] for process in psutil.process_iter(["cmdline"]) if process.info["cmdline"]
+    ):
+        assert time.monotonic() < deadline_s, "a child outlived the timeout"
+        time.sleep(0.02)
+
+
+def test_a_child_left_behind_holds_nobody_up() -> None:
+    began_s = time.monotonic()
+    done = run(["/bin/sh", "-c", "sleep 5 & echo $!"], timeout_s=20)
+    os.kill(int(done.stdout), 9)
+    assert time.monotonic() - began_s < 4
+
+
+def test_closed_pipes_do_not_outwit_the_timeout() -> None:
+    with pytest.raises(EngineError, match="did not end"):
+        run(["/bin/sh", "-c", "exec >&- 2>&-; sleep 30"], timeout_s=0.3)
+
+
+def test_a_missing_program() -> None:
+    with pytest.raises(EngineError, match="/nonexistent/program cannot be started: No such file"):
+        run(["/nonexistent/program"], timeout_s=1)
+
+
+def test_no_descriptor_stays_open() -> None:
+    before = set(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
+    if before is None:
+        pytest.skip("needs /proc")
+    for _ in range(5):
+        run(["true"], timeout_s=10)
+    assert len(os.listdir("/proc/self/fd")) <= len(before)
