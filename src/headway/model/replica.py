@@ -46,3 +46,8 @@ class Replica:
 def public_state(phase: Phase) -> str:
     """The word `status --json` uses for a phase."""
     return "draining" if phase is Phase.STOPPING else phase.value
+
+
+def stays_in_edge(replica: Replica) -> bool:
+    """Whether the edge's file holds it: it serves, or it served and comes back."""
+    return replica.phase is Phase.READY or (replica.ready_once and not replica.leave)
