@@ -275,17 +275,17 @@ class Engine:
 
 
 def _connect_reason(error: OSError) -> str:
-    if isinstance(error, ssl.SSLError):
-        return "TLS handshake failed"
-    match error.errno:
-        case errno.ECONNREFUSED | errno.ENOENT:
+    match error:
+        case ssl.SSLError():
+            return "TLS handshake failed"
+        case ConnectionRefusedError() | FileNotFoundError():
             return "connection refused"
-        case errno.ECONNRESET | errno.ECONNABORTED:
+        case ConnectionResetError() | ConnectionAbortedError():
             return RESET
-        case errno.EAGAIN:
+        case BlockingIOError():
             return "listen queue full"  # of a unix socket: TCP waits instead
-        case errno.EADDRNOTAVAIL:
+        case OSError(errno=errno.EADDRNOTAVAIL):
             return OUT_OF_PORTS
-        case errno.EMFILE | errno.ENFILE:
+        case OSError(errno=errno.EMFILE | errno.ENFILE):
             return OUT_OF_DESCRIPTORS
     return f"connection failed: {error.strerror or type(error).__name__}"
