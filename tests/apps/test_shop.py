@@ -11,6 +11,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -303,8 +304,12 @@ def test_a_picture_of_50_mb_arrives_by_form(customer: httpx.Client, shop: Any, t
 def test_what_is_no_picture_or_too_large_is_refused(customer: httpx.Client) -> None:
     customer.post("/login", data={"email": "painter@example.com"})
     assert customer.put("/api/products/5/image", content=b"<script>").status_code == 415
-    too_large = customer.put("/api/products/5/image", content=picture(65 * 2**20))
-    assert too_large.status_code == 413
+    too_large = b"".join(picture(65 * 2**20))
+    assert customer.post("/products/5/image", files={"image": too_large}).status_code == 413
+    # A bare body is refused while it is still being sent: a client that goes on sending may find the connection cut
+    # before it reads the answer. Either way nothing may be stored.
+    with suppress(httpx.TransportError):
+        assert customer.put("/api/products/5/image", content=too_large).status_code == 413
     assert customer.get("/api/products/5").json()["image"] is None
     assert customer.get("/media/..%2fheadway.toml").status_code == 404
 
