@@ -14,17 +14,18 @@ from headway.model.action import (
     SuspendReplica,
 )
 from headway.model.observed import EdgeObserved, Observed
-from headway.model.replica import Phase, Replica
+from headway.model.replica import Phase, Replica, stays_in_edge
 from headway.model.wanted import Wanted
 
 EDGE_HANG_S = 0.8  # a live edge answers in well under a millisecond; replaced within the promised two seconds
+EDGE_START_S = 5.0  # until its first answer: a slow machine must not see it killed again and again while it starts
 
 
 def reconcile(replicas: Iterable[Replica], wanted: Wanted, observed: Observed) -> list[Action]:
     """Actions on the edge for every public replica, and for servers nobody knows any more."""
     edge = observed.edge
     if not edge.reachable:
-        if edge.pid is not None and edge.unreachable_s > EDGE_HANG_S:
+        if edge.pid is not None and edge.unreachable_s > (EDGE_HANG_S if edge.answered else EDGE_START_S):
             return [ReplaceEdge(f"no answer for {edge.unreachable_s:.1f} s")]
         return []
     actions: list[Action] = []
@@ -34,8 +35,9 @@ def reconcile(replicas: Iterable[Replica], wanted: Wanted, observed: Observed) -
         known.add(replica.name)
         if service is not None and not service.is_public and replica.name not in edge.servers:
             continue
-        streams = observed.replicas[replica.name].streams if replica.name in observed.replicas else 0
-        limit = (service.limit if service else 1) + streams
+        seen = observed.replicas.get(replica.name)
+        limit = service.limit_of(is_wsgi=seen.is_wsgi if seen else False) if service else 1
+        limit += seen.streams if seen else 0  # an open stream holds a place for long: it must not take a request's
         actions += _one(replica, limit, edge)
     for name in edge.servers:
         if name not in known:
@@ -71,6 +73,6 @@ def servers_by_service(replicas: Mapping[str, Replica]) -> dict[str, list[Replic
     """Replicas that belong into the edge's file, by service, in the order of their numbers."""
     found: dict[str, list[Replica]] = {}
     for replica in sorted(replicas.values(), key=lambda r: r.number):
-        if replica.phase is Phase.READY or (replica.ready_once and not replica.leave):
+        if stays_in_edge(replica):
             found.setdefault(replica.service, []).append(replica)
     return found

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from headway.control.admission import reconcile
-from headway.control.lifecycle import advance
+from headway.control.lifecycle import adopt, advance
 from headway.control.placement import place, starts
-from headway.model.action import Action, Tell
+from headway.model.action import Action, ForgetReplica, Tell
 from headway.model.observed import Observed
 from headway.model.replica import Phase, Replica
 from headway.model.wanted import Wanted
@@ -36,15 +36,22 @@ def decide(replicas: Mapping[str, Replica], wanted: Wanted, observed: Observed, 
         if step.replica is not None:
             held[name] = step.replica
         actions += step.actions
+    for name in sorted(set(observed.replicas) - set(replicas)):
+        # Started or left by a controller that died before it could write that down.
+        if not observed.replicas[name].alive:
+            actions.append(ForgetReplica(name, "nobody knows it"))
+        elif stray := adopt(name, observed.replicas[name], now_s):
+            held[name] = stray
+            actions.append(Tell(name, "ran without being known: adopted, to be replaced"))
     if wanted.stopping:
         held = {name: replace(replica, leave=True) for name, replica in held.items()}
     elif observed.can_start:
         may_start = wanted.starts_max - sum(replica.phase is Phase.STARTING for replica in held.values())
         for service in wanted.services:
-            if not observed.ready_databases.issuperset(service.waits_for):
-                continue
             mine = [replica for replica in held.values() if replica.service == service.name]
-            placed, more = place(service, mine, may_start=max(0, may_start), now_s=now_s)
+            # A service that waits for a database starts nothing, but it still lets go of what is not wanted.
+            waits = not service.key or not observed.ready_databases.issuperset(service.waits_for)
+            placed, more = place(service, mine, observed, may_start=0 if waits else max(0, may_start), now_s=now_s)
             held.update((replica.name, replica) for replica in placed)
             may_start -= starts(more)
             actions += more

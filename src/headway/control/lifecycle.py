@@ -22,6 +22,10 @@ LOOP_AFTER = 3  # failures in a row that are told as a crash loop
 COMMAND_READY_S = 1.0  # a command has no port to ask: alive for so long counts as ready
 BEAT_DEAD_S = 1.5  # a whole process without a beat is stopped or starved; the edge's check has taken it out by then
 STOP_PATIENCE_S = 8.0  # after being asked to end
+KILL_PATIENCE_S = 2.0  # after being killed; then the kill was lost, or the kernel needs long
+EDGE_PATIENCE_S = 3.0  # at least so long the edge may take to hear that a replica leaves
+RECYCLE_AFTER_S = 10.0  # an app that is over `memory_max` from its first second must not be replaced without a pause
+CHANGED = "its declaration or source changed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,7 @@ def advance(
                 return _gone(replica, edge, now_s)
             return _draining(replica, seen, edge, service, now_s)
         case Phase.STOPPING:
-            return _gone(replica, edge, now_s) if not alive else _stopping(replica, now_s)
+            return _gone(replica, edge, now_s) if not alive else _stopping(replica, service, now_s)
         case Phase.DOWN:
             return _down(replica, seen, edge, now_s)
 
@@ -76,10 +80,7 @@ def _starting(replica: Replica, seen: ReplicaObserved | None, service: WantedSer
             f"start-up did not end within {limit}",
             f'mend what it waits for, or allow more: start_timeout = "{service.start_timeout_s * 2:.0f}s"',
         )
-        return Step(
-            replace(replica, failure=failure),
-            (EndReplica(replica.name, "kill", f"start-up did not end within {limit}"),),
-        )
+        return _fell(replica, failure, now_s, EndReplica(replica.name, "kill", failure.message))
     return Step(replace(replica, pid=seen.pid))
 
 
@@ -89,13 +90,14 @@ def _ready(replica: Replica, seen: ReplicaObserved, service: WantedService | Non
     if replica.failures and now_s - replica.since_s > WELL_AFTER_S:
         replica = replace(replica, failures=0, told_loop=False)
     if reason := _hang(seen, service):
-        down = replace(_failed(replica, now_s), failure=Failure("hung", reason))
-        return Step(down, (EndReplica(replica.name, "kill", reason),))
+        return _fell(replica, Failure("hung", reason), now_s, EndReplica(replica.name, "kill", reason))
+    if replica.retire == CHANGED and replica.key == service.key:
+        replica = replace(replica, retire="")  # changed back before its turn came: what runs is what is wanted
     if not replica.retire:
-        if replica.key != service.key:
-            return Step(replace(replica, retire="its declaration or source changed"))
+        if service.key and replica.key != service.key:
+            return Step(replace(replica, retire=CHANGED))
         bound = service.memory_max_bytes
-        if bound is not None and seen.rss_bytes > bound:
+        if bound is not None and seen.rss_bytes > bound and now_s - replica.since_s > RECYCLE_AFTER_S:
             reason = f"{format_bytes(seen.rss_bytes)} resident, over memory_max {format_bytes(bound)}"
             return Step(replace(replica, retire=reason), (Tell(replica.name, f"to be replaced: {reason}", "warning"),))
     return Step(replica)
@@ -106,7 +108,7 @@ def _hang(seen: ReplicaObserved, service: WantedService) -> str:
         return ""
     if seen.beat_age_s > max(BEAT_DEAD_S, min(service.hang_timeout_s, 5.0)):
         return f"no sign of life for {format_duration(seen.beat_age_s)}"
-    patience_s = max(service.hang_timeout_s, service.is_wsgi_patience_s) if seen.is_wsgi else service.hang_timeout_s
+    patience_s = max(service.hang_timeout_s, service.threads_patience_s) if seen.is_wsgi else service.hang_timeout_s
     if seen.loop_beat_age_s > patience_s:
         what = "all threads busy and no answer" if seen.is_wsgi else "event loop stands still"
         return f"{what} for {format_duration(seen.loop_beat_age_s)}"
@@ -121,20 +123,31 @@ def _draining(
     now_s: float,
 ) -> Step:
     assert seen is not None
+    if service is not None and (reason := _hang(seen, service)):
+        return Step(_phase(replica, Phase.STOPPING, now_s), (EndReplica(replica.name, "kill", reason),))
     server = edge.servers.get(replica.name)
-    if server is not None and server.admin == "ready":
-        return Step(replica)  # the edge has not heard yet: what it sends now must still be answered
     drain_timeout_s = service.drain_timeout_s if service else 30.0
     waited_s = now_s - replica.since_s
+    # What the edge sends until it has heard must be answered. It is not waited for without end: a refused connection
+    # is tried elsewhere. An edge without a process sends nothing, and comes back without those that leave.
+    is_silent = not edge.reachable and edge.pid is not None and (service is None or service.is_public)
+    is_sending = is_silent or (server is not None and server.admin == "ready")
+    if is_sending and waited_s < max(drain_timeout_s, EDGE_PATIENCE_S):
+        return Step(replica)
     busy = seen.in_flight + seen.streams or (server.sessions if server else 0)
     if busy and waited_s < drain_timeout_s:
         return Step(replica)
-    why = "drained" if not busy else f"{busy} still open after {format_duration(drain_timeout_s)}"
+    why = "drained"
+    if busy or is_sending:
+        why = f"{busy} still open after {format_duration(waited_s)}" if busy else "the edge did not let go of it"
     return Step(_phase(replica, Phase.STOPPING, now_s), (EndReplica(replica.name, "ask", why),))
 
 
-def _stopping(replica: Replica, now_s: float) -> Step:
-    if now_s - replica.since_s > STOP_PATIENCE_S:
+def _stopping(replica: Replica, service: WantedService | None, now_s: float) -> Step:
+    # A command finishes its work after it was asked: that is its drain.
+    is_command = service is not None and service.kind == "command"
+    patience_s = max(service.drain_timeout_s, STOP_PATIENCE_S) if service and is_command else STOP_PATIENCE_S
+    if now_s - replica.since_s > patience_s:
         return Step(replace(replica, since_s=now_s), (EndReplica(replica.name, "kill", "did not end when asked"),))
     return Step(replica)
 
@@ -143,37 +156,31 @@ def _phase(replica: Replica, phase: Phase, now_s: float) -> Replica:
     return replace(replica, phase=phase, since_s=now_s)
 
 
-def _failed(replica: Replica, now_s: float) -> Replica:
+def _fell(replica: Replica, failure: Failure, now_s: float, *first: Action) -> Step:
+    """It failed by itself: down, to start again after its back-off. `first` goes before what is told about it."""
     failures = replica.failures + 1
-    return replace(
-        _phase(replica, Phase.DOWN, now_s), failures=failures, start_at_s=now_s + backoff_s(failures), pid=None
+    wait_s = backoff_s(failures)
+    down = replace(
+        _phase(replica, Phase.DOWN, now_s), failures=failures, start_at_s=now_s + wait_s, pid=None, failure=failure
     )
+    then = f"it starts again {'in ' + format_duration(wait_s) if wait_s else 'at once'}"
+    if replica.leave:
+        then = "it was to leave"
+    actions = [*first, Tell(replica.name, f"{failure.message}; {then}", "warning")]
+    if failures >= LOOP_AFTER and not down.told_loop:
+        down = replace(down, told_loop=True)
+        told = f"crash loop: {failures} failures in a row (headway logs {replica.name})"
+        actions.append(Tell(replica.name, told, "warning"))
+    return Step(down, tuple(actions))
 
 
 def _ended(replica: Replica, seen: ReplicaObserved | None, now_s: float) -> Step:
     """It ended without being told to."""
-    how = describe_exit(seen.exit_status if seen else None)
-    down = _failed(replica, now_s)
     if seen and seen.failure:
-        down = replace(down, failure=seen.failure)
-        how = seen.failure.message
-    elif replica.failure is None or replica.phase is Phase.READY:
-        while_doing = "while starting" if replica.phase is Phase.STARTING else "while it was ready"
-        down = replace(down, failure=Failure("exit", f"{how} {while_doing}", f"headway logs {replica.name}"))
-    else:
-        how = replica.failure.message
-    wait = format_duration(down.start_at_s - now_s) if down.start_at_s > now_s else ""
-    actions: list[Action] = [
-        Tell(replica.name, f"{how}; it starts again {'in ' + wait if wait else 'at once'}", "warning")
-    ]
-    if down.failures >= LOOP_AFTER and not down.told_loop:
-        down = replace(down, told_loop=True)
-        actions.append(
-            Tell(
-                replica.name, f"crash loop: {down.failures} failures in a row (headway logs {replica.name})", "warning"
-            )
-        )
-    return Step(down, tuple(actions))
+        return _fell(replica, seen.failure, now_s)
+    how = describe_exit(seen.exit_status if seen else None)
+    doing = "while starting" if replica.phase is Phase.STARTING else "while it was ready"
+    return _fell(replica, Failure("exit", f"{how} {doing}", f"headway logs {replica.name}"), now_s)
 
 
 def _gone(replica: Replica, edge: EdgeObserved, now_s: float) -> Step:
@@ -184,7 +191,7 @@ def _gone(replica: Replica, edge: EdgeObserved, now_s: float) -> Step:
 def _down(replica: Replica, seen: ReplicaObserved | None, edge: EdgeObserved, now_s: float) -> Step:
     if seen is not None and seen.alive:
         # Killed but not gone yet (or it came back from a stop): nothing may start beside it.
-        if now_s - replica.since_s > STOP_PATIENCE_S:
+        if now_s - replica.since_s > KILL_PATIENCE_S:
             return Step(replace(replica, since_s=now_s), (EndReplica(replica.name, "kill", "it is still there"),))
         return Step(replica)
     if replica.leave or replica.retire:
@@ -192,6 +199,16 @@ def _down(replica: Replica, seen: ReplicaObserved | None, edge: EdgeObserved, no
             return Step(replace(replica, leave=True))
         return Step(None, (ForgetReplica(replica.name, "it has ended"),))
     return Step(replica)
+
+
+def adopt(name: str, seen: ReplicaObserved, now_s: float) -> Replica | None:
+    """A record for a process that nobody remembers; it serves on until another replaces it. None: not our name."""
+    service, _, number = name.rpartition(".")
+    if not service or not number.isdecimal():
+        return None
+    phase = Phase.READY if seen.serving else Phase.STARTING
+    why = "nobody knows how it was started" if seen.serving else ""
+    return Replica(name, service, int(number), "", phase, now_s, pid=seen.pid, retire=why, ready_once=seen.serving)
 
 
 def start(replica: Replica, now_s: float, key: str) -> tuple[Replica, StartReplica]:

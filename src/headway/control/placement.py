@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
-from headway.control.lifecycle import start
+from headway.control.lifecycle import BACKOFF_MAX_S, start
 from headway.model.action import Action, StartReplica, Tell
+from headway.model.observed import Observed
 from headway.model.replica import Phase, Replica
 from headway.model.wanted import WantedService
 
@@ -16,6 +17,7 @@ SURGE = 1  # replicas above the declared number while one replaces another: memo
 def place(
     service: WantedService,
     replicas: Iterable[Replica],
+    observed: Observed,
     *,
     may_start: int,
     now_s: float,
@@ -30,30 +32,38 @@ def place(
     def fresh() -> list[Replica]:
         return sorted((r for r in staying() if not r.retire), key=lambda r: r.number)
 
+    def serves(replica: Replica) -> bool:
+        """It answers users: ready, and where they come through the edge, taken up there."""
+        if replica.phase is not Phase.READY or not service.is_public:
+            return replica.phase is Phase.READY
+        server = observed.edge.servers.get(replica.name)
+        return server is not None and server.admin == "ready" and server.is_up
+
     # A replica that is not serving and is to be replaced costs nothing to take over: it starts with the new key.
     for replica in staying():
-        if replica.phase is Phase.DOWN and replica.key != service.key:
-            held[replica.name] = replace(replica, retire="", key=service.key, failures=0, start_at_s=now_s)
+        if replica.phase is Phase.DOWN and service.key and replica.key != service.key:
+            held[replica.name] = replace(
+                replica, retire="", key=service.key, failures=0, told_loop=False, start_at_s=now_s
+            )
     for replica in staying():
-        if replica.phase is Phase.STARTING and replica.key != service.key:
+        if replica.phase is Phase.STARTING and service.key and replica.key != service.key:
             held[replica.name] = replace(replica, leave=True)
 
     # Over the number: the highest go first, those that do not serve before those that do.
     over = len(fresh()) - service.replicas
     if over > 0:
-        order = sorted(fresh(), key=lambda r: (r.phase is Phase.READY, -r.number))
+        order = sorted(fresh(), key=lambda r: (r.phase is Phase.READY, serves(r), -r.number))
         for replica in order[:over]:
             held[replica.name] = replace(replica, leave=True)
             actions.append(Tell(replica.name, f"leaves: {service.replicas} wanted"))
 
-    # Retiring ones go one by one, each when another is ready in its place.
-    retiring = sorted((r for r in staying() if r.retire), key=lambda r: (r.phase is Phase.READY, r.number))
-    ready = sum(1 for r in staying() if r.phase is Phase.READY)
+    # Retiring ones go one by one, each when another answers users in its place.
+    retiring = sorted((r for r in staying() if r.retire), key=lambda r: (r.phase is Phase.READY, serves(r), r.number))
+    ready = sum(serves(r) for r in staying())
     for replica in retiring:
         if replica.phase is not Phase.READY or ready > service.replicas or service.replicas == 0:
             held[replica.name] = replace(replica, leave=True)
             actions.append(Tell(replica.name, f"is replaced: {replica.retire}"))
-            ready -= replica.phase is Phase.READY
             break
 
     # Missing ones start, as many as may.
@@ -62,7 +72,7 @@ def place(
     missing = min(service.replicas - len(fresh()), room)
     while missing > 0 and may_start > 0:
         replica = Replica(
-            name=_free_name(service.name, held),
+            name=_free_name(service.name, {*held, *observed.replicas}),
             service=service.name,
             number=0,
             key=service.key,
@@ -74,18 +84,21 @@ def place(
         actions.append(action)
         missing, may_start = missing - 1, may_start - 1
 
-    # Those that are down start again when their back-off has passed.
+    # Those that are down start again when their back-off has passed (or was of a clock that began anew, at a reboot)
+    # and their last process is really gone: a killed one takes a moment.
     for replica in fresh():
-        if replica.phase is Phase.DOWN and replica.start_at_s <= now_s and may_start > 0:
+        seen = observed.replicas.get(replica.name)
+        is_time = replica.start_at_s <= now_s or replica.start_at_s > now_s + BACKOFF_MAX_S
+        if replica.phase is Phase.DOWN and is_time and may_start > 0 and not (seen and seen.alive):
             held[replica.name], action = start(replica, now_s, service.key)
             actions.append(action)
             may_start -= 1
     return list(held.values()), actions
 
 
-def _free_name(service: str, held: dict[str, Replica]) -> str:
+def _free_name(service: str, taken: Collection[str]) -> str:
     number = 1
-    while f"{service}.{number}" in held:
+    while f"{service}.{number}" in taken:
         number += 1
     return f"{service}.{number}"
 

@@ -52,6 +52,7 @@ class EdgeObserved:
     pid: int | None = None
     reachable: bool = False
     unreachable_s: float = 0.0
+    answered: bool = True  # this process has answered at least once; False = it may still be starting
     servers: Mapping[str, EdgeServer] = field(default_factory=dict)
 
 
