@@ -46,6 +46,8 @@ _FACTORY = re.compile(
     r"(create|make|build|get|init)_(\w+_)?(app|application|wsgi|asgi|api|server)|app_factory|application_factory"
 )
 _APP_NAMES = ("app", "application", "api", "asgi", "wsgi", "server", "asgi_app", "wsgi_app")
+# What an app wrapped in middleware is called; other names take apps as arguments without being one (`Admin(app)`).
+_OUTER_NAMES = ("app", "application", "asgi_app", "wsgi_app")
 _FILE_BONUS = {"main": 10, "app": 10, "wsgi": 10, "asgi": 10, "application": 9, "server": 8, "web": 8, "api": 6}
 _SIDE_FOLDERS = frozenset(
     ["examples", "example", "demo", "demos", "scripts", "script", "bench", "benchmarks", "tools", "samples", "tutorial"]
@@ -92,7 +94,7 @@ class _Reader:
         self.module = module
         self.top = tuple(_top_level(module.tree.body))
         self.classes = {name: kind for node in self.top if (kind := self._class(node)) for name in [_name_of(node)]}
-        self.mounted = frozenset(self._mounted())
+        self.inner = frozenset((*self._mounted(), *self._wrapped()))
 
     def candidates(self) -> Iterator[Candidate]:
         named: set[str] = set()
@@ -110,8 +112,8 @@ class _Reader:
         score += _FILE_BONUS.get(parts[-1].removesuffix(".py"), 5 if parts[-1] == "__init__.py" else 0)
         score += 10 if name.partition(".")[0] in _APP_NAMES else 0
         score -= 3 * (len(parts) - 1) + (60 if _SIDE_FOLDERS & set(parts[:-1]) else 0)
-        if name in self.mounted:
-            score, reason = score - 50, f"{reason}, mounted in another app"
+        if name in self.inner:
+            score, reason = score - 50, f"{reason} inside another"
         return Candidate(
             f"{module.name}:{name}", module.folder, framework, interface, module.where(node), reason, score
         )
@@ -140,6 +142,8 @@ class _Reader:
                 )
             elif self.module.qualified(value.func) == "dash.Dash":
                 yield f"{name}.server", "Dash", "wsgi", "the Flask app of a Dash app", 95
+            elif name in _OUTER_NAMES and self._takes_framework(value, name):
+                yield name, "", "", f"an app wrapped in {called}", 100
             elif _FACTORY.fullmatch(called) and name in _APP_NAMES:
                 yield name, "", "", f"what {called}() returns", 96
 
@@ -186,6 +190,36 @@ class _Reader:
                 if interface and not any(_takes_app(inner) for inner in node.body):
                     return node.name, interface
         return None
+
+    def _takes_framework(self, call: ast.Call, name: str) -> bool:
+        """Whether a call wraps an app: made in its arguments, or assigned before under another name."""
+        arguments = [*call.args, *(keyword.value for keyword in call.keywords)]
+        return any(isinstance(argument, ast.Call) and self._framework(argument) for argument in arguments) or any(
+            isinstance(argument, ast.Name) and argument.id != name and argument.id in self._plain()
+            for argument in arguments
+        )
+
+    def _plain(self) -> frozenset[str]:
+        """Names that hold a framework's object as it was made."""
+        return frozenset(
+            target.id
+            for node in self.top
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and self._framework(node.value)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        )
+
+    def _wrapped(self) -> Iterator[str]:
+        """Names of apps that another app takes in: `app = Slow(api)`, `site = socketio.ASGIApp(server, api)`."""
+        plain = self._plain()
+        for node in self.top:
+            if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Call):
+                continue
+            names = {target.id for target in node.targets if isinstance(target, ast.Name)}
+            if names & set(_OUTER_NAMES) or self._framework(node.value):
+                arguments = [*node.value.args, *(keyword.value for keyword in node.value.keywords)]
+                taken = {argument.id for argument in arguments if isinstance(argument, ast.Name)}
+                yield from (taken & plain) - names
 
     def _mounted(self) -> Iterator[str]:
         for node in ast.walk(self.module.tree):

@@ -221,7 +221,7 @@ def _env_of_calls(module: Module) -> Iterator[EnvRead]:
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
             name = _constant(node.slice)
-            if name and module.qualified(node.value).rpartition(".")[2] == "environ":
+            if name and re.fullmatch(r"\w+", name) and module.qualified(node.value).rpartition(".")[2] == "environ":
                 yield EnvRead(name, module.where(node), required=True)
         elif isinstance(node, ast.Call):
             qualified = module.qualified(node.func)

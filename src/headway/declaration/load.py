@@ -48,6 +48,7 @@ def load(
     `headway.NAME.toml` over it. `default_python` serves apps that name no interpreter and have no virtual environment
     (default: the one that runs this).
     """
+    cwd = cwd.absolute()
     source = sources.find(target, cwd=cwd)
     if overlay is not None:
         source = sources.overlay(source, overlay, cwd=cwd)

@@ -47,7 +47,7 @@ def write_starter(folder: Path) -> Path:
 def starter_text(found: Discovery, name: str) -> str:
     """The declaration's text for what was found."""
     parts = [
-        ["# Every key is in the reference: docs/reference/declaration.md. `headway check` says what is wrong here."],
+        ["# `headway check` says what is wrong here; every key is in Headway's docs/reference/declaration.md."],
         ["", "[system]", f'name = "{name}"'],
         ["", "[edge]", *_comment("edge", "bind"), 'bind = ["127.0.0.1:8000"]'],
         ["", "[services.web]", *_app(found), *_comment("services.*", "routes"), 'routes = ["/"]'],
@@ -69,7 +69,7 @@ def _wrap(text: str) -> list[str]:
 
 
 def _app(found: Discovery) -> Iterator[str]:
-    yield f"# {found.app.reason}, found in {found.app.where}."
+    yield f"# {found.app.reason[:1].upper()}{found.app.reason[1:]}, found in {found.app.where}."
     yield f'app = "{found.app.target}"'
     for other in found.others[:_OTHERS_MAX]:
         folder = f" with folder = {_quoted(other.folder)}" if other.folder != found.app.folder else ""

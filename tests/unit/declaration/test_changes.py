@@ -1,0 +1,123 @@
+"""What `up` would change: every key has a cost, every difference a sentence, never a secret in it."""
+
+from __future__ import annotations
+
+import pytest
+
+from headway.declaration.changes import EDGE_COSTS, SERVICE_COSTS, changes
+from headway.model.declared import Edge, Service, System
+
+
+def system(**tables) -> System:
+    return System.model_validate({"name": "shop", **tables})
+
+
+WEB = {"app": "shop:app", "routes": ["/"], "replicas": 2}
+
+
+def only(before: System, after: System):
+    (change,) = changes(before, after)
+    return change
+
+
+def test_every_key_says_what_changing_it_costs() -> None:
+    assert set(SERVICE_COSTS) == set(Service.model_fields)
+    assert set(EDGE_COSTS) == set(Edge.model_fields)
+
+
+def test_the_same_system_changes_nothing() -> None:
+    assert changes(system(services={"web": WEB}), system(services={"web": WEB})) == ()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence", "edge_reload", "replaces"),
+    [
+        ("replicas", 4, "services.web.replicas: 2 → 4; 2 are added", False, ()),
+        ("replicas", 1, "services.web.replicas: 2 → 1; 1 is drained and stopped", False, ()),
+        ("replicas", None, "services.web.replicas: 2 → shared cores; replicas are added or removed", False, ()),
+        ("routes", ["/a", "/b"], "services.web.routes: / → /a, /b; the edge reloads", True, ()),
+        ("deadline", "90s", "services.web.deadline: 30 s → 90 s; the edge reloads", True, ()),
+        ("slo", "250ms", "services.web.slo: unset → 250 ms; applies at once", False, ()),
+        ("memory_max", "512MiB", "services.web.memory_max: unset → 512 MiB; applies at once", False, ()),
+        ("sticky", True, "services.web.sticky: false → true; the edge reloads", True, ()),
+        ("app", "b:b", "services.web.app: shop:app → b:b; its replicas are replaced one by one", False, ("web",)),
+        (
+            "body_max",
+            "1MiB",
+            "services.web.body_max: 1 GiB → 1 MiB; its replicas are replaced one by one, and the edge reloads",
+            True,
+            ("web",),
+        ),
+        (
+            "static",
+            {"/s": "/x"},
+            "services.web.static: none → /s = /x; its replicas are replaced one by one",
+            False,
+            ("web",),
+        ),
+    ],
+)
+def test_a_changed_key_is_a_sentence_with_its_cost(key, value, sentence, edge_reload, replaces) -> None:
+    change = only(system(services={"web": WEB}), system(services={"web": {**WEB, key: value}}))
+    assert (change.path, change.kind) == (f"services.web.{key}", "changed")
+    assert (change.sentence, change.edge_reload, change.replaces) == (sentence, edge_reload, replaces)
+
+
+def test_a_private_service_costs_the_edge_nothing() -> None:
+    before, after = ({"app": "a:b", "deadline": f"{s}s"} for s in (1, 2))
+    change = only(system(services={"a": before}), system(services={"a": after}))
+    assert not change.edge_reload
+    assert change.sentence.endswith("applies at once")
+
+
+@pytest.mark.parametrize(("routes", "reload"), [(["/"], True), ([], False)])
+def test_services_come_and_go(routes, reload) -> None:
+    with_web, without = system(services={"web": {**WEB, "routes": routes}}), system()
+    added, removed = only(without, with_web), only(with_web, without)
+    assert (added.kind, added.edge_reload) == ("added", reload)
+    assert (removed.kind, removed.edge_reload) == ("removed", reload)
+    assert ("the edge reloads" in added.sentence) is reload
+
+
+def test_env_and_commands_are_told_without_values() -> None:
+    before = {"command": ["x", "hunter1"], "env": {"A": "hunter2", "B": "hunter3", "C": "same"}}
+    after = {"command": ["x", "hunter4"], "env": {"A": "hunter5", "C": "same", "D": "hunter6"}}
+    told = changes(system(services={"a": before}), system(services={"a": after}))
+    text = "\n".join(change.sentence for change in told)
+    assert "D added, B removed, A changed" in text
+    assert "hunter" not in text
+    assert all(change.replaces == ("a",) for change in told)
+
+
+def test_the_edge_and_its_certificate() -> None:
+    plain, first = system(), system(edge={"tls": {"certificate": "a.pem"}})
+    second = system(edge={"tls": {"certificate": "b.pem"}})
+    assert only(plain, first).sentence == "edge.tls: on; the edge reloads"
+    assert only(first, plain).edge_reload
+    swapped = only(first, second)
+    assert not swapped.edge_reload
+    assert "without a reload" in swapped.sentence
+    bind = only(plain, system(edge={"bind": ["127.0.0.1:9000"], "client_rate": None}))
+    assert bind.sentence == "edge.bind: 127.0.0.1:8000 → 127.0.0.1:9000; the edge reloads"
+    assert (
+        only(plain, system(edge={"client_rate": "10/s"})).sentence == "edge.client_rate: unset → 10/s; the edge reloads"
+    )
+
+
+def test_a_database_that_moves_replaces_those_that_use_it_and_hides_its_url() -> None:
+    services = {"web": {**WEB, "uses": ["main"]}, "b": {"app": "b:b", "env": {"U": "{main.url}"}}, "c": {"app": "c:c"}}
+    before = system(services=services, databases={"main": {}})
+    after = system(services=services, databases={"main": {"url": "postgresql://u:hunter2@h/d"}})
+    change = only(before, after)
+    assert change.replaces == ("web", "b")
+    assert "hunter2" not in change.sentence
+    added, removed = only(system(), system(databases={"a": {}})), only(system(databases={"a": {}}), system())
+    assert "its data stays" in removed.sentence
+    assert added.kind == "added"
+    schema = only(system(databases={"a": {}}), system(databases={"a": {"schema": "/s.sql"}}))
+    assert "unset → /s.sql" in schema.sentence
+
+
+def test_another_name_waits_for_the_next_start() -> None:
+    change = only(System(name="a"), System(name="b"))
+    assert (change.path, change.edge_reload, change.replaces) == ("system.name", False, ())

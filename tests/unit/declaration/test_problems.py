@@ -1,0 +1,239 @@
+"""Every mistake a declaration can hold: told with its path, in one sentence, with a hint, and all at once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from headway.declaration.load import load, report
+from headway.errors import DeclarationError
+
+HERE = Path(__file__).parent
+WEB = '[services.web]\napp = "shop:app"\n'
+
+
+def test_ten_mistakes_at_once_read_exactly_like_this(folder) -> None:
+    folder.write("headway.toml", (HERE / "ten_mistakes.toml").read_text())
+    with pytest.raises(DeclarationError) as caught:
+        load(None, cwd=folder.path, environment={})
+    assert report(caught.value) + "\n" == (HERE / "ten_mistakes.txt").read_text()
+
+
+# (declaration, path of the only problem, part of its message, part of its hint)
+CASES = [
+    # names and tables
+    ("system = 3\n" + WEB, "system", "must be a table, not a number", "[system]"),
+    ("[system]\nname = 3\n" + WEB, "system.name", "must be text in quotes, not a number", 'name = "shop"'),
+    ("[system]\ncolour = 3\n" + WEB, "system.colour", "unknown key", "keys here: name"),
+    ('name = "shop"\n' + WEB, "name", "unknown key", "belongs under [system]"),
+    ('bind = "x:1"\n' + WEB, "bind", "unknown key", "belongs under [edge]"),
+    ('app = "shop:app"\n' + WEB, "app", "unknown key", "belongs under [services.NAME]"),
+    ('[service.web]\napp = "a:b"\n' + WEB, "service", "unknown key", "did you mean `services`?"),
+    ('[services.Web]\napp = "a:b"\n' + WEB, "services.Web", '"Web" cannot be a name here', "small letters"),
+    ('[services]\nweb = "a:b"\n', "services.web", "must be a table, not text", "[services.web]"),
+    ("services = 1\n", "services", "must be a table, not a number", ""),
+    ("", "services", "no service is declared", "headway init"),
+    # keys
+    (WEB + 'slo_s = "1s"\n', "services.web.slo_s", "unknown key", "did you mean `slo`?"),
+    (WEB + "workers = 2\n", "services.web.workers", "unknown key", "replicas = 2"),
+    (WEB + "port = 80\n", "services.web.port", "unknown key", "in [edge]"),
+    (WEB + "drain-timeout = 3\n", "services.web.drain-timeout", "unknown key", "did you mean `drain_timeout`?"),
+    (WEB + '[databases.main]\npassword = "x"\n', "databases.main.password", "unknown key", "keys here: url, schema"),
+    # types
+    (WEB + "replicas = -1\n", "services.web.replicas", "must be at least 0, not -1", "replicas = 2"),
+    (WEB + "replicas = 10000\n", "services.web.replicas", "must be at most 1000, not 10000", "replicas = 2"),
+    (WEB + "replicas = 2.5\n", "services.web.replicas", "must be a whole number, not 2.5", "replicas = 2"),
+    (WEB + "replicas = true\n", "services.web.replicas", "true is not a whole number", "replicas = 2"),
+    (WEB + "replicas = []\n", "services.web.replicas", "must be a whole number, not a list", "replicas = 2"),
+    (WEB + 'sticky = "maybe"\n', "services.web.sticky", 'must be true or false, not "maybe"', "sticky = true"),
+    (WEB + "sticky = []\n", "services.web.sticky", "must be true or false, not a list", "sticky = true"),
+    (WEB + "routes = 3\n", "services.web.routes", "must be a list, not a number", 'routes = ["/"]'),
+    (WEB + "routes = [3]\n", "services.web.routes[0]", "must be text in quotes", 'routes = ["/"]'),
+    (WEB + "env = []\n", "services.web.env", "must be a table, not a list", "env = {"),
+    (WEB + "env = { DEBUG = true }\n", "services.web.env.DEBUG", "true and false are spelled", 'DEBUG = "1"'),
+    (WEB + 'static = { "/s" = 3 }\n', 'services.web.static."/s"', "must be the name of a folder", "static = {"),
+    (WEB + 'interface = "cgi"\n', "services.web.interface", 'must be "auto", "asgi" or "wsgi", not "cgi"', "interface"),
+    (WEB + 'health = "ok"\n', "services.web.health", '"ok" must begin with "/"', 'health = "/health"'),
+    (WEB + "slo = 1979-05-27\n", "services.web.slo", "this value is not a duration", "250ms"),
+    (WEB + "memory_max = 512\n", "services.web.memory_max", "512 is not a size", '"512MiB"'),
+    (WEB + 'memory_max = "lots"\n', "services.web.memory_max", '"lots" is not a size', '"512MiB"'),
+    ("[edge]\nclient_rate = 200\n" + WEB, "edge.client_rate", "200 is not a rate", '"200/s"'),
+    ("[edge]\nbind = []\n" + WEB, "edge.bind", "must not be empty", 'bind = ["127.0.0.1:8000"]'),
+    ("[edge.tls]\n" + WEB, "edge.tls.certificate", "is missing", 'certificate = "certs/shop.pem"'),
+    # not available yet
+    (WEB + "[caches.hot]\n", "caches", "caches are not available yet", "take it out"),
+    (WEB + "[fleet]\n", "fleet", "more than one machine is not available yet", "take it out"),
+    (WEB + "[databases.a]\nshards = 4\n", "databases.a.shards", "sharded databases are not available yet", "plain"),
+    (WEB + "replicas = { min = 1, max = 4 }\n", "services.web.replicas", "follows the load is not", "replicas = 2"),
+    (WEB + '[services.web.at."/x"]\nslo = "5s"\n', "services.web.at", "single routes are not available yet", ""),
+    (WEB + 'before_deploy = "x"\n', "services.web.before_deploy", "releases are not available yet", ""),
+    (WEB + 'uses = ["mail"]\n[services.mail]\ncommand = "m"\n', "services.web.uses[0]", "calls between services", ""),
+    # what it runs
+    ("[services.web]\n", "services.web.app", "needs an app or a command", 'app = "shop.web:app"'),
+    (WEB + 'command = "celery"\n', "services.web.command", "not both", "two services"),
+    ("[services.a]\ncommand = []\n", "services.a.command", "must not be empty", "celery"),
+    ('[services.a]\ncommand = "x \'"\n', "services.a.command", "No closing quotation", "celery"),
+    ('[services.a]\ncommand = [" "]\n', "services.a.command", "names no program", "celery"),
+    ('[services.a]\ncommand = "x"\nroutes = ["/"]\n', "services.a.routes", "no meaning for a command", "take it out"),
+    ('[services.a]\ncommand = "x"\nsticky = true\n', "services.a.sticky", "no meaning for a command", "take it out"),
+    ('[services.a]\ncommand = "x"\nthreads = 3\n', "services.a.threads", "no meaning for a command", "take it out"),
+    ('[services.a]\ncommand = "x"\nhealth = "/"\n', "services.a.health", "no meaning for a command", "take it out"),
+    (WEB + 'interface = "asgi"\nthreads = 3\n', "services.web.threads", "is for WSGI apps", "take out"),
+    ('[services.web]\napp = "shop"\n', "services.web.app", "names no attribute", '"shop:app"'),
+    ('[services.web]\napp = "shop/web.py:app"\n', "services.web.app", "is a file, not a module", '"shop.web:app"'),
+    ('[services.web]\napp = "shop:make(1)"\n', "services.web.app", "factory with arguments", "create_app()"),
+    ('[services.web]\napp = "shop:1app"\n', "services.web.app", "is not module:attribute", "shop.web:app"),
+    ('[services.web]\napp = ":app"\n', "services.web.app", "is not module:attribute", "shop.web:app"),
+    # routes
+    (WEB + 'routes = [""]\n', "services.web.routes[0]", "must not be empty", '"/"'),
+    (WEB + 'routes = ["https://a.de/x"]\n', "services.web.routes[0]", "is a URL", '"a.de/x"'),
+    (WEB + 'routes = ["/a?b=1"]\n', "services.web.routes[0]", "more than a path", '"/a"'),
+    (WEB + 'routes = ["/a/{id}"]\n', "services.web.routes[0]", "is a pattern", '"/a" already'),
+    (WEB + 'routes = ["*.example.com"]\n', "services.web.routes[0]", "is a pattern", "every host"),
+    (WEB + 'routes = ["a.de:8000/x"]\n', "services.web.routes[0]", "names a port", '"a.de/x"'),
+    (WEB + 'routes = ["münchen.de"]\n', "services.web.routes[0]", "as it travels", "xn--mnchen-3ya.de"),
+    (WEB + 'routes = ["/café"]\n', "services.web.routes[0]", "percent-encoded", "%C3%A9"),
+    (WEB + 'routes = ["/a b"]\n', "services.web.routes[0]", "characters that no path has", '"/api"'),
+    (WEB + 'routes = ["/a/../b"]\n', "services.web.routes[0]", "dotted segment", '"/api"'),
+    (WEB + 'routes = ["-a-.de"]\n', "services.web.routes[0]", "neither a path nor a host", "api.example.com"),
+    (
+        WEB + 'routes = ["A.de/x/"]\n[services.b]\napp = "b:b"\nroutes = ["a.de/x"]\n',
+        "services.b.routes[0]",
+        '"a.de/x" belongs to service web already',
+        "one service",
+    ),
+    (WEB + 'static = { "/" = "." }\n', 'services.web.static."/"', "would hide the app", '"/static"'),
+    (WEB + 'static = { "s" = "." }\n', "services.web.static.s", 'begins with "/"', '"/s"'),
+    # the edge
+    ('[edge]\nbind = "a:0"\n' + WEB, "edge.bind[0]", "port 0 does not exist", "1 to 65535"),
+    ('[edge]\nbind = ":8000"\n' + WEB, "edge.bind[0]", "names no host", '"127.0.0.1:8000"'),
+    ('[edge]\nbind = "localhost"\n' + WEB, "edge.bind[0]", "has no port", '"localhost:8000"'),
+    ('[edge]\nbind = "::1:8000"\n' + WEB, "edge.bind[0]", "needs brackets", '"[::1]:8000"'),
+    ('[edge]\nbind = "[::1]"\n' + WEB, "edge.bind[0]", "has no port", '"[::1]:8000"'),
+    ('[edge]\nbind = "[::g]:80"\n' + WEB, "edge.bind[0]", "not an IPv6 address", '"[::1]:80"'),
+    ('[edge]\nbind = "1.2.3:80"\n' + WEB, "edge.bind[0]", "not an IPv4 address", '"127.0.0.1:80"'),
+    ('[edge]\nbind = "/run/x.sock"\n' + WEB, "edge.bind[0]", "unix sockets", "127.0.0.1:8000"),
+    ('[edge]\nbind = ["localhost:1", "LOCALHOST:1"]\n' + WEB, "edge.bind[1]", "are the same address", "keep one"),
+    ('[edge]\nbind = ["0.0.0.0:80", "10.0.0.1:80"]\n' + WEB, "edge.bind[1]", "are the same address", "keep one"),
+    ('[edge]\nbind = "https://a.de:443"\n' + WEB, "edge.bind[0]", "needs a certificate", "tls = {"),
+    ('[edge]\ntrusted = "proxy"\n' + WEB, "edge.trusted[0]", '"proxy" is not a network', "10.0.0.0/8"),
+    ("[edge]\nproxy_protocol = true\n" + WEB, "edge.proxy_protocol", "from whom it is believed", "trusted"),
+    ('[edge]\nidle_timeout = "100000d"\n' + WEB, "edge.idle_timeout", "longer than a day", "30s"),
+    # references
+    (WEB + 'uses = ["main"]\n', "services.web.uses[0]", 'no database is called "main"', "add [databases.main]"),
+    (WEB + 'env = { U = "{main.url}" }\n', "services.web.env.U", 'no database is called "main"', "[databases.main]"),
+    (
+        WEB + 'env = { U = "{mian.url}" }\n[databases.main]\n',
+        "services.web.env.U",
+        'no database is called "mian"',
+        'did you mean "main"?',
+    ),
+    (WEB + 'env = { U = "{main.uri}" }\n[databases.main]\n', "services.web.env.U", 'has no "uri"', "url, host, port"),
+    (WEB + 'env = { U = "{web.url}" }\n', "services.web.env.U", "calls between services", "public address"),
+    (WEB + 'env = { U = "{main}" }\n', "services.web.env.U", "{main} is not a reference", "{main.url}"),
+    (WEB + 'env = { U = "a { b" }\n', "services.web.env.U", "single brace", "{{"),
+    (WEB + "env = { U = '{\"a\": 1}' }\n", "services.web.env.U", "braces that are not a reference", "{{ }}"),
+    (WEB + 'env = { U = "{env.NOPE}" }\n', "services.web.env.U", "variable NOPE is not set", "export NOPE="),
+    (WEB + 'env = { U = "{file.s/x}" }\n', "services.web.env.U", "file s/x is missing", "0600"),
+    (WEB + 'env = { "A=B" = "1" }\n', 'services.web.env."A=B"', "cannot be an environment variable", "letters"),
+    (WEB + 'env = { A = "a\\u0000b" }\n', "services.web.env.A", "cannot be an environment variable", "zero byte"),
+    (WEB + "[databases.env]\n", "databases.env", "cannot be called env", "{env."),
+    (WEB + '[databases.a]\nurl = "mysql://x"\n', "databases.a.url", "is not a PostgreSQL URL", "postgresql://"),
+    (WEB + '[databases.a]\nurl = "postgresql://h"\n', "databases.a.url", "names no database", "postgresql://"),
+    (WEB + '[databases.a]\nurl = "postgresql://h:x/d"\n', "databases.a.url", "cannot be read", "postgresql://"),
+    (WEB + '[databases.a]\nurl = "postgresql+psycopg://h/d"\n', "databases.a.url", "names the driver psycopg", "env"),
+    (WEB + '[databases.a]\nurl = "{env.NOPE}"\n', "databases.a.url", "variable NOPE is not set", "export"),
+    (WEB + '[databases.a]\nurl = "{b.url}"\n', "databases.a.url", "{b.url} cannot stand here", "{env.NAME}"),
+    (WEB + '[databases.a]\nurl = "{"\n', "databases.a.url", "single brace", "{{"),
+    (WEB + '[databases.a]\nurl = "{file.s}"\n', "databases.a.url", "file s is missing", "0600"),
+    # limits
+    (WEB + 'slo = "40s"\n', "services.web.slo", "above the deadline of 30 s", "raise the deadline"),
+    (WEB + 'drain_timeout = "3d"\n', "services.web.drain_timeout", "longer than a day", "30s"),
+    (WEB + 'memory_max = "1MiB"\n', "services.web.memory_max", "less than an empty Python", "512MiB"),
+    # files and folders
+    (WEB + 'static = { "/s" = "nope/" }\n', 'services.web.static."/s"', "folder nope/ is missing", "mkdir -p nope/"),
+    (WEB + 'static = { "/s" = "headway.toml" }\n', 'services.web.static."/s"', "is not a folder", "mkdir"),
+    (WEB + 'folder = "nope"\n', "services.web.folder", "folder nope is missing", "relative to"),
+    (WEB + 'python = "nope"\n', "services.web.python", "program nope is missing", "nearest .venv"),
+    (WEB + 'python = "headway.toml"\n', "services.web.python", "cannot be executed", "chmod +x"),
+    (WEB + 'python = "."\n', "services.web.python", "is not a program", "./bin/python"),
+    ('[services.a]\ncommand = "./nope"\n', "services.a.command", "program ./nope is missing", "PATH"),
+    (WEB + '[databases.a]\nschema = "s.sql"\n', "databases.a.schema", "file s.sql is missing", "SQL file"),
+    ('[edge.tls]\ncertificate = "c.pem"\n' + WEB, "edge.tls.certificate", "file c.pem is missing", "PEM file"),
+]
+
+
+@pytest.mark.parametrize(("toml", "path", "message", "hint"), CASES, ids=[f"{c[1]}:{c[2]}"[:60] for c in CASES])
+def test_one_mistake_is_one_problem_with_path_reason_and_hint(folder, toml, path, message, hint) -> None:
+    problems = folder.problems(toml)
+    assert [problem.path for problem in problems] == [path], problems
+    assert message in problems[0].message
+    assert hint in problems[0].hint
+
+
+def test_missing_key_file_and_only_redirecting_addresses_are_told(folder) -> None:
+    folder.write("c.pem")
+    told = folder.problems(
+        '[edge]\nbind = ["http://127.0.0.1:8000", "0.0.0.0:80"]\ntls = { certificate = "c.pem", key = "k.pem" }\n' + WEB
+    )
+    assert [(problem.path, problem.message) for problem in told] == [
+        ("edge.bind", "nothing here speaks HTTPS: every address only redirects"),
+        ("edge.tls.key", "file k.pem is missing"),
+    ]
+
+
+def test_a_wrong_entry_does_not_hide_the_next_one_of_its_list(folder) -> None:
+    told = folder.problems(WEB + 'uses = [3, "nope", "web"]\nroutes = [3, "/a b", "/"]\n')
+    assert [problem.path for problem in told] == [
+        "services.web.uses[0]",
+        "services.web.uses[1]",
+        "services.web.uses[2]",
+        "services.web.routes[0]",
+        "services.web.routes[1]",
+    ]
+
+
+def test_a_refused_table_is_not_told_again_by_those_who_use_it(folder) -> None:
+    told = folder.problems(WEB + 'env = { R = "{hot.url}" }\n[caches.hot]\n')
+    assert [problem.path for problem in told] == ["caches"]
+
+
+@pytest.mark.parametrize(
+    "toml",
+    [
+        WEB + 'env = { U = "hunter2 { x" }\n',
+        WEB + 'env = { U = "{hunter2 secret}" }\n',
+        WEB + 'env = { U = ["hunter2"] }\n',
+        WEB + '[databases.a]\nurl = "mysql://u:hunter2@h/d"\n',
+        WEB + '[databases.a]\nurl = "postgresql://u:hunter2@h:x/d"\n',
+        WEB + '[databases.a]\nurl = "{env.A}hunter2"\n',
+    ],
+)
+def test_what_may_be_a_secret_is_never_repeated(folder, toml) -> None:
+    folder.write("headway.toml", toml)
+    with pytest.raises(DeclarationError) as caught:
+        load(None, cwd=folder.path, environment={"A": "hunter2"})
+    assert caught.value.problems
+    assert "hunter2" not in report(caught.value)
+
+
+def test_a_secret_that_cannot_be_text_is_refused(folder) -> None:
+    (folder.path / "key").write_bytes(b"\xff\xfe")
+    (folder.path / "zero").write_bytes(b"a\0b")
+    (folder.path / "long").write_bytes(b"a" * 70_000)
+    told = folder.problems(WEB + 'env = { A = "{file.key}", B = "{file.zero}", C = "{file.long}", D = "{file..}" }\n')
+    assert [problem.message for problem in told] == [
+        "file key is not UTF-8 text",
+        "file zero holds a zero byte, which no environment variable can",
+        "file long is larger than 64 KiB",
+        "file . cannot be read: Is a directory",
+    ]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_file_without_permission_is_told(folder) -> None:
+    folder.write("c.pem").chmod(0)
+    (problem,) = folder.problems('[edge.tls]\ncertificate = "c.pem"\n' + WEB)
+    assert problem.message == "c.pem cannot be read"
