@@ -144,14 +144,18 @@ class Supervisor:
                 linux.set_death_signal(spec.death_signal)
                 if os.getppid() != parent:
                     os._exit(1)
-            for index, source in enumerate(sources):
-                os.dup2(source, FIRST_LISTENER_FD + index, inheritable=True)
 
+        for index, source in enumerate(sources):
+            os.dup2(source, FIRST_LISTENER_FD + index, inheritable=False)
+        handed_on = tuple(range(FIRST_LISTENER_FD, FIRST_LISTENER_FD + len(sources)))
         with (
+            contextlib.ExitStack() as after,
             open("/dev/null", "rb") as nothing,
             open(spec.stdout, "ab", buffering=0) as out,
             open(spec.stderr, "ab", buffering=0) as err,
         ):
+            for fd in handed_on:
+                after.callback(os.close, fd)
             started = subprocess.Popen(
                 list(spec.argv),
                 stdin=nothing,
@@ -163,7 +167,7 @@ class Supervisor:
                 group=spec.gid,
                 extra_groups=[] if spec.uid is not None else None,
                 start_new_session=True,
-                pass_fds=tuple(range(FIRST_LISTENER_FD, FIRST_LISTENER_FD + len(sources))),
+                pass_fds=handed_on,
                 preexec_fn=between_fork_and_exec,
             )
         started.returncode = 0  # we reap ourselves: Popen must not

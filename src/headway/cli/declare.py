@@ -1,0 +1,54 @@
+"""The commands about the declaration itself: init and check."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+
+from headway.cli.start import system_of
+from headway.control.stored import Store
+from headway.declaration.changes import changes
+from headway.declaration.load import load
+from headway.declaration.starter import starter_text, write_starter
+
+
+def init(folder: Path, *, only_print: bool) -> None:
+    """Write a declaration for the app in `folder`."""
+    if only_print:
+        click.echo(starter_text(folder), nl=False)
+        return
+    path = write_starter(folder)
+    click.echo(path.read_text(), nl=False)
+    click.echo(f"\n# written to {path}; next: headway check, then headway up")
+
+
+def check(target: str | None, *, overlay: str | None, state: str | None, as_json: bool) -> None:
+    """Load the declaration, and compare it with what runs."""
+    loaded = load(target, cwd=Path.cwd(), environment=os.environ, overlay=overlay)
+    system = system_of(state, loaded.root)
+    running = system.client.is_running()
+    applied = Store(system.folders.state, system.folders.run).load_applied() if running else None
+    found = changes(applied.system, loaded.system) if applied else ()
+    if as_json:
+        warnings = [{"path": w.path, "message": w.message, "hint": w.hint} for w in loaded.warnings]
+        sentences = [change.sentence for change in found]
+        click.echo(
+            json.dumps({"source": loaded.source, "warnings": warnings, "running": running, "changes": sentences})
+        )
+        return
+    for warning in loaded.warnings:
+        click.echo(f"warning: {warning.path}: {warning.message}")
+        if warning.hint:
+            click.echo(f"  hint: {warning.hint}")
+    click.echo(f"{loaded.source}: good")
+    if not running:
+        click.echo("nothing runs here; headway up starts it")
+    elif not found:
+        click.echo("what runs is what is declared")
+    else:
+        click.echo("headway up would change:")
+        for change in found:
+            click.echo(f"  {change.sentence}")

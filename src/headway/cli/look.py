@@ -1,0 +1,91 @@
+"""The commands that look at a running system or nudge it: status, scale, explain, down."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+
+import click
+
+from headway.cli.show import journal_line, status_lines, traffic_line
+from headway.cli.start import System, stop_and_wait
+from headway.cli.view import View, is_terminal
+from headway.control.journal import read_journal
+from headway.errors import HeadwayError, NotRunning
+
+_WAIT_S = 120.0
+_STOP_S = 120.0
+
+
+def status(system: System, *, watch: bool, as_json: bool) -> None:
+    """Show the status once, or until Ctrl-C."""
+    document = system.client.status()
+    if not watch:
+        lines = [*status_lines(document), "", "  " + traffic_line(document)]
+        click.echo(json.dumps(document) if as_json else "\n".join(lines))
+        return
+    view = View(live=is_terminal() and not as_json, hint="Ctrl-C stops watching, nothing else")
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            while True:
+                document = system.client.status()
+                if as_json:
+                    click.echo(json.dumps(document))
+                elif is_terminal():
+                    view.update(document, [])
+                else:
+                    click.echo("\n".join([*status_lines(document), "", "  " + traffic_line(document), ""]))
+                time.sleep(0.5 if is_terminal() else 2.0)
+    finally:
+        view.close()
+
+
+def scale(system: System, service: str, replicas: int, *, wait: bool, as_json: bool) -> None:
+    """Ask for another number of replicas, and wait until it holds."""
+    answer = system.client.ask("POST", "/scale", {"service": service, "replicas": replicas})
+    until_s = time.monotonic() + _WAIT_S
+    while wait:
+        document = system.client.status()
+        found = document["services"].get(service)
+        if found is None or (found["ready"] == found["wanted"] == len(found["replicas"])):
+            break
+        if found["wanted"] != replicas:
+            raise HeadwayError(
+                f"{service} was scaled to {found['wanted']} meanwhile", hint=f"headway explain {service}"
+            )
+        if time.monotonic() > until_s:
+            raise HeadwayError(
+                f"{service}: {found['ready']} of {replicas} replicas ready after {_WAIT_S:.0f} s",
+                hint=f"headway explain {service}",
+            )
+        time.sleep(0.05)
+    if as_json:
+        click.echo(json.dumps(answer))
+    else:
+        note = "" if answer["replicas"] == answer["declared"] else f" (declared {answer['declared']})"
+        click.echo(f"{service}: {answer['before']} → {answer['replicas']} replicas{note}")
+
+
+def explain(system: System, what: str | None, *, last: int, as_json: bool) -> None:
+    """Show the journal; it outlives the system."""
+    if not system.folders.journal.exists():
+        raise NotRunning(f"there is no journal in {system.folders.state}", hint="headway up starts the system")
+    entries = read_journal(system.folders.journal, what, last)
+    if as_json:
+        click.echo(json.dumps({"entries": entries}))
+    elif entries:
+        click.echo("\n".join(journal_line(entry) for entry in entries))
+    else:
+        click.echo(f"nothing was done about {what} lately" if what else "nothing was done lately")
+
+
+def down(system: System, *, as_json: bool) -> None:
+    """Stop the system and wait for its end."""
+    document = system.client.status()
+    if not stop_and_wait(system, None, _STOP_S):
+        raise HeadwayError(f"still stopping after {_STOP_S:.0f} s", hint="headway status --watch")
+    if as_json:
+        click.echo(json.dumps({"system": document["system"], "stopped": True}))
+    else:
+        click.echo(f"{document['system']} has stopped; its data stays in {system.folders.state}")

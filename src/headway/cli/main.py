@@ -1,0 +1,247 @@
+"""The `headway` command: what it can do, and the one place where errors become two lines and an exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from headway import __version__
+from headway.errors import AppError, DeclarationError, HeadwayError
+
+_STATE = click.option(
+    "--state", metavar="DIR", help="Folder for logs, data and state. Default: .headway beside the declaration."
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
+
+
+class _Group(click.Group):
+    """Lists commands in the order in which a user meets them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="headway")
+def cli() -> None:
+    """Takes a Python web app from one server to a fleet without rewriting it."""
+
+
+def _root() -> Path:
+    """The folder of the system this command is about: where a declaration or a state folder is, from here upwards."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if any((folder / name).exists() for name in (".headway", "headway.toml")):
+            return folder
+    return here
+
+
+def _system(state: str | None) -> Any:
+    from headway.cli.start import system_of
+
+    return system_of(state, _root())
+
+
+@cli.command()
+@click.argument("folder", required=False, default=".")
+@click.option("--print", "only_print", is_flag=True, help="Show the declaration instead of writing it.")
+def init(folder: str, only_print: bool) -> None:
+    """Write a commented headway.toml for the app found in FOLDER."""
+    from headway.cli.declare import init as run
+
+    run(Path(folder), only_print=only_print)
+
+
+@cli.command()
+@click.argument("target", required=False)
+@click.option("--env", "overlay", metavar="NAME", help="Lay headway.NAME.toml over the declaration.")
+@_STATE
+@_JSON
+def check(target: str | None, overlay: str | None, state: str | None, as_json: bool) -> None:
+    """Check the declaration, and say what `up` would change."""
+    from headway.cli.declare import check as run
+
+    run(target, overlay=overlay, state=state, as_json=as_json)
+
+
+@cli.command()
+@click.argument("target", required=False, metavar="[FOLDER|FILE|MODULE:APP]")
+@click.option("--detach", "-d", is_flag=True, help="Return when all is ready; everything goes on in the background.")
+@click.option("--reload", is_flag=True, help="Replace replicas when source files change; for development.")
+@click.option("--env", "overlay", metavar="NAME", help="Lay headway.NAME.toml over the declaration.")
+@_STATE
+@_JSON
+def up(target: str | None, detach: bool, reload: bool, overlay: str | None, state: str | None, as_json: bool) -> None:
+    """Start the system, or apply the difference to one that runs."""
+    from headway.cli.show import status_lines
+    from headway.cli.up import up as run
+
+    document, is_running = run(target, state=state, overlay=overlay, detach=detach, reload=reload)
+    if as_json:
+        click.echo(json.dumps(document))
+    elif is_running:
+        click.echo("\n".join(status_lines(document)))
+        click.echo("\n  headway status   headway logs -f   headway down")
+
+
+@cli.command()
+@click.option("--watch", is_flag=True, help="Keep showing it until Ctrl-C.")
+@_STATE
+@_JSON
+def status(watch: bool, state: str | None, as_json: bool) -> None:
+    """Show what runs."""
+    from headway.cli.look import status as run
+
+    run(_system(state), watch=watch, as_json=as_json)
+
+
+@cli.command()
+@click.argument("service")
+@click.argument("replicas", type=int)
+@click.option("--no-wait", is_flag=True, help="Return at once instead of when it is done.")
+@_STATE
+@_JSON
+def scale(service: str, replicas: int, no_wait: bool, state: str | None, as_json: bool) -> None:
+    """Set the number of replicas of SERVICE, until the declaration says another."""
+    from headway.cli.look import scale as run
+
+    run(_system(state), service, replicas, wait=not no_wait, as_json=as_json)
+
+
+@cli.command()
+@click.argument("name", required=False)
+@click.option("--follow", "-f", is_flag=True, help="Go on with new lines until Ctrl-C.")
+@click.option(
+    "--last", "-n", "last", type=click.IntRange(0, 100_000), default=50, help="Lines of each log. Default 50."
+)
+@_STATE
+@_JSON
+def logs(name: str | None, follow: bool, last: int, state: str | None, as_json: bool) -> None:
+    """Show output: of a service, a replica, edge, access, database.NAME, controller; all of it without NAME."""
+    from headway.cli.logs import logs as run
+
+    run(_system(state), name, follow=follow, last=last, as_json=as_json)
+
+
+@cli.command()
+@click.argument("what", required=False)
+@click.option("--last", "-n", "last", type=click.IntRange(1, 10_000), default=40, help="Entries to show. Default 40.")
+@_STATE
+@_JSON
+def explain(what: str | None, last: int, state: str | None, as_json: bool) -> None:
+    """Say what was done and why: of a service, a replica, edge, controller; all of it without WHAT."""
+    from headway.cli.look import explain as run
+
+    run(_system(state), what, last=last, as_json=as_json)
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.argument("service")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@_STATE
+def run(service: str, command: tuple[str, ...], state: str | None) -> None:
+    """Run COMMAND in the folder and environment of SERVICE: headway run web -- python manage.py migrate."""
+    from headway.cli.run import run as go
+
+    sys.exit(go(_system(state), service, command))
+
+
+@cli.command()
+@click.argument("url")
+@click.option("--rate", type=float, required=True, help="Requests per second, whether answers come or not.")
+@click.option("--for", "duration", default="10s", help="How long. Default 10s.")
+@click.option("--slo", help="Time to first byte after which an answer is late, like 250ms.")
+@click.option("--deadline", default="10s", help="When a client gives up. Default 10s.")
+@click.option("--method", default="GET", help="HTTP method. Default GET.")
+@click.option(
+    "--connections", type=click.Choice(["new", "keep"]), default="new", help="A new one for each request, or kept."
+)
+@click.option(
+    "--arrivals", type=click.Choice(["poisson", "constant", "burst"]), default="poisson", help="Default poisson."
+)
+@click.option("--seed", type=int, default=1, help="Seed of the arrivals.")
+@_JSON
+def load(url: str, rate: float, duration: str, as_json: bool, **options: Any) -> None:
+    """Send requests at a steady rate and measure what comes back (open loop)."""
+    from headway.cli.load import load as go
+
+    go(url, rate=rate, duration=duration, as_json=as_json, **options)
+
+
+@cli.command()
+@_STATE
+@_JSON
+def doctor(state: str | None, as_json: bool) -> None:
+    """Check this machine: engines, ports, limits, memory, disk; and say what to do."""
+    from headway.cli.doctor import doctor as run
+
+    run(_system(state), as_json=as_json)
+
+
+@cli.command()
+@_STATE
+@_JSON
+def down(state: str | None, as_json: bool) -> None:
+    """Stop everything in order; data stays."""
+    from headway.cli.look import down as run
+
+    run(_system(state), as_json=as_json)
+
+
+def main() -> None:
+    """Entry point: 0 only on success; errors are `error:` and `hint:` lines on standard error."""
+    sys.exit(guarded(lambda: cli.main(standalone_mode=False)))
+
+
+def guarded(function: Callable[[], Any]) -> int:
+    """Run a command and turn what it raises into lines and a status."""
+    try:
+        function()
+    except DeclarationError as error:
+        from headway.declaration.load import report
+
+        _say("error: " + report(error))
+        return 1
+    except AppError as error:
+        if error.detail:
+            _say(error.detail.rstrip())
+        _say_error(error.message, error.hint)
+        return 1
+    except HeadwayError as error:
+        _say_error(error.message, error.hint)
+        return 1
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        _say_error(error.format_message(), f"{click.get_current_context(silent=True) or 'headway'} --help")
+        return 1
+    except (KeyboardInterrupt, click.Abort):
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader is gone: nothing to say, and nowhere to say it
+        return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _say_error(f"{where}{error.strerror or error}", "headway doctor")
+        return 1
+    return 0
+
+
+def _say_error(message: str, hint: str) -> None:
+    _say(f"error: {message}")
+    if hint:
+        _say(f"hint: {hint}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""How things look on a terminal: calm, aligned, the same words everywhere. Text in, text out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from headway.model.units import format_bytes
+
+_MARKS = {"ready": "●", "starting": "◌", "draining": "◍", "down": "○", "stopping": "◍", "degraded": "◐", "failed": "○"}
+
+
+def mark(state: str) -> str:
+    """One sign for a state, readable without colour."""
+    return _MARKS.get(state, "·")
+
+
+def table(rows: Sequence[Sequence[str]], *, indent: str = "  ", right: frozenset[int] = frozenset()) -> list[str]:
+    """Columns aligned by their widest cell; `right` are the columns aligned to the right."""
+    if not rows:
+        return []
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(widths[index]) if index in right else cell.ljust(widths[index]) for index, cell in enumerate(row)
+        ]
+        lines.append((indent + "  ".join(cells)).rstrip())
+    return lines
+
+
+def status_lines(document: dict[str, Any]) -> list[str]:
+    """The status document for a person."""
+    edge = document["edge"]
+    head = f"{mark(document['state'])} {document['system']}  {document['state']}"
+    if edge["url"]:
+        head += f"  {edge['url']}"
+    if document["mode"] == "detached":
+        head += "  detached"
+    lines = [head, ""]
+    rows = []
+    for name, service in document["services"].items():
+        wanted = f"{service['ready']}/{service['wanted']} ready"
+        if service["override"] is not None:
+            wanted += f" (declared {service['declared']}, scaled by hand)"
+        rows.append((mark(_service_state(service)), name, wanted, " ".join(service["routes"]) or "private"))
+    for name, database in document["databases"].items():
+        for server in database["servers"]:
+            rows.append((mark(server["state"]), name, server["state"], server["url"]))
+    rows.append((mark(edge["state"]), "edge", edge["state"], f"HAProxy, {edge['reloads']} reloads"))
+    lines += table(rows)
+    replicas = [replica for service in document["services"].values() for replica in service["replicas"]]
+    if replicas:
+        lines.append("")
+        body: list[tuple[str, ...]] = [("replica", "state", "pid", "in flight", "memory", "restarts", "")]
+        body += [_replica_row(replica) for replica in replicas]
+        lines += table(body, right=frozenset({2, 3, 4, 5}))
+    if document["supervisor"] == "gone":
+        lines += ["", "the supervisor is gone: traffic goes on, nothing can be started", "hint: headway up --detach"]
+    return lines
+
+
+def _service_state(service: dict[str, Any]) -> str:
+    if service["ready"] >= service["wanted"]:
+        return "ready"
+    return "degraded" if service["ready"] else "starting"
+
+
+def _replica_row(replica: dict[str, Any]) -> tuple[str, ...]:
+    memory = format_bytes(replica["rss_bytes"]) if replica["rss_bytes"] else ""
+    return (
+        replica["name"],
+        replica["state"],
+        str(replica["pid"] or ""),
+        str(replica["in_flight"] + replica["streams"]),
+        memory,
+        str(replica["restarts"]),
+        replica["failure"] or replica["retire"] or "",
+    )
+
+
+def traffic_line(document: dict[str, Any]) -> str:
+    """One line of what passes now."""
+    traffic = document["traffic"]
+
+    def ms(value: float | None) -> str:
+        return "–" if value is None else f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms"
+
+    parts = [
+        f"{traffic['requests_per_s']:,.0f} requests/s",
+        f"p50 {ms(traffic['p50_ms'])}",
+        f"p99 {ms(traffic['p99_ms'])}",
+        f"{traffic['refused_per_s']:,.0f} refused/s",
+    ]
+    if traffic["queued"]:
+        parts.append(f"{traffic['queued']} queued")
+    return "   ".join(parts)
+
+
+def journal_line(entry: dict[str, Any]) -> str:
+    """One line of the journal."""
+    when = time.strftime("%H:%M:%S", time.localtime(entry["time"]))
+    what = f"{entry['what']}: " if entry["what"] != "note" else ""
+    sign = "!" if entry["level"] == "warning" else " "
+    return f"{when} {sign} {entry['about']:<12} {what}{entry['reason']}"

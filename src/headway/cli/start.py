@@ -1,0 +1,158 @@
+"""Starts a system: spawns the supervisor with what it and the controller need, and waits until all is ready."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headway.control.client import ControlClient
+from headway.control.stored import Applied, Store
+from headway.declaration.load import Loaded
+from headway.errors import AppError, EngineError, HeadwayError, MachineError, NotRunning
+from headway.process.detach import Started, spawn_supervisor
+from headway.process.folders import Folders, create, folders_for
+from headway.process.linux import is_same
+from headway.process.spec import ProcessSpec
+
+_POLL_S = 0.05
+_SUPERVISOR_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A system on this machine as a command sees it."""
+
+    folders: Folders
+    client: ControlClient
+
+
+def system_of(state: str | None, root: Path) -> System:
+    """The system whose state is in `state`, by default beside the declaration."""
+    folders = folders_for(Path(state) if state else root / ".headway")
+    return System(folders, ControlClient(folders))
+
+
+def has_leftovers(folders: Folders) -> bool:
+    """Whether processes of a detached system whose supervisor is gone still run."""
+    try:
+        stored = json.loads((folders.run / "processes.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return bool(stored["supervisor"]["detached"]) and any(
+        is_same(entry["pid"], entry["ticks"]) for entry in stored["processes"]
+    )
+
+
+def start(system: System, loaded: Loaded, *, detached: bool, reload: bool, keep_applied: bool) -> Started:
+    """Spawn the supervisor, which starts everything else. MachineError when the folders cannot be made.
+
+    `keep_applied`: processes of an earlier one are adopted as they are; a new declaration is applied after that.
+    """
+    folders = system.folders
+    create(folders)
+    store = Store(folders.state, folders.run)
+    former = store.load_applied()
+    if former is None or not keep_applied:
+        generation = former.generation if former else 0
+        store.save_applied(Applied(loaded.system, str(loaded.root), loaded.source, generation))
+    if store.load_applied() is None:
+        raise MachineError(
+            f"the state folder {folders.state} cannot be written", hint="headway doctor; or another: --state DIR"
+        )
+    common = {"state": str(folders.state), "run": str(folders.run), "detached": detached}
+    control = folders.run / "control.json"
+    _write(control, {**common, "reload": reload})
+    controller = ProcessSpec(
+        name="controller",
+        argv=(sys.executable, "-m", "headway.control", str(control)),
+        stdout=str(folders.logs / "controller.log"),
+        stderr=str(folders.logs / "controller.log"),
+        cwd="/",
+        restart=True,
+    )
+    settings = folders.run / "supervisor.json"
+    _write(settings, {**common, "controller": controller.to_json()})
+    return spawn_supervisor(str(settings), str(folders.logs / "supervisor.log"), detached=detached)
+
+
+def _write(path: Path, data: dict[str, Any]) -> None:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump(data, file)
+
+
+def await_ready(
+    system: System,
+    started: Started,
+    *,
+    on_status: Callable[[dict[str, Any]], None],
+    patience_s: float,
+    is_interrupted: Callable[[], bool],
+) -> dict[str, Any]:
+    """Wait until everything is ready; the status document. Raises what went wrong, after everything was stopped.
+
+    When the user interrupts, the last document is given as it is.
+    """
+    until_s = time.monotonic() + patience_s
+    answered = False
+    while time.monotonic() < until_s:
+        status = started.poll()
+        if status is not None:
+            if is_interrupted():
+                raise HeadwayError("interrupted before it was ready", hint="headway up")
+            raise _ended(system, status)
+        try:
+            document = system.client.status()
+        except NotRunning:
+            if not answered and time.monotonic() > until_s - patience_s + _SUPERVISOR_S:
+                break
+            time.sleep(_POLL_S)
+            continue
+        answered = True
+        on_status(document)
+        if document["state"] == "ready" or is_interrupted():
+            return document
+        if document["failure"]:
+            stop_and_wait(system, started, 20.0)
+            failure = document["failure"]
+            raise AppError(failure["message"], hint=failure["hint"], detail=failure["detail"])
+        time.sleep(_POLL_S)
+    stop_and_wait(system, started, 20.0)
+    raise HeadwayError(
+        f"not ready after {patience_s:.0f} s", hint=f"look into the logs in {system.folders.logs}, or: headway explain"
+    )
+
+
+def _ended(system: System, status: int) -> HeadwayError:
+    tail = ""
+    for name in ("supervisor.log", "controller.log"):
+        try:
+            tail += (system.folders.logs / name).read_text(errors="replace")[-2000:]
+        except OSError:
+            continue
+    lines = [line for line in tail.splitlines() if line.startswith(("error:", "supervisor:"))]
+    what = lines[-1].removeprefix("error: ") if lines else f"status {status}"
+    return EngineError(f"the supervisor ended: {what}", hint=f"its log is {system.folders.logs / 'supervisor.log'}")
+
+
+def stop_and_wait(system: System, started: Started | None, patience_s: float) -> bool:
+    """Ask for an orderly stop and wait for its end; False when it takes longer than `patience_s`."""
+    try:
+        system.client.ask("POST", "/stop", {})
+    except HeadwayError:
+        if started is not None:
+            started.terminate()
+    until_s = time.monotonic() + patience_s
+    while time.monotonic() < until_s:
+        if started is not None:
+            if started.poll() is not None:
+                return True
+        elif not system.folders.supervisor_socket.exists() or not system.client.is_running():
+            return True
+        time.sleep(_POLL_S)
+    return False

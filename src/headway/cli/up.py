@@ -1,0 +1,180 @@
+"""`headway up`: starts the system, or applies the difference to one that runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from headway.cli.show import status_lines
+from headway.cli.start import System, await_ready, has_leftovers, start, system_of
+from headway.cli.view import View, is_terminal
+from headway.declaration.load import Loaded, load
+from headway.declaration.references import parse
+from headway.errors import EngineError, HeadwayError, NotRunning
+from headway.process.detach import Started
+
+_APPLY_S = 3600.0
+_VIEW_EVERY_S = 0.5
+_PIPED_EVERY_S = 0.25
+
+
+def up(
+    target: str | None, *, state: str | None, overlay: str | None, detach: bool, reload: bool
+) -> tuple[dict[str, Any], bool]:
+    """Start or apply; the last status document and whether the system runs on. In the foreground it has ended then."""
+    loaded = load(target, cwd=Path.cwd(), environment=os.environ, overlay=overlay)
+    for warning in loaded.warnings:
+        print(f"warning: {warning.path}: {warning.message}", file=sys.stderr)
+    system = system_of(state, loaded.root)
+    running = _running(system)
+    if running is not None and running["supervisor"] == "ready":
+        return _apply(system, loaded), True
+    adopts = running is not None or has_leftovers(system.folders)
+    started = start(system, loaded, detached=detach, reload=reload, keep_applied=adopts)
+    if adopts and detach:
+        _await_controller(system, started)
+        return _apply(system, loaded), True
+    return _follow(system, loaded, started, detach=detach), detach
+
+
+def _running(system: System) -> dict[str, Any] | None:
+    try:
+        return system.client.status()
+    except NotRunning:
+        return None
+
+
+def _await_controller(system: System, started: Started) -> None:
+    until_s = time.monotonic() + 20.0
+    while time.monotonic() < until_s:
+        status = started.poll()
+        if status is not None:
+            raise EngineError(f"the supervisor ended with status {status}", hint="headway doctor")
+        try:
+            if system.client.status()["supervisor"] == "ready":
+                return
+        except HeadwayError:
+            pass
+        time.sleep(0.05)
+    raise EngineError("the controller did not start", hint="headway logs controller")
+
+
+def _apply(system: System, loaded: Loaded) -> dict[str, Any]:
+    data = {
+        "system": loaded.system.model_dump(mode="json"),
+        "root": str(loaded.root),
+        "source": loaded.source,
+        "environ": _environ(loaded),
+    }
+    found = system.client.ask("POST", "/apply", data, timeout_s=_APPLY_S)
+    if found["changes"]:
+        for sentence in found["changes"]:
+            print(f"  {sentence}", file=sys.stderr)
+    else:
+        print("nothing changed", file=sys.stderr)
+    return system.client.status()
+
+
+def _environ(loaded: Loaded) -> dict[str, str]:
+    """The variables that the declaration refers to, as they are here: the running system may know other values."""
+    texts = [text for service in loaded.system.services.values() for text in service.env.values()]
+    texts += [database.url for database in loaded.system.databases.values() if database.url]
+    pieces = [piece for text in texts for piece in parse(text) if not isinstance(piece, str)]
+    return {
+        piece.field: os.environ[piece.field] for piece in pieces if piece.owner == "env" and piece.field in os.environ
+    }
+
+
+def _patience_s(loaded: Loaded) -> float:
+    return 60.0 + sum(service.start_timeout_s * 2 for service in loaded.system.services.values())
+
+
+def _follow(system: System, loaded: Loaded, started: Started, *, detach: bool) -> dict[str, Any]:
+    interrupted: list[int] = []
+
+    def interrupt(number: int, _frame: object) -> None:
+        interrupted.append(number)
+        if len(interrupted) == 1:
+            print("\nstopping: replicas finish what they have (Ctrl-C again to hurry)", file=sys.stderr, flush=True)
+        started.terminate()
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        seen = _Journal(system)
+        view = View(live=is_terminal() and not detach, hint="Ctrl-C stops everything in order")
+        try:
+            document = await_ready(
+                system,
+                started,
+                on_status=lambda found: view.update(found if not detach else None, seen.fresh()),
+                patience_s=_patience_s(loaded),
+                is_interrupted=lambda: bool(interrupted),
+            )
+            if detach:
+                return document
+            if not interrupted:
+                _announce(document, view)
+            _watch(system, started, view, seen, interrupted)
+        finally:
+            view.close()
+        return document
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _announce(document: dict[str, Any], view: View) -> None:
+    if not is_terminal():
+        print("\n".join(status_lines(document)), flush=True)
+
+
+class _Journal:
+    """Entries of the controller's journal, each given once; a new controller counts anew."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self._after = 0
+        self._pid = 0
+
+    def fresh(self) -> list[dict[str, Any]]:
+        try:
+            answer = self._system.client.ask("GET", f"/journal?after={self._after}", timeout_s=2.0)
+        except HeadwayError:
+            return []
+        if answer["pid"] != self._pid:
+            if self._pid:
+                answer = self._system.client.ask("GET", "/journal?after=0", timeout_s=2.0)
+            self._pid = answer["pid"]
+        entries: list[dict[str, Any]] = answer["entries"]
+        if entries:
+            self._after = entries[-1]["number"]
+        return entries
+
+
+def _watch(system: System, started: Started, view: View, seen: _Journal, interrupted: list[int]) -> None:
+    every_s = _VIEW_EVERY_S if is_terminal() else _PIPED_EVERY_S
+    while started.poll() is None:
+        document = None
+        with contextlib.suppress(HeadwayError):
+            document = system.client.status()
+        view.update(document, seen.fresh())
+        _sleep_until(started, every_s)
+    status = started.poll()
+    if interrupted or status == 0:
+        print("stopped", file=sys.stderr)
+        return
+    raise EngineError(
+        f"the supervisor ended unexpectedly (status {status}); everything it started ends with it",
+        hint="headway up starts clean",
+    )
+
+
+def _sleep_until(started: Started, seconds: float) -> None:
+    until_s = time.monotonic() + seconds
+    while started.poll() is None and (left_s := until_s - time.monotonic()) > 0:
+        time.sleep(min(0.05, left_s))

@@ -1,0 +1,100 @@
+"""The control API: HTTP and JSON on a unix socket of mode 0600; every command that asks a running system uses it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from headway.control.apply import Applying
+from headway.control.controller import Controller
+from headway.errors import Conflict, HeadwayError
+from headway.model.declared import System
+
+_BODY_MAX_BYTES = 1 << 20
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def build(controller: Controller, applying: Applying) -> Starlette:
+    """The API of one controller. Errors are {"error": {"message", "hint", "detail"}} with status 400 or 409."""
+
+    async def body(request: Request) -> dict[str, Any]:
+        if int(request.headers.get("content-length", "0")) > _BODY_MAX_BYTES:
+            raise HeadwayError("the request is too large")
+        data = json.loads(await request.body() or b"{}")
+        if not isinstance(data, dict):
+            raise HeadwayError("the request is not a JSON object")
+        return data
+
+    async def status(_request: Request) -> Response:
+        return JSONResponse(controller.status())
+
+    async def journal(request: Request) -> Response:
+        after = int(request.query_params.get("after", "0"))
+        entries = [entry for entry in list(controller.journal.recent) if entry["number"] > after]
+        return JSONResponse({"pid": os.getpid(), "entries": entries})
+
+    async def databases(_request: Request) -> Response:
+        # With passwords: for `headway run`, over a socket that only this user can open.
+        return JSONResponse({"databases": controller.databases.fields()})
+
+    async def scale(request: Request) -> Response:
+        data = await body(request)
+        name, count = str(data.get("service")), int(data.get("replicas", -1))
+        return JSONResponse(await asyncio.to_thread(controller.call, lambda: controller.scale(name, count)))
+
+    async def apply(request: Request) -> Response:
+        data = await body(request)
+        system = System.model_validate(data["system"])
+        environ = {str(name): str(value) for name, value in data.get("environ", {}).items()}
+        found = await asyncio.to_thread(applying.apply, system, data["root"], data["source"], environ)
+        return JSONResponse(found)
+
+    async def reload(_request: Request) -> Response:
+        await asyncio.to_thread(controller.call, lambda: controller.reload_source("asked by hand"))
+        return JSONResponse({})
+
+    async def stop(_request: Request) -> Response:
+        await asyncio.to_thread(controller.call, lambda: controller.stop("headway down"))
+        return JSONResponse({})
+
+    routes = [
+        Route("/status", _told(status)),
+        Route("/journal", _told(journal)),
+        Route("/databases", _told(databases)),
+        Route("/scale", _told(scale), methods=["POST"]),
+        Route("/apply", _told(apply), methods=["POST"]),
+        Route("/reload", _told(reload), methods=["POST"]),
+        Route("/stop", _told(stop), methods=["POST"]),
+    ]
+    return Starlette(routes=routes)
+
+
+def _told(endpoint: Endpoint) -> Endpoint:
+    """The one place where errors become answers."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except Conflict as error:
+            return _error(error, 409)
+        except HeadwayError as error:
+            return _error(error, 400)
+        except (ValidationError, KeyError, ValueError) as error:
+            return _error(HeadwayError(f"the request is malformed: {error}"), 400)
+
+    return answer
+
+
+def _error(error: HeadwayError, status: int) -> Response:
+    told = {"message": error.message, "hint": error.hint, "detail": getattr(error, "detail", "")}
+    return JSONResponse({"error": told, "kind": type(error).__name__}, status_code=status)

@@ -1,0 +1,66 @@
+"""Talks to a running system's control API, and turns its errors back into ours."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from typing import Any
+
+from headway.errors import AppError, Conflict, EngineError, HeadwayError, MachineError, NotRunning
+from headway.process.folders import Folders
+from headway.runtimes.local.processes import UnixConnection
+
+_KINDS: dict[str, type[HeadwayError]] = {
+    "AppError": AppError,
+    "Conflict": Conflict,
+    "EngineError": EngineError,
+    "MachineError": MachineError,
+}
+
+
+class ControlClient:
+    """One system's control API. NotRunning when nobody answers."""
+
+    def __init__(self, folders: Folders) -> None:
+        self._folders = folders
+
+    def ask(self, method: str, path: str, data: dict[str, Any] | None = None, *, timeout_s: float = 10.0) -> Any:
+        """One request; the answer's JSON."""
+        connection = UnixConnection(str(self._folders.control_socket), timeout_s)
+        try:
+            body = json.dumps(data).encode() if data is not None else None
+            connection.request(method, path, body=body, headers={"Connection": "close"})
+            answer = connection.getresponse()
+            document = json.loads(answer.read())
+        except (FileNotFoundError, ConnectionError, http.client.HTTPException) as error:
+            raise NotRunning(
+                f"nothing runs here (state folder {self._folders.state})", hint="headway up starts it"
+            ) from error
+        except TimeoutError as error:
+            raise HeadwayError(
+                f"the controller did not answer within {timeout_s:g} s", hint="headway logs controller"
+            ) from error
+        finally:
+            connection.close()
+        if "error" in document and answer.status >= 400:
+            told = document["error"]
+            kind = _KINDS.get(document.get("kind", ""), HeadwayError)
+            if kind is AppError:
+                raise AppError(told["message"], hint=told["hint"], detail=told["detail"])
+            raise kind(told["message"], hint=told["hint"])
+        return document
+
+    def status(self) -> dict[str, Any]:
+        """The status document."""
+        document: dict[str, Any] = self.ask("GET", "/status")
+        return document
+
+    def is_running(self) -> bool:
+        """Whether a controller answers."""
+        try:
+            self.status()
+        except NotRunning:
+            return False
+        except HeadwayError:
+            return True
+        return True

@@ -1,0 +1,316 @@
+"""The controller: puts the loop, the runtime and the declaration together, and keeps them in step.
+
+One thread ticks and owns everything the loop touches; other threads (the control API, a file watcher) hand it calls and
+wait. It may die at any moment: the next one reads the applied declaration, the overrides and the replicas, finds the
+processes at the supervisor, and goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from headway.control import wanting
+from headway.control.journal import Journal
+from headway.control.loop import TICK_S, Loop
+from headway.control.status import DatabaseStatus, Facts, document, start_failure, state_of
+from headway.control.stored import Applied, Override, Store
+from headway.declaration.references import resolve_env, resolve_url
+from headway.errors import DeclarationError, HeadwayError
+from headway.model.declared import System
+from headway.model.launch import Launch
+from headway.model.traffic import Traffic
+from headway.model.wanted import Wanted
+from headway.process import machine as machines
+from headway.process.folders import Folders
+from headway.process.identity import engine_identity
+from headway.process.supervisor_client import SupervisorClient
+from headway.runtimes.local.databases import Databases, WantedDatabase
+from headway.runtimes.local.edge import Edge
+from headway.runtimes.local.logs import rotate
+from headway.runtimes.local.processes import Processes
+from headway.runtimes.local.runtime import LocalRuntime
+
+_SLOW_EVERY_S = 1.0
+_ROTATE_EVERY_S = 5.0
+_CALL_S = 30.0
+_EDGE_END_S = 2.0
+
+
+class Controller:
+    """One system's controller. `run()` ticks until the system has stopped."""
+
+    def __init__(self, folders: Folders, *, detached: bool) -> None:
+        self.folders = folders
+        self.detached = detached
+        self.machine = machines.look()
+        self.store = Store(folders.state, folders.run)
+        self.journal = Journal(folders.journal)
+        applied = self.store.load_applied()
+        if applied is None:
+            raise HeadwayError("there is no applied declaration", hint="headway up")
+        self.applied: Applied = applied
+        self.overrides: dict[str, Override] = self.store.load_overrides()
+        self.supervisor = SupervisorClient(str(folders.supervisor_socket))
+        self.processes = Processes(folders, self.supervisor, engine_identity())
+        self.databases = Databases(folders, self.supervisor, self.journal.write, self.processes.table_entry)
+        self.edge = Edge(folders, self.supervisor, self.machine)
+        self.runtime = LocalRuntime(self.processes, self.edge, self.databases, self.store.save_replicas)
+        self.loop = Loop(self.runtime, self.journal, Wanted(), self.store.load_replicas())
+        self.was_ready = any(replica.ready_once for replica in self.loop.replicas.values())
+        self.failure: dict[str, str] | None = None
+        self.traffic = Traffic()
+        self.finished = threading.Event()
+        self.started_s = time.monotonic()
+        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
+        self._slow_at_s = self._rotate_at_s = 0.0
+        self._resolved: tuple[Any, ...] = ()
+        self._stopping = False
+        self._edge_ends_at_s = 0.0
+
+    # -- start ------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Connect to the supervisor, adopt what runs, open the listeners, start the edge and the databases."""
+        self.supervisor.connect()
+        self.processes.table = self.supervisor.processes()
+        adopted = sum(state.alive for name, state in self.processes.table.items() if name != "controller")
+        self.journal.write("controller", "start", f"adopts {adopted} processes" if adopted else "a fresh start")
+        self.databases.want(self.wanted_databases(self.applied))
+        self._resolve()
+        try:
+            self.edge.apply(self.applied.system, self.loop.wanted, self.loop.replicas, self.processes.socket)
+            edge = self.processes.table.get("edge")
+            if edge is None or not edge.alive:
+                self.processes.table["edge"] = self.edge.start()
+        except HeadwayError as error:
+            self.failure = {"message": error.message, "hint": error.hint, "detail": ""}
+            self.journal.write("edge", "failed", error.message, "warning")
+
+    def wanted_databases(self, applied: Applied) -> dict[str, WantedDatabase]:
+        """The databases of a declaration, their references resolved."""
+        return {
+            name: WantedDatabase(
+                name=name,
+                system=applied.system.name,
+                url=resolve_url(database, environment=os.environ, root=Path(applied.root)),
+                schema_file=database.schema_file,
+                memory_bytes=self.machine.memory_bytes,
+            )
+            for name, database in applied.system.databases.items()
+        }
+
+    # -- the thread that ticks --------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Tick until the system has stopped. Errors of one tick are journalled, and the next one tries again."""
+        next_s = time.monotonic()
+        while not self.finished.is_set():
+            try:
+                self._turn()
+            except HeadwayError as error:
+                self.journal.write("controller", "tick failed", error.message, "warning")
+            next_s += TICK_S
+            wait_s = next_s - time.monotonic()
+            if wait_s < 0:  # stopped, or starved of processor time: do not catch up with a burst of ticks
+                next_s = time.monotonic()
+                continue
+            self._serve_calls(wait_s)
+        self.processes.close()
+
+    def _serve_calls(self, wait_s: float) -> None:
+        until_s = time.monotonic() + wait_s
+        while (left_s := until_s - time.monotonic()) > 0:
+            try:
+                call, future = self._calls.get(timeout=left_s)
+            except queue.Empty:
+                return
+            try:
+                future.set_result(call())
+            except BaseException as error:  # the caller's error: it is raised where the call was made
+                future.set_exception(error)
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        """Run `function` in the ticking thread and give its result; HeadwayError when that thread is stuck."""
+        future: Future[Any] = Future()
+        self._calls.put((function, future))
+        try:
+            return future.result(_CALL_S)
+        except TimeoutError as error:
+            raise HeadwayError("the controller is busy", hint="headway explain controller") from error
+
+    def _turn(self) -> None:
+        now_s = time.monotonic()
+        if now_s >= self._slow_at_s:
+            self._slow_at_s = now_s + _SLOW_EVERY_S
+            self._slow(now_s)
+        if self.processes.stop_asked and not self._stopping:
+            self.stop("asked by the supervisor")
+        self._resolve()
+        self.loop.tick()
+        if not self.was_ready:
+            self.was_ready = self.state == "ready"
+            if not self.was_ready and self.failure is None:
+                self.failure = start_failure(self.loop.replicas) or self._database_failure()
+        if self._stopping:
+            self._end_engines()
+
+    def _slow(self, now_s: float) -> None:
+        """What needs no hundred milliseconds: traffic, certificate, logs."""
+        self.traffic = self.edge.traffic(now_s)
+        with contextlib.suppress(HeadwayError):
+            if told := self.edge.refresh_certificate():
+                self.journal.write("edge", "certificate", told)
+        if now_s >= self._rotate_at_s:
+            self._rotate_at_s = now_s + _ROTATE_EVERY_S
+            rotate(self.folders.logs)
+
+    def _database_failure(self) -> dict[str, str] | None:
+        for database in self.databases.held.values():
+            if database.error is not None and not database.ready_once:
+                return {"message": database.error.message, "hint": database.error.hint, "detail": ""}
+        return None
+
+    # -- what is wanted ---------------------------------------------------------------------------------------------
+
+    def _resolve(self) -> None:
+        """Bring the loop's target up to date when the declaration, an override or a database's address changed."""
+        fields = self.databases.fields()
+        inputs = (self.applied, dict(self.overrides), fields, self._stopping)
+        if inputs == self._resolved:
+            return
+        self._resolved = inputs
+        launches = self.launches(self.applied, fields)
+        # Without a value yet, a service keeps the launch its replicas were started with.
+        self.processes.launches = {**self.processes.launches, **launches}
+        self.loop.wanted = self.wanted(self.applied, launches)
+
+    def launches(self, applied: Applied, fields: Mapping[str, Mapping[str, str]]) -> dict[str, Launch]:
+        """How each service starts; those whose references have no value yet are left out."""
+        found = {}
+        for name, service in applied.system.services.items():
+            try:
+                env = resolve_env(service, databases=fields, environment=os.environ, root=Path(applied.root))
+            except DeclarationError:
+                continue
+            launch = wanting.launch_of(name, service, env, self.machine)
+            found[name] = replace(launch, generation=applied.generation)
+        return found
+
+    def wanted(self, applied: Applied, launches: Mapping[str, Launch]) -> Wanted:
+        """The target for a declaration with the overrides in force."""
+        replicas = wanting.replicas_declared(applied.system, self.machine) | {
+            name: entry.replicas for name, entry in self.overrides.items() if name in applied.system.services
+        }
+        total = sum(replicas.values())
+        limits = {
+            name: wanting.request_limit(service, total, self.machine)
+            for name, service in applied.system.services.items()
+        }
+        keys = {name: launch.key for name, launch in launches.items()}
+        return wanting.want(
+            applied.system,
+            replicas=replicas,
+            keys=keys,
+            limits=limits,
+            machine=self.machine,
+            stopping=self._stopping,
+        )
+
+    @property
+    def declared_replicas(self) -> dict[str, int]:
+        """Replicas of each service as the declaration has it."""
+        return wanting.replicas_declared(self.applied.system, self.machine)
+
+    def scale(self, service: str, count: int) -> dict[str, Any]:
+        """Override a service's number of replicas, in the ticking thread."""
+        wanting.check_scale(self.applied.system, service, count, self.machine)
+        declared = self.declared_replicas[service]
+        before = self.overrides[service].replicas if service in self.overrides else declared
+        if count == declared:
+            self.overrides.pop(service, None)
+        else:
+            self.overrides[service] = Override(count, declared)
+        self.store.save_overrides(self.overrides)
+        self.journal.write(service, "scale", f"{before} → {count} replicas, by hand")
+        return {"service": service, "before": before, "replicas": count, "declared": declared}
+
+    def reload_source(self, why: str) -> None:
+        """Replace every replica, because the source changed."""
+        self.applied = replace(self.applied, generation=self.applied.generation + 1)
+        self.store.save_applied(self.applied)
+        self.journal.write("controller", "reload", why)
+
+    # -- stop -------------------------------------------------------------------------------------------------------
+
+    def stop(self, why: str) -> None:
+        """Begin the orderly end: replicas drain and end, then the edge, then the databases, then the supervisor."""
+        if not self._stopping:
+            self._stopping = True
+            self.journal.write("controller", "stop", why)
+
+    def _end_engines(self) -> None:
+        if self.loop.replicas:
+            return
+        now_s = time.monotonic()
+        edge = self.processes.table.get("edge")
+        if edge is not None and edge.alive:
+            if not self._edge_ends_at_s:
+                self._edge_ends_at_s = now_s + _EDGE_END_S
+                self.edge.stop(_EDGE_END_S)
+            return
+        if not all(database.state == "stopping" for database in self.databases.held.values()):
+            self.databases.stop()
+        if self.databases.stopped:
+            self.journal.write("controller", "stopped", "everything has ended")
+            with contextlib.suppress(HeadwayError):
+                self.supervisor.finish()
+            self.finished.set()
+
+    # -- telling ----------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        """The word for the whole system."""
+        return state_of(self.loop.wanted, self.loop.replicas, self.loop.observed, self.facts())
+
+    def facts(self) -> Facts:
+        """What the status document tells beside the loop's memory."""
+        system: System = self.applied.system
+        return Facts(
+            system=system.name,
+            source=self.applied.source,
+            controller_pid=os.getpid(),
+            supervisor_gone=not self.supervisor.connected,
+            edge_urls=self.edge.urls,
+            edge_reloads=self.edge.reloads,
+            detached=self.detached,
+            was_ready=self.was_ready,
+            declared=self.declared_replicas,
+            overrides={name: entry.replicas for name, entry in self.overrides.items()},
+            routes={name: service.routes for name, service in system.services.items()},
+            addresses={
+                name: self.processes.socket(name)
+                for name, replica in self.loop.replicas.items()
+                if not (service := system.services.get(replica.service)) or service.app
+            },
+            logs=str(self.folders.logs),
+            databases=tuple(
+                DatabaseStatus(name, held.state, held.shown_url, held.error.message if held.error else "")
+                for name, held in self.databases.held.items()
+            ),
+            traffic=self.traffic,
+            failure=self.failure if not self.was_ready else None,
+        )
+
+    def status(self) -> dict[str, Any]:
+        """The status document."""
+        return document(self.loop.wanted, self.loop.replicas, self.loop.observed, self.facts())

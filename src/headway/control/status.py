@@ -1,0 +1,158 @@
+"""The status document that `headway status --json` prints, from what the loop remembers and sees. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from headway.model.observed import Observed
+from headway.model.replica import Phase, Replica, public_state
+from headway.model.traffic import Traffic
+from headway.model.wanted import Wanted
+
+State = Literal["starting", "ready", "degraded", "stopping"]
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseStatus:
+    """One database for the document; `url` has no password."""
+
+    name: str
+    state: str
+    url: str
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the document tells beside the loop's own memory."""
+
+    system: str
+    source: str
+    controller_pid: int
+    supervisor_gone: bool
+    edge_urls: tuple[str, ...]
+    edge_reloads: int
+    detached: bool
+    was_ready: bool
+    declared: Mapping[str, int]
+    overrides: Mapping[str, int]
+    routes: Mapping[str, tuple[str, ...]]
+    addresses: Mapping[str, str]
+    logs: str
+    databases: tuple[DatabaseStatus, ...] = ()
+    traffic: Traffic = field(default_factory=Traffic)
+    failure: Mapping[str, str] | None = None
+
+
+def state_of(wanted: Wanted, replicas: Mapping[str, Replica], observed: Observed, facts: Facts) -> State:
+    """The word for the whole system."""
+    if wanted.stopping:
+        return "stopping"
+    whole = observed.edge.reachable or not any(service.is_public for service in wanted.services)
+    for service in wanted.services:
+        ready = sum(r.phase is Phase.READY and r.service == service.name for r in replicas.values())
+        whole = whole and ready >= service.replicas and bool(service.key)
+    whole = whole and all(database.state == "ready" for database in facts.databases)
+    if whole:
+        return "ready"
+    return "degraded" if facts.was_ready else "starting"
+
+
+def document(wanted: Wanted, replicas: Mapping[str, Replica], observed: Observed, facts: Facts) -> dict[str, Any]:
+    """The whole document; keys are a contract."""
+    services: dict[str, Any] = {}
+    for service in wanted.services:
+        mine = sorted((r for r in replicas.values() if r.service == service.name), key=lambda r: r.number)
+        services[service.name] = {
+            "declared": facts.declared[service.name],
+            "wanted": service.replicas,
+            "override": facts.overrides.get(service.name),
+            "ready": sum(r.phase is Phase.READY for r in mine),
+            "release": service.key,
+            "limit": service.limit,
+            "routes": list(facts.routes.get(service.name, ())),
+            "replicas": [_replica(r, observed, facts) for r in mine],
+        }
+    return {
+        "system": facts.system,
+        "source": facts.source,
+        "state": state_of(wanted, replicas, observed, facts),
+        "mode": "detached" if facts.detached else "foreground",
+        "controller": {"pid": facts.controller_pid},
+        "supervisor": "gone" if facts.supervisor_gone else "ready",
+        "edge": {
+            "url": facts.edge_urls[0] if facts.edge_urls else None,
+            "urls": list(facts.edge_urls),
+            "pid": observed.edge.pid,
+            "reloads": facts.edge_reloads,
+            "state": "ready" if observed.edge.reachable else "down",
+        },
+        "dashboard": None,
+        "services": services,
+        "databases": {
+            database.name: {
+                "shards": None,
+                "epoch": None,
+                "servers": [{"name": database.name, "state": database.state, "url": database.url}],
+                "error": database.error or None,
+            }
+            for database in facts.databases
+        },
+        "caches": {},
+        "nodes": [{"name": "local", "address": "127.0.0.1", "state": "ready"}],
+        "traffic": {
+            "requests_per_s": round(facts.traffic.requests_per_s, 1),
+            "refused_per_s": round(facts.traffic.refused_per_s, 1),
+            "errors_per_s": round(facts.traffic.errors_per_s, 1),
+            "p50_ms": facts.traffic.p50_ms,
+            "p99_ms": facts.traffic.p99_ms,
+            "queued": facts.traffic.queued,
+            "connections": facts.traffic.connections,
+            "requests_total": facts.traffic.requests_total,
+        },
+        "logs": facts.logs,
+        "failure": dict(facts.failure) if facts.failure else None,
+    }
+
+
+def _replica(replica: Replica, observed: Observed, facts: Facts) -> dict[str, Any]:
+    seen = observed.replicas.get(replica.name)
+    server = observed.edge.servers.get(replica.name)
+    alive = seen is not None and seen.alive
+    return {
+        "name": replica.name,
+        "node": "local",
+        "state": public_state(replica.phase),
+        "pid": seen.pid if seen and alive else None,
+        "release": replica.key,
+        "address": facts.addresses.get(replica.name, ""),
+        "limit": server.limit if server else None,
+        "in_flight": seen.in_flight if seen and alive else 0,
+        "streams": seen.streams if seen and alive else 0,
+        "restarts": replica.restarts,
+        "rss_bytes": seen.rss_bytes if seen and alive else 0,
+        "failure": replica.failure.message if replica.failure and replica.phase is not Phase.READY else None,
+        "retire": replica.retire or None,
+    }
+
+
+# Failures that no second try will mend: at the first start they end `headway up` with the reason.
+_FINAL = frozenset({"import", "attribute", "shape", "factory", "startup", "granian", "spawn", "start_timeout"})
+_TRIES = 3
+
+
+def start_failure(replicas: Mapping[str, Replica]) -> dict[str, str] | None:
+    """Why a first start cannot succeed; None while it still may."""
+    for replica in sorted(replicas.values(), key=lambda r: r.name):
+        failure = replica.failure
+        if failure is None or replica.ready_once or replica.phase is Phase.READY:
+            continue
+        if (failure.kind in _FINAL and replica.failures >= 1) or replica.failures >= _TRIES:
+            return {
+                "message": f"services.{replica.service}: {failure.message}",
+                "hint": failure.hint,
+                "detail": failure.detail,
+            }
+    return None

@@ -1,0 +1,110 @@
+"""What a controller must know again after it died: the applied declaration, overrides, its replicas.
+
+The declaration is stored as applied, not read again from the file: a half-edited file must not reach a running system.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from headway.model.declared import System
+from headway.model.observed import Failure
+from headway.model.replica import Phase, Replica
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A declaration in force: where it came from, and how many times its source was reloaded."""
+
+    system: System
+    root: str
+    source: str
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """`scale` by hand: holds until the declaration says another number than it did then."""
+
+    replicas: int
+    declared: int
+
+
+@dataclass(slots=True)
+class Store:
+    """Reads and writes the state folder's `applied.json` and `overrides.json`, and the run folder's `replicas.json`."""
+
+    state: Path
+    run: Path
+    _last_replicas: str = field(default="", repr=False)
+
+    def load_applied(self) -> Applied | None:
+        """The declaration applied last; None at the first start."""
+        data = _read(self.state / "applied.json")
+        if data is None:
+            return None
+        return Applied(System.model_validate(data["system"]), data["root"], data["source"], data["generation"])
+
+    def save_applied(self, applied: Applied) -> None:
+        """Store a declaration that is in force."""
+        _write(
+            self.state / "applied.json",
+            {
+                "system": applied.system.model_dump(mode="json"),
+                "root": applied.root,
+                "source": applied.source,
+                "generation": applied.generation,
+            },
+        )
+
+    def load_overrides(self) -> dict[str, Override]:
+        """Overrides by service."""
+        return {name: Override(**entry) for name, entry in (_read(self.state / "overrides.json") or {}).items()}
+
+    def save_overrides(self, overrides: Mapping[str, Override]) -> None:
+        """Store all overrides."""
+        _write(self.state / "overrides.json", {name: asdict(entry) for name, entry in overrides.items()})
+
+    def load_replicas(self) -> dict[str, Replica]:
+        """The replicas a controller that died looked after."""
+        found = {}
+        for entry in _read(self.run / "replicas.json") or []:
+            failure = Failure(**entry.pop("failure")) if entry.get("failure") else None
+            entry.pop("failure", None)
+            replica = Replica(**{**entry, "phase": Phase(entry["phase"]), "failure": failure})
+            found[replica.name] = replica
+        return found
+
+    def save_replicas(self, replicas: Mapping[str, Replica]) -> None:
+        """Store them when they changed."""
+        text = json.dumps([asdict(replica) for replica in replicas.values()])
+        if text != self._last_replicas:
+            self._last_replicas = text
+            _write_text(self.run / "replicas.json", text)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _write(path: Path, data: Any) -> None:
+    _write_text(path, json.dumps(data, indent=1))
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Whole or not at all; a full disk leaves the old file, and the system runs on."""
+    fresh = path.with_name(path.name + ".new")
+    with contextlib.suppress(OSError):
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(fd, "w") as file:
+            file.write(text)
+        os.replace(fresh, path)

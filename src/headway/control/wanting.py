@@ -1,0 +1,116 @@
+"""From the declaration, the overrides and the machine to what the loop works towards. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from headway.errors import HeadwayError
+from headway.model.declared import Service, System
+from headway.model.launch import Launch
+from headway.model.wanted import Wanted, WantedService
+from headway.process.machine import Machine
+
+THREADS = 8
+# An async request costs an app some hundred KiB with its buffers, session and objects: half of a replica's share of the
+# memory divided by this bounds how many it may hold. Too high risks memory, too low leaves slow endpoints queueing.
+ASYNC_REQUEST_BYTES = 256 * 1024
+ASYNC_LIMIT_MIN, ASYNC_LIMIT_MAX = 64, 2048
+REPLICA_BYTES = 48 << 20  # what an idle replica takes at the least
+REPLICAS_PER_CORE = 64
+
+
+def replicas_declared(system: System, machine: Machine) -> dict[str, int]:
+    """Replicas of each service without overrides: public services share the cores, others get one."""
+    public = [name for name, service in system.services.items() if service.routes]
+    share = max(1, int(machine.cores) // max(1, len(public)))
+    return {
+        name: service.replicas if service.replicas is not None else (share if service.routes else 1)
+        for name, service in system.services.items()
+    }
+
+
+def replicas_max(machine: Machine) -> int:
+    """More replicas of one service than this cannot make sense on this machine."""
+    return int(min(1000, machine.memory_bytes // REPLICA_BYTES, machine.cores * REPLICAS_PER_CORE))
+
+
+def check_scale(system: System, service: str, replicas: int, machine: Machine) -> None:
+    """HeadwayError when `scale SERVICE N` asks for what does not exist or cannot be."""
+    if service not in system.services:
+        known = ", ".join(system.services)
+        raise HeadwayError(f"there is no service {service!r}", hint=f"services are: {known}")
+    most = replicas_max(machine)
+    if not 0 <= replicas <= most:
+        raise HeadwayError(
+            f"{service} cannot have {replicas} replicas on this machine: at most {most} "
+            f"({machine.cores:g} cores, {machine.memory_bytes / 2**30:.0f} GiB)",
+            hint=f"more than a few per core only costs memory: headway scale {service} {max(1, int(machine.cores))}",
+        )
+
+
+def request_limit(service: Service, replicas_total: int, machine: Machine) -> int:
+    """Requests an async replica may work on at once: `limit`, else bounded by its share of the memory."""
+    if service.limit is not None:
+        return service.limit
+    share = service.memory_max_bytes or machine.memory_bytes // max(1, replicas_total)
+    by_memory = share // 2 // ASYNC_REQUEST_BYTES
+    # Never above the accept backlog: a full one refuses connections that a queue would have kept.
+    return int(max(ASYNC_LIMIT_MIN, min(by_memory, ASYNC_LIMIT_MAX, machine.somaxconn // 2)))
+
+
+def needs(service: Service, databases: Mapping[str, object]) -> tuple[str, ...]:
+    """Databases a service waits for: those it `uses` and those its environment speaks of."""
+    named = [name for name in databases if any(f"{{{name}." in text for text in service.env.values())]
+    return tuple(dict.fromkeys([name for name in service.uses if name in databases] + named))
+
+
+def launch_of(name: str, service: Service, env: Mapping[str, str], machine: Machine) -> Launch:
+    """How replicas of a service start; `env` is the service's own, resolved."""
+    return Launch(
+        service=name,
+        kind="command" if service.command else "app",
+        folder=service.folder,
+        env=dict(env),
+        python=service.python or "",
+        target=service.app or "",
+        interface=service.interface,
+        threads=service.threads or THREADS,
+        static=dict(service.static),
+        body_max_bytes=service.body_max_bytes,
+        streams_max=service.streams_max,
+        limit=max(service.limit or ASYNC_LIMIT_MAX, service.threads or THREADS),
+        backlog=machine.somaxconn,
+        command=service.command or (),
+        health=service.health,
+    )
+
+
+def want(
+    system: System,
+    *,
+    replicas: Mapping[str, int],
+    keys: Mapping[str, str],
+    limits: Mapping[str, int],
+    machine: Machine,
+    stopping: bool = False,
+) -> Wanted:
+    """The whole target. `keys`: of each launch, none while it cannot be resolved; `replicas` include overrides."""
+    services = tuple(
+        WantedService(
+            name=name,
+            kind="command" if service.command else "app",
+            key=keys.get(name, ""),
+            replicas=replicas[name],
+            limit=limits[name],
+            threads=service.threads or THREADS,
+            is_public=bool(service.routes),
+            waits_for=needs(service, system.databases),
+            memory_max_bytes=service.memory_max_bytes,
+            start_timeout_s=service.start_timeout_s,
+            drain_timeout_s=service.drain_timeout_s,
+            hang_timeout_s=service.hang_timeout_s,
+            threads_patience_s=max(service.hang_timeout_s, service.deadline_s),
+        )
+        for name, service in system.services.items()
+    )
+    return Wanted(services, stopping=stopping, starts_max=max(2, int(machine.cores) * 2))

@@ -1,0 +1,241 @@
+"""The databases of a system: embedded servers brought up through the supervisor, others reached by their URL.
+
+Each has a thread that brings it up step by step and then looks at its health; a step that is killed is done again by
+the next controller. Services that need a database wait until it is ready once; later outages are PostgreSQL's own
+errors in the app, for stopping the app would help nobody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from headway.errors import EngineError, HeadwayError
+from headway.process.folders import Folders
+from headway.process.spec import ProcessSpec, ProcessState
+from headway.process.supervisor_client import SupervisorClient
+from headway.sharding.connection import check_url_reachable, health
+from headway.sharding.engine import find_postgresql
+from headway.sharding.failures import explain_failure
+from headway.sharding.postgresql import (
+    HOST,
+    Server,
+    ensure_database,
+    prepare,
+    server_health,
+    spawn_arguments,
+    wait_until_ready,
+)
+from headway.sharding.schema import apply_schema_once
+from headway.sharding.url import url_fields, without_password
+
+_HEALTH_EVERY_S = 1.0
+_RETRY_EVERY_S = 2.0
+_TAIL_BYTES = 8192
+
+Tell = Callable[[str, str, str, str], None]  # about, what, reason, level: a line for the journal
+
+
+@dataclass(frozen=True, slots=True)
+class WantedDatabase:
+    """A database as declared, its references resolved."""
+
+    name: str
+    system: str
+    url: str | None
+    schema_file: str | None
+    memory_bytes: int
+
+
+@dataclass(slots=True)
+class Database:
+    """One database on its way up, and its health after that. Read by the loop's thread, written by its own."""
+
+    wanted: WantedDatabase
+    folders: Folders
+    supervisor: SupervisorClient
+    tell: Tell
+    is_alive: Callable[[str], ProcessState | None]
+    state: Literal["starting", "ready", "down", "failed", "stopping"] = "starting"
+    fields: dict[str, str] = field(default_factory=dict)
+    ready_once: bool = False
+    error: HeadwayError | None = None
+    server: Server | None = None
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    @property
+    def process(self) -> str:
+        """Its process's name at the supervisor."""
+        return f"database.{self.wanted.name}"
+
+    @property
+    def shown_url(self) -> str:
+        """Its URL without the password; empty while it is not known."""
+        return without_password(self.fields["url"]) if self.fields else ""
+
+    def start(self) -> None:
+        """Begin bringing it up, in its own thread."""
+        self._thread = threading.Thread(target=self._live, name=self.process, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the server, cleanly; the data stays."""
+        self._stop.set()
+        self.state = "stopping"
+        if self.server is not None:
+            arguments = spawn_arguments(self.server)
+            with contextlib.suppress(HeadwayError):
+                self.supervisor.stop(self.process, arguments.stop_signal, arguments.stop_timeout_s)
+
+    def leave(self) -> None:
+        """Stop looking; the server goes on."""
+        self._stop.set()
+
+    def _live(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._bring_up()
+                break
+            except HeadwayError as error:
+                if self.error is None or self.error.message != error.message:
+                    self.tell(self.process, "failed", error.message, "warning")
+                self.error, self.state = error, "failed"
+            self._stop.wait(_RETRY_EVERY_S)
+        while not self._stop.wait(_HEALTH_EVERY_S):
+            self._look()
+
+    def _bring_up(self) -> None:
+        wanted = self.wanted
+        if wanted.url is not None:
+            check_url_reachable(wanted.url, path=f"databases.{wanted.name}.url")
+            self.fields = url_fields(wanted.url)
+            url = wanted.url
+        else:
+            url = self._bring_up_embedded()
+        if wanted.schema_file is not None:
+            engine = self.server.engine if self.server else find_postgresql()
+            outcome = apply_schema_once(url, Path(wanted.schema_file), engine, path=f"databases.{wanted.name}")
+            if outcome.state == "applied":
+                self.tell(self.process, "schema", f"applied {wanted.schema_file} {outcome.note}".strip(), "note")
+            elif outcome.state == "changed":
+                self.tell(self.process, "schema", outcome.note, "warning")
+        self.error, self.state, self.ready_once = None, "ready", True
+        self.tell(self.process, "ready", f"answers at {self.shown_url}", "note")
+
+    def _bring_up_embedded(self) -> str:
+        wanted = self.wanted
+        server = prepare(
+            self.folders.state,
+            self.folders.databases,
+            system=wanted.system,
+            name=wanted.name,
+            memory_bytes=wanted.memory_bytes,
+        )
+        known = self.is_alive(self.process)
+        if server.running_pid is None and (known is None or not known.alive):
+            self.supervisor.spawn(self._spec(server))
+        self.server = server
+        try:
+            wait_until_ready(server, is_alive=self._process_alive)
+        except EngineError as error:
+            if self._process_alive():
+                raise
+            with contextlib.suppress(HeadwayError):
+                self.supervisor.stop(self.process, spawn_arguments(server).stop_signal, 5.0)
+            message, hint = explain_failure(self._log_tail())
+            raise EngineError(f"databases.{wanted.name}: {message}", hint=hint) from error
+        ensure_database(server)
+        self.fields = url_fields(server.url)
+        return server.url
+
+    def _process_alive(self) -> bool:
+        state = self.is_alive(self.process)
+        # A fresh spawn may not have reached the table yet; the supervisor restarts it, so few restarts are patience.
+        return state is None or state.alive or state.restarts < 3
+
+    def _spec(self, server: Server) -> ProcessSpec:
+        arguments = spawn_arguments(server)
+        return ProcessSpec(
+            name=self.process,
+            argv=arguments.argv,
+            env=arguments.env,
+            cwd=arguments.cwd,
+            uid=arguments.identity.uid if arguments.identity else None,
+            gid=arguments.identity.gid if arguments.identity else None,
+            stdout=str(self.folders.logs / f"{self.process}.log"),
+            stderr=str(self.folders.logs / f"{self.process}.log"),
+            restart=True,
+            stop_signal=arguments.stop_signal,
+            stop_timeout_s=arguments.stop_timeout_s,
+            death_signal=arguments.stop_signal,
+            keep=True,
+        )
+
+    def _log_tail(self) -> str:
+        try:
+            with open(self.folders.logs / f"{self.process}.log", "rb") as file:
+                file.seek(0, 2)
+                file.seek(max(0, file.tell() - _TAIL_BYTES))
+                return file.read().decode(errors="replace")
+        except OSError:
+            return ""
+
+    def _look(self) -> None:
+        if self.server is not None:
+            answer = server_health(self.server)
+        else:
+            answer = health(self.fields["host"] or HOST, int(self.fields["port"]), timeout_s=1.0)
+        state: Literal["ready", "down"] = "ready" if answer.alive else "down"
+        if state != self.state and self.state in ("ready", "down"):
+            level = "note" if answer.alive else "warning"
+            self.tell(self.process, state, answer.reason if not answer.alive else "answers again", level)
+            self.state = state
+
+
+@dataclass(slots=True)
+class Databases:
+    """All databases of a system."""
+
+    folders: Folders
+    supervisor: SupervisorClient
+    tell: Tell
+    is_alive: Callable[[str], ProcessState | None]
+    held: dict[str, Database] = field(default_factory=dict)
+
+    def want(self, wanted: Mapping[str, WantedDatabase]) -> None:
+        """Bring up what is new, stop what is no longer declared; a changed URL is a new database."""
+        for name in [name for name in self.held if wanted.get(name) != self.held[name].wanted]:
+            old = self.held.pop(name)
+            if name in wanted and old.wanted.url is None and wanted[name].url is None:
+                old.leave()  # the same embedded server: only its schema file changed
+            else:
+                old.stop()
+        for name, declared in wanted.items():
+            if name not in self.held:
+                self.held[name] = Database(declared, self.folders, self.supervisor, self.tell, self.is_alive)
+                self.held[name].start()
+
+    @property
+    def ready(self) -> frozenset[str]:
+        """Those that were ready at least once: who waited for them may start."""
+        return frozenset(name for name, database in self.held.items() if database.ready_once)
+
+    def fields(self) -> dict[str, dict[str, str]]:
+        """What references can name, by database."""
+        return {name: database.fields for name, database in self.held.items() if database.fields}
+
+    def stop(self) -> None:
+        """End all embedded servers."""
+        for database in self.held.values():
+            database.stop()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether no embedded server runs any more."""
+        states = (self.is_alive(database.process) for database in self.held.values())
+        return not any(state is not None and state.alive for state in states)

@@ -1,0 +1,108 @@
+"""From the declaration and the replicas to the edge's plan. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from headway.model.bind import parse_bind
+from headway.model.declared import System
+from headway.model.edge import EdgePlan, EdgeReplica, EdgeService, Listener
+from headway.model.replica import Phase, Replica
+from headway.process.machine import Machine
+from headway.process.spec import FIRST_LISTENER_FD
+
+RESERVE = 512  # descriptors of the edge that are neither a client's nor a replica's
+CONNECTIONS_MIN, CONNECTIONS_MAX = 1000, 50_000
+AT_REPLICAS_MAX = 8192
+REPLICAS_PER_THREAD = 4  # cores: one thread of HAProxy feeds several replicas' worth of requests
+
+
+def addresses(system: System) -> tuple[str, ...]:
+    """The addresses to listen on, `host:port`; none when no service is public."""
+    if not any(service.routes for service in system.services.values()):
+        return ()
+    return tuple(parse_bind(text).text for text in system.edge.bind)
+
+
+def urls(system: System) -> tuple[str, ...]:
+    """Where a person on this machine reaches the edge, the best first."""
+    if not addresses(system):
+        return ()
+    tls = system.edge.tls is not None
+    binds = sorted((parse_bind(text) for text in system.edge.bind), key=lambda bind: bind.redirects(tls=tls))
+    found = []
+    for bind in binds:
+        scheme = "https" if tls and not bind.redirects(tls=tls) else "http"
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(bind.host, f"[{bind.host}]" if ":" in bind.host else bind.host)
+        standard = {"http": 80, "https": 443}[scheme]
+        found.append(f"{scheme}://{host}" + ("" if bind.port == standard else f":{bind.port}"))
+    return tuple(found)
+
+
+def listeners(system: System) -> tuple[Listener, ...]:
+    """The inherited listening sockets, in the order of their descriptors."""
+    tls = system.edge.tls is not None
+    binds = [parse_bind(text) for text in system.edge.bind]
+    secure = next((bind.port for bind in binds if tls and not bind.redirects(tls=True)), None)
+    return tuple(
+        Listener(
+            address=bind.text,
+            fd=FIRST_LISTENER_FD + index,
+            tls=tls and not bind.redirects(tls=True),
+            redirect_to_port=secure if bind.redirects(tls=tls) else None,
+        )
+        for index, bind in enumerate(binds)
+    )
+
+
+def edge_replicas(
+    replicas: Mapping[str, Replica], service: str, limits: Mapping[str, int], socket: Callable[[str], str]
+) -> tuple[EdgeReplica, ...]:
+    """Replicas of one service that belong into the file: those that serve, and those that will again."""
+    mine = sorted((r for r in replicas.values() if r.service == service), key=lambda r: r.number)
+    return tuple(
+        EdgeReplica(r.name, socket(r.name), limits.get(r.name, 1), enabled=r.phase is Phase.READY)
+        for r in mine
+        if r.name in limits and (r.phase is Phase.READY or (r.ready_once and not r.leave))
+    )
+
+
+def edge_plan(
+    system: System,
+    *,
+    folder: str,
+    machine: Machine,
+    certificate: str | None,
+    at_replicas: int,
+    replicas: Mapping[str, Sequence[EdgeReplica]],
+) -> EdgePlan:
+    """The whole plan. `at_replicas` is how many requests replicas may hold together, a descriptor each."""
+    edge = system.edge
+    free = machine.descriptors_max - min(at_replicas, AT_REPLICAS_MAX) - RESERVE
+    return EdgePlan(
+        system=system.name,
+        run_folder=folder,
+        listeners=listeners(system),
+        services=tuple(
+            EdgeService(
+                name=name,
+                routes=service.routes,
+                replicas=tuple(replicas.get(name, ())),
+                deadline_s=service.deadline_s,
+                body_max_bytes=service.body_max_bytes,
+                sticky=service.sticky,
+            )
+            for name, service in system.services.items()
+            if service.routes
+        ),
+        connections_max=max(CONNECTIONS_MIN, min(CONNECTIONS_MAX, free)),
+        descriptors_max=machine.descriptors_max,
+        trusted=edge.trusted,
+        proxy_protocol=edge.proxy_protocol,
+        client_rate_per_s=edge.client_rate_per_s,
+        access_log=edge.access_log,
+        certificate=certificate,
+        header_timeout_s=edge.header_timeout_s,
+        idle_timeout_s=edge.idle_timeout_s,
+        threads=max(1, int(machine.cores) // REPLICAS_PER_THREAD),
+    )

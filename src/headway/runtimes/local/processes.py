@@ -1,0 +1,306 @@
+"""Replicas as processes of this machine: starts them through the supervisor and reads what they tell of themselves."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from headway.errors import HeadwayError
+from headway.model.launch import Launch
+from headway.model.observed import Failure, ReplicaObserved
+from headway.model.replica import Replica
+from headway.process import linux
+from headway.process.folders import Folders
+from headway.process.identity import Identity
+from headway.process.spec import ProcessSpec, ProcessState
+from headway.process.supervisor_client import SupervisorClient, SupervisorGone
+from headway.worker import telemetry
+from headway.worker.telemetry import Slot, Stage
+
+ALIVE_ROUTE = "/-headway"
+_OOM_SCORE_ADJ = 500  # a replica dies before an engine does
+_STATIC_EXPIRES_S = 3600
+_RSS_EVERY_S = 1.0
+_RECONNECT_EVERY_S = 0.25
+_PROBE_S = 1.0
+_STOP_PATIENCE_S = 6.0
+_BOOT = str(Path(telemetry.__file__).with_name("boot.py"))
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(slots=True)
+class _Seen:
+    slots: memoryview | None = None
+    rss_bytes: int = 0
+    rss_at_s: float = 0.0
+    answers: bool = False
+    probe: Future[bool] | None = None
+    probe_at_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Processes:
+    """All processes of one system, engines included, as the supervisor tells of them."""
+
+    folders: Folders
+    supervisor: SupervisorClient
+    engine: Identity | None
+    launches: Mapping[str, Launch] = field(default_factory=dict)
+    table: dict[str, ProcessState] = field(default_factory=dict)
+    unstartable: dict[str, Failure] = field(default_factory=dict)
+    stop_asked: bool = False
+    _seen: dict[str, _Seen] = field(default_factory=dict)
+    _probes: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "probe"))
+    _reconnect_at_s: float = 0.0
+
+    # -- the supervisor ---------------------------------------------------------------------------------------------
+
+    @property
+    def can_start(self) -> bool:
+        """Whether somebody is there who can start processes."""
+        return self.supervisor.connected
+
+    def refresh(self) -> None:
+        """Take in what happened since the last tick; without a supervisor, look for ourselves and try to reconnect."""
+        if self.supervisor.connected:
+            try:
+                for event in self.supervisor.poll():
+                    self._take(event)
+                return
+            except SupervisorGone:
+                pass
+        for name, state in self.table.items():
+            if state.alive and not linux.is_same(state.pid, state.ticks):
+                self.table[name] = ProcessState(name, state.pid, state.ticks, False, None, state.restarts)
+        now_s = time.monotonic()
+        if now_s >= self._reconnect_at_s:
+            self._reconnect_at_s = now_s + _RECONNECT_EVERY_S
+            with contextlib.suppress(SupervisorGone):
+                self.supervisor.connect()
+                self.table = self.supervisor.processes()
+
+    def table_entry(self, name: str) -> ProcessState | None:
+        """What is known of one process; any thread may ask."""
+        return self.table.get(name)
+
+    def _take(self, event: dict[str, Any]) -> None:
+        if event.get("event") == "stop":
+            self.stop_asked = True
+        elif "process" in event:
+            state = ProcessState(**event["process"])
+            known = self.table.get(state.name)
+            if known is None or known.pid == state.pid or state.alive:
+                self.table[state.name] = state
+
+    # -- starting and ending ----------------------------------------------------------------------------------------
+
+    def start(self, replica: Replica) -> str:
+        """Start a replica's process; the text of an error when it cannot be."""
+        launch = self.launches[replica.service]
+        name = replica.name
+        self._clear(name)
+        try:
+            spec = self._command(launch, name) if launch.kind == "command" else self._worker(launch, name)
+            self.table[name] = self.supervisor.spawn(spec)
+        except HeadwayError as error:
+            self.unstartable[name] = Failure("spawn", error.message, error.hint)
+            return error.message
+        except OSError as error:
+            self.unstartable[name] = Failure("spawn", f"{error.filename}: {error.strerror}", "headway doctor")
+            return str(error)
+        return ""
+
+    def end(self, name: str, how: str) -> str:
+        """Ask a process to end, or kill it."""
+        try:
+            if how == "kill":
+                self.supervisor.stop(name, signal.SIGKILL, _STOP_PATIENCE_S)
+            else:
+                self.supervisor.stop(name, signal.SIGTERM, _STOP_PATIENCE_S)
+                self.supervisor.signal(name, signal.SIGCONT)  # a stopped one cannot end
+        except HeadwayError as error:
+            return error.message
+        return ""
+
+    def forget(self, name: str) -> str:
+        """Remove what an ended replica left."""
+        self._clear(name)
+        self.table.pop(name, None)
+        with contextlib.suppress(HeadwayError):
+            self.supervisor.forget(name)
+        return ""
+
+    def socket(self, name: str) -> str:
+        """Path of a replica's socket."""
+        return str(self.folders.replicas / f"{name}.sock")
+
+    def log(self, name: str) -> str:
+        """Path of a process's output."""
+        return str(self.folders.logs / f"{name}.log")
+
+    def _clear(self, name: str) -> None:
+        self._seen.pop(name, None)
+        self.unstartable.pop(name, None)
+        for ending in ("sock", "tele", "json", "failure"):
+            with contextlib.suppress(OSError):
+                os.unlink(self.folders.replicas / f"{name}.{ending}")
+
+    def _worker(self, launch: Launch, name: str) -> ProcessSpec:
+        base = self.folders.replicas
+        settings = {
+            "target": launch.target,
+            "folder": launch.folder,
+            "interface": launch.interface,
+            "threads": launch.threads,
+            "socket": self.socket(name),
+            "telemetry": str(base / f"{name}.tele"),
+            "failure": str(base / f"{name}.failure"),
+            "oom_score_adj": _OOM_SCORE_ADJ,
+            "alive_route": ALIVE_ROUTE,
+            "alive_folder": str(self.folders.alive),
+            "static": launch.static,
+            "static_expires_s": _STATIC_EXPIRES_S,
+            "backlog": launch.backlog,
+            # granian counts idle connections of the edge's pool as well: leave room for those
+            "connections_max": launch.limit + launch.streams_max + 1024,
+            "socket_uid": self.engine.uid if self.engine else None,
+            "socket_gid": self.engine.gid if self.engine else None,
+            "body_max_bytes": launch.body_max_bytes,
+            "streams_max": launch.streams_max,
+        }
+        path = base / f"{name}.json"
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            json.dump(settings, file)
+        return self._spec(launch, name, (launch.python, _BOOT, str(path)))
+
+    def _command(self, launch: Launch, name: str) -> ProcessSpec:
+        return self._spec(launch, name, launch.command)
+
+    def _spec(self, launch: Launch, name: str, argv: tuple[str, ...]) -> ProcessSpec:
+        env = (
+            {"PYTHONUNBUFFERED": "1"}
+            | dict(os.environ)
+            | launch.env
+            | {"HEADWAY_REPLICA": name, "HEADWAY_SERVICE": launch.service}
+        )
+        return ProcessSpec(
+            name=name,
+            argv=argv,
+            env=env,
+            cwd=launch.folder,
+            stdout=self.log(name),
+            stderr=self.log(name),
+            death_signal=signal.SIGKILL if launch.kind == "app" else signal.SIGTERM,
+        )
+
+    # -- observing --------------------------------------------------------------------------------------------------
+
+    def observe(self, replicas: Mapping[str, Replica]) -> dict[str, ReplicaObserved]:
+        """What is seen of every replica that has or had a process."""
+        found = {}
+        now_s = time.monotonic()
+        for name, replica in replicas.items():
+            if name in self.unstartable:
+                found[name] = ReplicaObserved(0, False, None, failure=self.unstartable[name])
+            elif name in self.table:
+                found[name] = self._observe(name, replica, now_s)
+        return found
+
+    def _observe(self, name: str, replica: Replica, now_s: float) -> ReplicaObserved:
+        state = self.table[name]
+        if not state.alive:
+            return ReplicaObserved(state.pid, False, state.status, failure=self._failure(name))
+        seen = self._seen.setdefault(name, _Seen())
+        if seen.slots is None:
+            seen.slots = telemetry.attach(str(self.folders.replicas / f"{name}.tele"))
+        if now_s - seen.rss_at_s > _RSS_EVERY_S:
+            seen.rss_at_s, seen.rss_bytes = now_s, _rss_bytes(state.pid)
+        slots = seen.slots
+        if slots is None:
+            return ReplicaObserved(state.pid, True, rss_bytes=seen.rss_bytes)
+        now_ns = time.monotonic_ns()
+        stage = slots[Slot.STAGE]
+        return ReplicaObserved(
+            pid=state.pid,
+            alive=True,
+            serving=stage in (Stage.SERVING, Stage.STOPPING) and self._answers(name, replica, seen, now_s),
+            beat_age_s=max(0.0, (now_ns - slots[Slot.BEAT_NS]) / 1e9),
+            loop_beat_age_s=max(0.0, (now_ns - slots[Slot.LOOP_BEAT_NS]) / 1e9),
+            is_wsgi=bool(slots[Slot.IS_WSGI]),
+            in_flight=slots[Slot.IN_FLIGHT],
+            streams=slots[Slot.STREAMS],
+            completed=slots[Slot.COMPLETED],
+            rss_bytes=seen.rss_bytes,
+        )
+
+    def _failure(self, name: str) -> Failure | None:
+        try:
+            with open(self.folders.replicas / f"{name}.failure") as file:
+                return Failure(**json.load(file))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def _answers(self, name: str, replica: Replica, seen: _Seen, now_s: float) -> bool:
+        """Whether the worker's server (and the app's health path, if declared) has answered once since it started."""
+        if seen.answers:
+            return True
+        if seen.probe is None:
+            if now_s >= seen.probe_at_s:
+                launch = self.launches.get(replica.service)
+                paths = [f"{ALIVE_ROUTE}/alive"] + ([launch.health] if launch and launch.health else [])
+                seen.probe = self._probes.submit(_probe, self.socket(name), paths)
+        elif seen.probe.done():
+            seen.answers = seen.probe.result()
+            seen.probe, seen.probe_at_s = None, now_s + 0.2
+        return seen.answers
+
+    def close(self) -> None:
+        """Stop the threads that probe."""
+        self._probes.shutdown(wait=False, cancel_futures=True)
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket, by the standard library's client."""
+
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the socket instead of a host."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def _probe(path: str, urls: list[str]) -> bool:
+    for url in urls:
+        connection = UnixConnection(path, _PROBE_S)
+        try:
+            connection.request("GET", url, headers={"Host": "headway", "Connection": "close"})
+            status = connection.getresponse().status
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+        if not 200 <= status < 400:
+            return False
+    return True
+
+
+def _rss_bytes(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * _PAGE_BYTES
+    except (OSError, IndexError):
+        return 0
