@@ -94,6 +94,9 @@ class _Reader:
         self.module = module
         self.top = tuple(_top_level(module.tree.body))
         self.classes = {name: kind for node in self.top if (kind := self._class(node)) for name in [_name_of(node)]}
+        self.factories = {
+            node.name: kind for node in self.top if isinstance(node, ast.FunctionDef) and (kind := self._made(node))
+        }
         self.inner = frozenset((*self._mounted(), *self._wrapped()))
 
     def candidates(self) -> Iterator[Candidate]:
@@ -145,7 +148,13 @@ class _Reader:
             elif name in _OUTER_NAMES and self._takes_framework(value, name):
                 yield name, "", "", f"an app wrapped in {called}", 100
             elif _FACTORY.fullmatch(called) and name in _APP_NAMES:
-                yield name, "", "", f"what {called}() returns", 96
+                kind = self.factories.get(called, ("", ""))
+                yield (
+                    name,
+                    *kind,
+                    f"{_a(kind[0])} app, made by {called}()" if kind[0] else f"what {called}() returns",
+                    96,
+                )
 
     def _defined(self, node: ast.stmt) -> Iterator[tuple[str, str, str, str, int]]:
         """Bare callables and factories."""
@@ -155,10 +164,7 @@ class _Reader:
         if bare:
             yield node.name, "", bare, f"a bare {bare.upper()} callable", 70
         elif isinstance(node, ast.FunctionDef) and not _required(node) and _returns(node):
-            kind = next(
-                (kind for call in ast.walk(node) if isinstance(call, ast.Call) and (kind := self._framework(call))),
-                None,
-            )
+            kind = self.factories.get(node.name)
             if _FACTORY.fullmatch(node.name):
                 yield (
                     f"{node.name}()",
@@ -168,6 +174,11 @@ class _Reader:
                 )
             elif kind is not None:
                 yield f"{node.name}()", *kind, f"a function that returns {_a(kind[0])} app", 50
+
+    def _made(self, function: ast.FunctionDef) -> tuple[str, str] | None:
+        """The framework whose object a function makes."""
+        calls = (node for node in ast.walk(function) if isinstance(node, ast.Call))
+        return next((kind for call in calls if (kind := self._framework(call))), None)
 
     def _framework(self, call: ast.Call) -> tuple[str, str] | None:
         qualified = self.module.qualified(call.func)

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 FILES_MAX = 3000
 FILE_MAX_BYTES = 2**20
+TOTAL_MAX_BYTES = 6 * 2**20  # some seconds of parsing
 DEPTH_MAX = 6
 ENTRIES_MAX = 50_000
 
@@ -80,10 +81,15 @@ def read_tree(folder: Path) -> SourceTree:
     parsed: list[tuple[PurePosixPath, ast.Module]] = []
     schemas: list[tuple[str, str]] = []
     dependencies: list[str] = []
+    total_bytes = 0
     for relative in files:
         text = _text(folder / relative)
         if text is None:
             continue
+        total_bytes += len(text)
+        if total_bytes > TOTAL_MAX_BYTES:
+            truncated = True
+            break
         if relative.name == "schema.sql":
             schemas.append((str(relative), text))
         elif relative.suffix != ".py":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,6 +34,15 @@ class Folder:
         with pytest.raises(DeclarationError) as caught:
             self.load(toml, environment)
         return caught.value.problems
+
+
+@pytest.fixture
+def modes_bind(tmp_path: Path) -> None:
+    """Skips where the modes of files do not bind us, as for root."""
+    probe = tmp_path / "probe"
+    probe.touch(mode=0o000)
+    if os.access(probe, os.R_OK):
+        pytest.skip("file modes do not bind this user")
 
 
 @pytest.fixture

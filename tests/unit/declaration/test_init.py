@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -92,6 +91,12 @@ APPS: dict[str, tuple[dict[str, str], str, str, str]] = {
         "wsgi:app",
         ".",
         "",
+    ),
+    "a factory called where it is": (
+        {"m.py": "from fastapi import FastAPI\ndef create_app():\n    return FastAPI()\napp = create_app()\n"},
+        "m:app",
+        ".",
+        "asgi",
     ),
     "flask with a factory that wants arguments": (
         {
@@ -241,6 +246,14 @@ def test_others_are_written_as_comments(folder) -> None:
     assert '# app = "tool:web" with folder = "admin"    # or: a Flask app, admin/tool.py:2' in text
 
 
+def test_a_huge_folder_is_not_read_to_its_end(folder, monkeypatch) -> None:
+    monkeypatch.setattr("headway.declaration.modules.TOTAL_MAX_BYTES", 200)
+    folder.write("main.py", "from fastapi import FastAPI\napp = FastAPI()\n")
+    folder.write("deep/more.py", "# " + "x" * 200)
+    text, _ = started(folder, {})
+    assert "holds more files than were looked at" in text
+
+
 def test_nothing_to_serve_is_told_with_what_to_do(folder) -> None:
     with pytest.raises(AppError, match="no Python source") as caught:
         discover(folder.path)
@@ -266,7 +279,7 @@ def test_a_declaration_that_is_there_stays(folder) -> None:
     assert (folder.path / "headway.toml").read_text() == "# mine\n"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+@pytest.mark.usefixtures("modes_bind")
 def test_a_folder_that_cannot_be_written_is_told(folder) -> None:
     folder.write("main.py", "from fastapi import FastAPI\napp = FastAPI()\n")
     folder.path.chmod(0o555)

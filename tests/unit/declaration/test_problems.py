@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -232,7 +231,7 @@ def test_a_secret_that_cannot_be_text_is_refused(folder) -> None:
     ]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+@pytest.mark.usefixtures("modes_bind")
 def test_a_file_without_permission_is_told(folder) -> None:
     folder.write("c.pem").chmod(0)
     (problem,) = folder.problems('[edge.tls]\ncertificate = "c.pem"\n' + WEB)
