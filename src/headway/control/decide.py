@@ -51,7 +51,8 @@ def decide(replicas: Mapping[str, Replica], wanted: Wanted, observed: Observed, 
             mine = [replica for replica in held.values() if replica.service == service.name]
             # A service that waits for a database starts nothing, but it still lets go of what is not wanted.
             waits = not service.key or not observed.ready_databases.issuperset(service.waits_for)
-            placed, more = place(service, mine, observed, may_start=0 if waits else max(0, may_start), now_s=now_s)
+            may = 0 if waits else max(0, may_start)
+            placed, more = place(service, mine, observed, may_start=may, now_s=now_s, taken=replicas)
             held.update((replica.name, replica) for replica in placed)
             may_start -= starts(more)
             actions += more

@@ -11,6 +11,7 @@ from headway.model.observed import Observed
 from headway.model.replica import Phase, Replica
 from headway.model.wanted import WantedService
 
+SILENT_S = 1.5  # without a beat for so long a replica may be fine, but another is not given up for it
 SURGE = 1  # replicas above the declared number while one replaces another: memory for one more, never capacity less
 
 
@@ -21,8 +22,9 @@ def place(
     *,
     may_start: int,
     now_s: float,
+    taken: Collection[str] = (),
 ) -> tuple[list[Replica], list[Action]]:
-    """All replicas of `service` after this tick, and what to do. At most `may_start` starts."""
+    """All replicas of `service` after this tick, and what to do: at most `may_start` starts, no new name of `taken`."""
     held = {replica.name: replica for replica in replicas}
     actions: list[Action] = []
 
@@ -33,9 +35,15 @@ def place(
         return sorted((r for r in staying() if not r.retire), key=lambda r: r.number)
 
     def serves(replica: Replica) -> bool:
-        """It answers users: ready, and where they come through the edge, taken up there."""
-        if replica.phase is not Phase.READY or not service.is_public:
-            return replica.phase is Phase.READY
+        """It answers users: ready, with a sign of life, and where they come through the edge, taken up there."""
+        seen = observed.replicas.get(replica.name)
+        if replica.phase is not Phase.READY or seen is None:
+            return False
+        # (All threads busy is no such sign: a saturated service must still be replaceable.)
+        if service.kind == "app" and max(seen.beat_age_s, 0.0 if seen.is_wsgi else seen.loop_beat_age_s) > SILENT_S:
+            return False
+        if not service.is_public:
+            return True
         server = observed.edge.servers.get(replica.name)
         return server is not None and server.admin == "ready" and server.is_up
 
@@ -72,7 +80,7 @@ def place(
     missing = min(service.replicas - len(fresh()), room)
     while missing > 0 and may_start > 0:
         replica = Replica(
-            name=_free_name(service.name, {*held, *observed.replicas}),
+            name=_free_name(service.name, {*held, *observed.replicas, *taken}),
             service=service.name,
             number=0,
             key=service.key,
