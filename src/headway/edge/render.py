@@ -1,0 +1,340 @@
+"""Turns the edge plan into one haproxy.cfg, readable on its own by whoever runs it without Headway one day.
+
+Pure: the same plan gives the same text. What can change while it runs (replicas, their limits, the certificate) is
+changed through the run-time API as well, and the file is rewritten, so that a restarted HAProxy finds the present.
+"""
+
+from __future__ import annotations
+
+from headway.edge.routes import route_lines
+from headway.edge.servers import CHECK_TIMEOUT_MS, draining_file, server_line
+from headway.edge.words import comment, milliseconds, word
+from headway.model.edge import EdgePlan, EdgeService, Listener
+
+# Names with a dot cannot collide with a service.
+PUBLIC = "headway.public"
+REDIRECT = "headway.redirect"
+UNROUTED = "headway.unrouted"
+
+ALIVE_PATH = "/-headway/alive"
+
+# A request whose method is idempotent can be repeated after a lost connection only while HAProxy keeps a copy of it, and
+# a copy costs a whole buffer (16 KiB). So this many in flight are protected at once, for 4 MiB a service; a burst of
+# 10,000 slow requests would cost 160 MiB otherwise.
+_COPIES_MAX = 256
+
+_BUFFER_BYTES = 16384
+_BUFFERED_BODY_BYTES = 8192
+
+
+def render(plan: EdgePlan) -> str:
+    """The whole configuration file."""
+    sections = [_head(plan), _global(plan), _defaults(plan)]
+    if any(listener.redirect_to_port is None for listener in plan.listeners):
+        sections.append(_public(plan))
+    sections.extend(_redirect(plan, listener) for listener in plan.listeners if listener.redirect_to_port is not None)
+    sections.extend(_backend(plan, service) for service in plan.services)
+    sections.append(_unrouted())
+    return "\n".join(sections)
+
+
+def _section(title: str, lines: list[str]) -> str:
+    return "\n".join([title, *(f"    {line}" if line else "" for line in lines), ""])
+
+
+def _head(plan: EdgePlan) -> str:
+    return (
+        f"# The edge of {comment(plan.system)}, written by Headway; changes made here are overwritten.\n"
+        "# It is a plain HAProxy configuration. To go on without Headway, replace each `bind fd@N` by the address in its\n"
+        "# comment, start the replicas yourself, and run: haproxy -f haproxy.cfg\n"
+    )
+
+
+def _global(plan: EdgePlan) -> str:
+    lines = [
+        "# Replicas, limits and certificates change through this socket, without a reload.",
+        f"stats socket {word(plan.run_folder + '/edge.sock')} mode 600 level admin expose-fd listeners",
+        "stats timeout 1m",
+        f"nbthread {plan.threads}",
+        "",
+        "# Connections to replicas are bounded by their limits, so two descriptors for each client are not needed.",
+        f"maxconn {plan.connections_max}",
+        f"ulimit-n {plan.descriptors_max}",
+        "no strict-limits",
+        "",
+        "# A replaced process may finish what it has, streams included, but not for ever.",
+        f"hard-stop-after {milliseconds(plan.replaced_max_s)}",
+        "",
+        f"tune.bufsize {_BUFFER_BYTES}",
+        "tune.http.logurilen 512",
+        "tune.idle-pool.shared on",
+        "spread-checks 5",
+    ]
+    if plan.certificate is not None:
+        lines += ["", "ssl-default-bind-options ssl-min-ver TLSv1.2"]
+    return _section("global", lines)
+
+
+def _defaults(plan: EdgePlan) -> str:
+    lines = [
+        "mode http",
+        "# A header name with an underscore would pass for the one with a dash in WSGI and CGI environments.",
+        "option http-restrict-req-hdr-names delete",
+        "option dontlognull",
+        "option http-ignore-probes",
+        "# Keep-alive connections end with an answer that says so, never in the middle, when this process is replaced.",
+        "option idle-close-on-response",
+        "",
+        f"timeout http-request {milliseconds(plan.header_timeout_s)}",
+        f"timeout http-keep-alive {milliseconds(plan.idle_timeout_s)}",
+        f"timeout client {milliseconds(plan.idle_timeout_s)}",
+        "timeout client-fin 30s",
+        "timeout server-fin 30s",
+        "timeout connect 2s",
+        "timeout tunnel 1h",
+        "",
+        "# What the edge answers by itself.",
+        *(_http_error(status, text, extra) for status, text, extra in _ANSWERS),
+    ]
+    return _section("defaults", lines)
+
+
+_RETRY_AFTER = " hdr Retry-After 1"
+_ANSWERS = (
+    (400, "This request is malformed.", ""),
+    (404, "Nothing is served at this address.", ""),
+    (408, "The request did not arrive in time.", ""),
+    (413, "The request body is too large.", ""),
+    (429, "Too many requests from this address.", _RETRY_AFTER),
+    (500, "The edge could not handle this request.", ""),
+    (502, "The service broke off before it answered.", ""),
+    (503, "The service is at its limit or not ready. Try again shortly.", _RETRY_AFTER),
+    (504, "The service did not answer in time.", ""),
+)
+
+
+def _http_error(status: int, text: str, extra: str) -> str:
+    return f'http-error status {status} content-type text/plain string "{text}\\n"{extra}'
+
+
+def _public(plan: EdgePlan) -> str:
+    lines = [_bind(plan, listener) for listener in plan.listeners if listener.redirect_to_port is None]
+    if plan.proxy_protocol and plan.trusted:
+        lines.append(f"tcp-request connection expect-proxy layer4 if {{ src {_networks(plan)} }}")
+    lines += [
+        "",
+        *_access_log(plan),
+        "",
+        *_trusted(plan),
+        *_identity(plan),
+        "",
+        "# Headway's own paths are not for the outside, however they are spelt; neither are tunnels.",
+        "http-request deny status 404 if { path,url_dec -m sub /-headway/ }",
+        "http-request deny status 405 if { method CONNECT }",
+        "",
+        "# Headers that only Headway, or a proxy that is trusted, may set.",
+        *_provenance(plan),
+        *_client_rate(plan),
+        "",
+        *route_lines(plan.services, UNROUTED),
+    ]
+    return _section(f"frontend {PUBLIC}", lines)
+
+
+def _bind(plan: EdgePlan, listener: Listener) -> str:
+    tls = ""
+    if listener.tls:
+        if plan.certificate is None:
+            raise ValueError(f"the listener {listener.address} speaks TLS, but the plan has no certificate")
+        tls = f" ssl crt {word(plan.certificate)} alpn h2,http/1.1"
+    return f"bind fd@{listener.fd}{tls}  # {comment(listener.address)}"
+
+
+def _trusted(plan: EdgePlan) -> list[str]:
+    return [f"acl trusted src {_networks(plan)}", ""] if plan.trusted else []
+
+
+def _networks(plan: EdgePlan) -> str:
+    return " ".join(word(network) for network in plan.trusted)
+
+
+def _access_log(plan: EdgePlan) -> list[str]:
+    if not plan.access_log:
+        return ["# The access log is off."]
+    fields = (
+        '"time":%Ts%ms',
+        '"client":"%ci"',
+        '"method":"%HM"',
+        '"path":"%[capture.req.uri,field(1,?),json(utf8s)]"',
+        '"status":%ST',
+        '"service":"%b"',
+        '"replica":"%s"',
+        '"queue_ms":%Tw',
+        '"ttfb_ms":%[var(txn.ttfb,-1)]',
+        '"total_ms":%Ta',
+        '"bytes":%B',
+        '"end":"%ts"',
+        f'"id":"{_id(plan)}"',
+    )
+    return [
+        "# One JSON object a request, without the query string, which may hold secrets.",
+        "log stdout len 8192 format raw local0 info",
+        "log-format '{" + ",".join(fields) + "}'",
+        "http-request set-var(txn.begun) date(0,ms)",
+        "http-after-response set-var(txn.ttfb) date(0,ms),sub(txn.begun)",
+    ]
+
+
+def _provenance(plan: EdgePlan) -> list[str]:
+    """Forwarded headers: believed from trusted networks, written anew otherwise; and the client's resolved address."""
+    foreign = ["baggage", "forwarded", "x-real-ip", "x-forwarded- -m beg"]
+    unless = " unless trusted" if plan.trusted else ""
+    lines = ["http-request del-header x-headway- -m beg"]
+    lines += [f"http-request del-header {name}{unless}" for name in foreign]
+    if not plan.trusted:
+        return [
+            *lines,
+            "http-request add-header X-Forwarded-For %[src]",
+            f"http-request add-header X-Forwarded-Proto {_scheme(plan)}",
+            "http-request add-header X-Forwarded-Host %[req.hdr(host)]",
+            f"http-request add-header X-Forwarded-Port {_port(plan)}",
+        ]
+    for name, value in (("Proto", _scheme(plan)), ("Host", "%[req.hdr(host)]"), ("Port", _port(plan))):
+        header = f"X-Forwarded-{name}"
+        lines.append(f"http-request set-header {header} {value} unless {{ req.hdr({header}) -m found }}")
+    return [
+        *lines,
+        "# The chain of addresses grows by the one that reached us; the client is the last that is not a trusted proxy.",
+        "acl chain req.fhdr(x-forwarded-for) -m found",
+        'http-request set-var-fmt(req.chain) "%[req.fhdr(x-forwarded-for)], %[src]" if chain',
+        "http-request set-var(req.chain) src unless chain",
+        "http-request set-header X-Forwarded-For %[var(req.chain)]",
+        *(f"http-request set-src hdr_ip(x-forwarded-for,-{hop}) if trusted" for hop in range(2, 5)),
+    ]
+
+
+def _scheme(plan: EdgePlan) -> str:
+    kinds = {listener.tls for listener in plan.listeners if listener.redirect_to_port is None}
+    if kinds == {True, False}:
+        return "%[ssl_fc,iif(https,http)]"
+    return "https" if True in kinds else "http"
+
+
+def _port(plan: EdgePlan) -> str:
+    ports = {listener.address.rpartition(":")[2] for listener in plan.listeners if listener.redirect_to_port is None}
+    if len(ports) == 1 and not plan.proxy_protocol:
+        return word(ports.pop())
+    return "%[dst_port]"
+
+
+def _client_rate(plan: EdgePlan) -> list[str]:
+    if plan.client_rate_per_s is None:
+        return []
+    # The longer the window, the finer a slow rate can be told, and the larger the burst that it lets through.
+    period_s = 1 if plan.client_rate_per_s >= 10 else 10 if plan.client_rate_per_s >= 1 else 60
+    allowed = max(1, round(plan.client_rate_per_s * period_s))
+    return [
+        "",
+        f"# One client address may make {allowed} requests in {period_s} s; of IPv6 its /64 counts, which one client owns.",
+        f"stick-table type ipv6 size 100k expire {period_s * 2}s store http_req_rate({period_s}s)",
+        "http-request track-sc0 src,ipmask(32,64)",
+        f"http-request deny status 429 if {{ sc_http_req_rate(0) gt {allowed} }}",
+    ]
+
+
+def _identity(plan: EdgePlan) -> list[str]:
+    """An id for each request and a trace that begins here, unless a valid one came in.
+
+    The id is the time in microseconds and 32 random bits spread over 64, as 32 hexadecimal digits: it sorts by time, serves
+    as trace id, and costs a microsecond less than HAProxy's `uuid`.
+    """
+    lines = [
+        "# One id finds a request in the access log, in the app and in traces.",
+        'unique-id-format "%[date(0,us),hex,lower]%[rand,xxh64(1),hex,lower]"',
+        f"http-request set-header traceparent 00-%[unique-id]-%[rand,xxh64(2),hex,lower]-01 unless {{ {_TRACED} }}",
+    ]
+    if plan.trusted:
+        valid = "{ req.hdr(x-request-id) -m reg ^[A-Za-z0-9._-]{1,128}$ }"
+        lines += [
+            "http-request set-var(txn.id) unique-id",
+            f"http-request set-var(txn.id) req.hdr(x-request-id) if trusted {valid}",
+        ]
+    return [
+        *lines,
+        f"http-request set-header X-Request-Id {_id(plan)}",
+        f"http-after-response set-header X-Request-Id {_id(plan)}",
+    ]
+
+
+_TRACED = "req.hdr(traceparent) -m reg ^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"
+
+
+def _id(plan: EdgePlan) -> str:
+    return "%[var(txn.id)]" if plan.trusted else "%[unique-id]"
+
+
+def _redirect(plan: EdgePlan, listener: Listener) -> str:
+    port = "" if listener.redirect_to_port == 443 else f":{listener.redirect_to_port}"
+    target = f"https://%[req.hdr(host),host_only]{port}%[pathq]"
+    lines = [
+        _bind(plan, listener),
+        "",
+        *_access_log(plan),
+        "",
+        "http-request deny status 400 unless { req.hdr(host) -m found }",
+        f"http-request redirect code 301 location {target} if {{ method GET HEAD }}",
+        f"http-request redirect code 308 location {target}",
+    ]
+    return _section(f"frontend {REDIRECT}.{listener.fd}", lines)
+
+
+def _backend(plan: EdgePlan, service: EdgeService) -> str:
+    deadline = milliseconds(service.deadline_s)
+    lines = [
+        "balance leastconn",
+        "",
+        "# Waiting for a replica ends at the deadline. An answer under way may be silent for longer (event streams), and",
+        "# HAProxy cannot tell it from one that has not begun, so the replica itself keeps the deadline once it has the",
+        "# request; this one only ends what nobody else ends.",
+        f"timeout queue {deadline}",
+        f"timeout server {milliseconds(service.silence_max_s)}",
+        "",
+        f"http-request deny status 413 if {{ req.hdr_val(content-length) gt {service.body_max_bytes} }}",
+        "# A small body is awaited here, so that a slow sender occupies no replica.",
+        f"http-request wait-for-body time {milliseconds(plan.header_timeout_s)} "
+        f"if {{ req.hdr_val(content-length) 1:{_BUFFERED_BODY_BYTES} }}",
+        "",
+        "# A request whose replica broke off without a word is repeated on another one, if repeating it is harmless.",
+        "option redispatch 1",
+        "retries 3",
+        "retry-on conn-failure empty-response junk-response",
+        "http-request disable-l7-retry unless { method GET HEAD OPTIONS TRACE }",
+        f"# Each copy kept for repeating costs {_BUFFER_BYTES // 1024} KiB; in flight beyond {_COPIES_MAX} go without.",
+        f"http-request set-var(req.queued) queue if {{ be_conn gt {_COPIES_MAX} }}",
+        f"http-request disable-l7-retry if {{ be_conn gt {_COPIES_MAX} }} {{ be_conn,sub(req.queued) gt {_COPIES_MAX} }}",
+        "",
+        "http-reuse always",
+        "# Answered by the worker's native server: a busy app stays, a dead or stopped one goes.",
+        "option httpchk",
+        f"http-check send meth GET uri {ALIVE_PATH} ver HTTP/1.1 hdr Host localhost",
+        "http-check expect status 200",
+        f"timeout check {CHECK_TIMEOUT_MS}ms",
+    ]
+    if service.sticky:
+        secure = " secure" if plan.certificate is not None else ""
+        lines += [
+            "",
+            "# A client stays with its replica while that lives and is not about to go.",
+            f'cookie headway-{word(service.name)} insert indirect nocache httponly{secure} attr "SameSite=Lax"',
+            f"ignore-persist if {{ req.cook(headway-{word(service.name)}) -m str -f {word(draining_file(plan.run_folder))} }}",
+        ]
+    lines.append("")
+    for replica in service.replicas:
+        disabled = "" if replica.enabled else " disabled"
+        lines.append(f"server {word(replica.name)} {server_line(replica, sticky=service.sticky)}{disabled}")
+    return _section(f"backend {word(service.name)}", lines)
+
+
+def _unrouted() -> str:
+    answer = 'string "No service has a route for this address.\\n"'
+    return _section(f"backend {UNROUTED}", [f"http-request return status 404 content-type text/plain {answer}"])
