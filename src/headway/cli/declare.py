@@ -11,6 +11,7 @@ import click
 from headway.cli.start import system_of
 from headway.control.stored import Store
 from headway.declaration.changes import changes
+from headway.declaration.discover import discover
 from headway.declaration.load import load
 from headway.declaration.starter import starter_text, write_starter
 
@@ -18,7 +19,7 @@ from headway.declaration.starter import starter_text, write_starter
 def init(folder: Path, *, only_print: bool) -> None:
     """Write a declaration for the app in `folder`."""
     if only_print:
-        click.echo(starter_text(folder), nl=False)
+        click.echo(starter_text(discover(folder), folder.resolve().name), nl=False)
         return
     path = write_starter(folder)
     click.echo(path.read_text(), nl=False)

@@ -7,6 +7,7 @@ before has kept running all the while.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -78,15 +79,8 @@ class Applying:
     ) -> None:
         """In the ticking thread: put a declaration in force. Raises with nothing changed."""
         controller = self._controller
-        controller.edge.apply(
-            after.system,
-            controller.wanted(after, {}),
-            controller.loop.replicas,
-            controller.processes.socket,
-        )
+        controller.apply_edge(after, controller.wanted(after, {}))
         if environ:
-            import os
-
             os.environ.update(environ)
             controller.supervisor.set_environ(environ)
         controller.applied = after

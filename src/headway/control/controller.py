@@ -87,13 +87,23 @@ class Controller:
         self.databases.want(self.wanted_databases(self.applied))
         self._resolve()
         try:
-            self.edge.apply(self.applied.system, self.loop.wanted, self.loop.replicas, self.processes.socket)
             edge = self.processes.table.get("edge")
-            if edge is None or not edge.alive:
+            runs = edge is not None and edge.alive
+            if runs:
+                self.edge.adopt(self.applied.system)
+            self.apply_edge(self.applied, self.loop.wanted)
+            if not runs and self.edge.urls:
                 self.processes.table["edge"] = self.edge.start()
         except HeadwayError as error:
             self.failure = {"message": error.message, "hint": error.hint, "detail": ""}
             self.journal.write("edge", "failed", error.message, "warning")
+
+    def apply_edge(self, applied: Applied, wanted: Wanted) -> None:
+        """Put a declaration in force at the edge; raises with nothing changed."""
+        edge = self.processes.table.get("edge")
+        runs = edge is not None and edge.alive
+        if self.edge.apply(applied.system, wanted, self.loop.replicas, self.processes.socket, running=runs):
+            self.journal.write("edge", "reload", "routes, addresses or settings changed")
 
     def wanted_databases(self, applied: Applied) -> dict[str, WantedDatabase]:
         """The databases of a declaration, their references resolved."""

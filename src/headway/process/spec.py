@@ -16,6 +16,7 @@ class ProcessSpec:
     `listeners`: addresses of listening sockets the child gets as descriptors FIRST_LISTENER_FD, +1, …
     `restart`: the supervisor starts it again by itself when it ends (engines and the controller).
     `stop_signal`, `stop_timeout_s`: how to end it; SIGKILL follows.
+    `replace_argv`: what goes before the pid of a running one that this one takes over from, hitlessly (`-sf PID`).
     `keep`: an engine whose spec may be stored for adoption; it holds no secret.
     """
 
@@ -33,6 +34,7 @@ class ProcessSpec:
     stop_timeout_s: float = 5.0
     death_signal: int = signal.SIGKILL
     keep: bool = False
+    replace_argv: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready mapping; `from_json` reads it back."""
@@ -43,6 +45,7 @@ class ProcessSpec:
         """The spec that `to_json` wrote."""
         fields = dict(data)
         fields["argv"] = tuple(fields["argv"])
+        fields["replace_argv"] = tuple(fields.get("replace_argv", ()))
         fields["listeners"] = tuple(fields.get("listeners", ()))
         return cls(**fields)
 

@@ -133,7 +133,7 @@ class Supervisor:
 
     # -- processes --------------------------------------------------------------------------------------------------
 
-    def _spawn(self, spec: ProcessSpec, restarts: int = 0) -> _Child:
+    def _spawn(self, spec: ProcessSpec, restarts: int = 0, replaces: int | None = None) -> _Child:
         env = self.environ | spec.env if spec.name == "controller" else spec.env
         parent = os.getpid()
         detached = self.detached
@@ -157,7 +157,7 @@ class Supervisor:
             for fd in handed_on:
                 after.callback(os.close, fd)
             started = subprocess.Popen(
-                list(spec.argv),
+                [*spec.argv, *(() if replaces is None else (*spec.replace_argv, str(replaces)))],
                 stdin=nothing,
                 stdout=out,
                 stderr=err,
@@ -433,16 +433,17 @@ class Supervisor:
 
     def _answer_spawn(self, message: dict[str, Any]) -> dict[str, Any]:
         spec = ProcessSpec.from_json(message["spec"])
-        old = self.children.get(spec.name)
+        old, replaces = self.children.get(spec.name), None
         if old and old.alive:
             if not message.get("replaces"):
                 return {"error": f"{spec.name} runs already", "hint": ""}
             # A hitless replacement: the old one ends by itself when the new one tells it to.
             old.restart = False
+            replaces = old.pid
             old.name = f"{spec.name}.{old.pid}"
             self.children[old.name] = old
         self.restarts.pop(spec.name, None)
-        return {"process": _state(self._spawn(spec))}
+        return {"process": _state(self._spawn(spec, replaces=replaces))}
 
     def _answer_signal(self, message: dict[str, Any]) -> dict[str, Any]:
         self.restarts.pop(message["name"], None) if message["do"] == "stop" else None

@@ -41,6 +41,21 @@ def single_callable(app: Any) -> App:
     return call
 
 
+def framed(send: Send) -> Send:
+    """Drops an app's own Transfer-Encoding: framing is the server's, and granian breaks off when both say something."""
+
+    def send_framed(message: dict[str, Any]) -> Awaitable[None]:
+        if message["type"] == "http.response.start" and "headers" in message:
+            headers = message["headers"]
+            for header in headers:
+                if len(header[0]) == 17 and bytes(header[0]).lower() == b"transfer-encoding":
+                    kept = [(name, value) for name, value in headers if bytes(name).lower() != b"transfer-encoding"]
+                    return send({**message, "headers": kept})
+        return send(message)
+
+    return send_framed
+
+
 class Layer:
     """Wraps `app`. `failed(kind, message, detail)` is told when the app's own start-up fails."""
 
@@ -87,7 +102,7 @@ class Layer:
         if is_stream:
             slots[6] += 1
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, framed(send))
         except BodyTooLarge:
             with contextlib.suppress(Exception):  # too late when the answer has begun
                 await send({"type": "http.response.start", "status": 413, "headers": [(b"connection", b"close")]})

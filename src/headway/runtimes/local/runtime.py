@@ -1,4 +1,4 @@
-"""The local runtime: replicas as processes of this machine behind one HAProxy, as the control loop's protocol wants it."""
+"""The local runtime: replicas as processes of this machine behind one HAProxy, for the control loop."""
 
 from __future__ import annotations
 
@@ -86,4 +86,4 @@ class LocalRuntime:
     def settle(self, replicas: Mapping[str, Replica], wanted: Wanted) -> None:
         """Store what a restart of the edge or of the controller needs."""
         self._save(replicas)
-        self.edge.store(replicas, self.processes.socket)
+        self.edge.store(replicas, wanted, self.processes.socket)

@@ -1,4 +1,4 @@
-"""Processes that exist in memory alone: they start, serve, hang, leak, crash and end as real ones do, on virtual time."""
+"""Processes that exist in memory alone: they start, serve, hang, leak, crash and end as real ones do."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Requests through the edge's twin, counted as a user would: served, failed, or cut off in the middle.
 
-The edge sends each to the server with the fewest sessions. A refused connection is tried elsewhere, whatever the method;
-a request whose server died is sent again only if it is idempotent and its answer had not begun. Nothing else repeats.
+The edge sends each to the server with the fewest sessions. A refused connection is tried elsewhere, whatever the
+method; a request whose server died is sent again only if it is idempotent and its answer had not begun.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class Offer:
 
     rate_per_s: float
     work_s: float = 0.1  # mean; a twentieth takes thirty times as long
+    work_max_s: float = 5.0
     post_share: float = 0.2  # not idempotent
     stream_share: float = 0.02  # open for long, begun at once
     stream_s: tuple[float, float] = (3.0, 30.0)
@@ -104,6 +105,7 @@ class Traffic:
             work_s = self.random.uniform(*offer.stream_s)
         else:
             work_s = self.random.expovariate(1 / offer.work_s) * (30 if self.random.random() < 0.05 else 1)
+            work_s = min(work_s, offer.work_max_s)
         idempotent = kind < 1 - offer.post_share
         return _Request(service, idempotent, is_stream, at_s, at_s + offer.deadline_s, work_s)
 

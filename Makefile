@@ -1,0 +1,51 @@
+# `make run` and `make test` are all there is to set up: each makes the virtual environment it needs.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: run test test-long check format bench docs clean
+
+## The example shop behind Headway, on http://127.0.0.1:8000. Ctrl-C stops everything.
+run: $(STAMP)
+	cd examples/shop && ../../$(BIN)/headway up
+
+## Everything that CI runs: style, types, layers, docs, and all tests with the real engines.
+test: check
+	$(BIN)/pytest -m "not long"
+
+## Many seeds and long faults; writes the table in docs/reliability.md.
+test-long: $(STAMP)
+	$(BIN)/pytest -m long --timeout 1800
+
+check: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m headway.declaration.reference --check
+	$(BIN)/python -m headway.cli.reference --check
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+## Side by side with the peers, in one run; writes docs/benchmarks.md.
+bench: $(STAMP)
+	$(BIN)/python -m bench
+
+## Writes the generated reference.
+docs: $(STAMP)
+	$(BIN)/python -m headway.declaration.reference
+	$(BIN)/python -m headway.cli.reference
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("error: Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "\nhint: make run PYTHON=python3.12") if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $(STAMP)
