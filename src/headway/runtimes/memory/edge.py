@@ -150,7 +150,8 @@ class Edge:
     def observed(self, now_s: float) -> EdgeObserved:
         """What one tick sees: nothing but its pid while it does not answer."""
         if self.state != "serving":
-            return EdgeObserved(self.pid, reachable=False, unreachable_s=now_s - self._since_s)
+            away_s = now_s - self._since_s
+            return EdgeObserved(self.pid, reachable=False, unreachable_s=away_s, answered=self.state != "starting")
         servers = {
             server.name: EdgeServer(
                 server.admin, server.is_up and server.admin != "maint", server.sessions, server.limit
