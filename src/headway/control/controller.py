@@ -61,7 +61,9 @@ class Controller:
         self.overrides: dict[str, Override] = self.store.load_overrides()
         self.supervisor = SupervisorClient(str(folders.supervisor_socket))
         self.processes = Processes(folders, self.supervisor, engine_identity())
-        self.databases = Databases(folders, self.supervisor, self.journal.write, self.processes.table_entry)
+        self.databases = Databases(
+            folders, self.supervisor, self.processes.spawn, self.journal.write, self.processes.table_entry
+        )
         self.edge = Edge(folders, self.supervisor, self.machine)
         self.runtime = LocalRuntime(self.processes, self.edge, self.databases, self.store.save_replicas)
         self.loop = Loop(self.runtime, self.journal, Wanted(), self.store.load_replicas())

@@ -261,7 +261,8 @@ class Supervisor:
                 self._signal(child, signal.SIGKILL)
             return
         self.restarts.clear()
-        self.finish_at_s = time.monotonic() + _FINISH_S
+        patience_s = [child.spec.stop_timeout_s for child in self.children.values() if child.alive and child.spec]
+        self.finish_at_s = time.monotonic() + max([_FINISH_S, *patience_s])
         for child in self.children.values():
             self._signal(child, child.spec.stop_signal if child.spec else signal.SIGTERM)
             self._signal(child, signal.SIGCONT)

@@ -37,6 +37,7 @@ _HEALTH_EVERY_S = 1.0
 _RETRY_EVERY_S = 2.0
 _TAIL_BYTES = 8192
 
+Spawn = Callable[[ProcessSpec], ProcessState]
 Tell = Callable[[str, str, str, str], None]  # about, what, reason, level: a line for the journal
 
 
@@ -58,6 +59,7 @@ class Database:
     wanted: WantedDatabase
     folders: Folders
     supervisor: SupervisorClient
+    spawn: Spawn
     tell: Tell
     is_alive: Callable[[str], ProcessState | None]
     state: Literal["starting", "ready", "down", "failed", "stopping"] = "starting"
@@ -138,7 +140,7 @@ class Database:
         )
         known = self.is_alive(self.process)
         if server.running_pid is None and (known is None or not known.alive):
-            self.supervisor.spawn(self._spec(server))
+            self.spawn(self._spec(server))
         self.server = server
         try:
             wait_until_ready(server, is_alive=self._process_alive)
@@ -203,6 +205,7 @@ class Databases:
 
     folders: Folders
     supervisor: SupervisorClient
+    spawn: Spawn
     tell: Tell
     is_alive: Callable[[str], ProcessState | None]
     held: dict[str, Database] = field(default_factory=dict)
@@ -217,7 +220,9 @@ class Databases:
                 old.stop()
         for name, declared in wanted.items():
             if name not in self.held:
-                self.held[name] = Database(declared, self.folders, self.supervisor, self.tell, self.is_alive)
+                self.held[name] = Database(
+                    declared, self.folders, self.supervisor, self.spawn, self.tell, self.is_alive
+                )
                 self.held[name].start()
 
     @property

@@ -89,6 +89,12 @@ class Processes:
                 self.supervisor.connect()
                 self.table = self.supervisor.processes()
 
+    def spawn(self, spec: ProcessSpec) -> ProcessState:
+        """Start an engine; any thread may. Raises what the supervisor says."""
+        state = self.supervisor.spawn(spec)
+        self.table[spec.name] = state
+        return state
+
     def table_entry(self, name: str) -> ProcessState | None:
         """What is known of one process; any thread may ask."""
         return self.table.get(name)
@@ -111,7 +117,7 @@ class Processes:
         self._clear(name)
         try:
             spec = self._command(launch, name) if launch.kind == "command" else self._worker(launch, name)
-            self.table[name] = self.supervisor.spawn(spec)
+            self.spawn(spec)
         except HeadwayError as error:
             self.unstartable[name] = Failure("spawn", error.message, error.hint)
             return error.message
