@@ -103,6 +103,7 @@ _RETRY_AFTER = " hdr Retry-After 1"
 _ANSWERS = (
     (400, "This request is malformed.", ""),
     (404, "Nothing is served at this address.", ""),
+    (405, "This method is not allowed.", ""),
     (408, "The request did not arrive in time.", ""),
     (413, "The request body is too large.", ""),
     (429, "Too many requests from this address.", _RETRY_AFTER),
@@ -129,8 +130,11 @@ def _public(plan: EdgePlan) -> str:
         *_identity(plan),
         "",
         "# Headway's own paths are not for the outside, however they are spelt; neither are tunnels.",
-        "http-request deny status 404 if { path,url_dec -m sub /-headway/ }",
-        "http-request deny status 405 if { method CONNECT }",
+        "http-request deny status 404 default-errorfiles if { path,url_dec -m sub /-headway/ }",
+        "http-request deny status 405 default-errorfiles if { method CONNECT }",
+        "# Ambiguous framing is refused by HAProxy's parser; this is what it lets through.",
+        "http-request deny status 400 default-errorfiles if { req.ver 1.0 } { req.hdr(transfer-encoding) -m found }",
+        "http-request deny status 400 default-errorfiles unless { req.ver 1.1 2.0 1.0 }",
         "",
         "# Headers that only Headway, or a proxy that is trusted, may set.",
         *_provenance(plan),
@@ -161,28 +165,36 @@ def _networks(plan: EdgePlan) -> str:
 def _access_log(plan: EdgePlan) -> list[str]:
     if not plan.access_log:
         return ["# The access log is off."]
-    fields = (
-        '"time":%Ts%ms',
-        '"client":"%ci"',
-        '"method":"%HM"',
-        '"path":"%[capture.req.uri,field(1,?),json(utf8s)]"',
-        '"status":%ST',
-        '"service":"%b"',
-        '"replica":"%s"',
-        '"queue_ms":%Tw',
-        '"ttfb_ms":%[var(txn.ttfb,-1)]',
-        '"total_ms":%Ta',
-        '"bytes":%B',
-        '"end":"%ts"',
-        f'"id":"{_id(plan)}"',
-    )
+    answered = {"queue_ms": "%Tw", "ttfb_ms": "%[var(txn.ttfb,-1)]", "id": _id(plan)}
+    unreadable = {"queue_ms": "-1", "ttfb_ms": "-1", "id": ""}
     return [
         "# One JSON object a request, without the query string, which may hold secrets.",
         "log stdout len 8192 format raw local0 info",
-        "log-format '{" + ",".join(fields) + "}'",
+        f"log-format '{_log_line(answered)}'",
+        "# The same for what was no request at all.",
+        f"error-log-format '{_log_line(unreadable)}'",
         "http-request set-var(txn.begun) date(0,ms)",
         "http-after-response set-var(txn.ttfb) date(0,ms),sub(txn.begun)",
     ]
+
+
+def _log_line(values: dict[str, str]) -> str:
+    fields = {
+        "time": "%Ts%ms",
+        "client": '"%ci"',
+        "method": '"%HM"',
+        "path": '"%[capture.req.uri,field(1,?),json(utf8s)]"',
+        "status": "%ST",
+        "service": '"%b"',
+        "replica": '"%s"',
+        "queue_ms": values["queue_ms"],
+        "ttfb_ms": values["ttfb_ms"],
+        "total_ms": "%Ta",
+        "bytes": "%B",
+        "end": '"%ts"',
+        "id": f'"{values["id"]}"',
+    }
+    return "{" + ",".join(f'"{name}":{value}' for name, value in fields.items()) + "}"
 
 
 def _provenance(plan: EdgePlan) -> list[str]:
@@ -235,10 +247,12 @@ def _client_rate(plan: EdgePlan) -> list[str]:
     allowed = max(1, round(plan.client_rate_per_s * period_s))
     return [
         "",
-        f"# One client address may make {allowed} requests in {period_s} s; of IPv6 its /64 counts, which one client owns.",
+        f"# One client address may make {allowed} requests in {period_s} s; of IPv6 its /64 counts, which one client",
+        "# owns. What is refused does not count, so that a client that goes on too fast still gets its share.",
         f"stick-table type ipv6 size 100k expire {period_s * 2}s store http_req_rate({period_s}s)",
+        f"acl too_fast src,ipmask(32,64),table_http_req_rate({PUBLIC}) ge {allowed}",
+        "http-request deny status 429 default-errorfiles if too_fast",
         "http-request track-sc0 src,ipmask(32,64)",
-        f"http-request deny status 429 if {{ sc_http_req_rate(0) gt {allowed} }}",
     ]
 
 
@@ -281,7 +295,7 @@ def _redirect(plan: EdgePlan, listener: Listener) -> str:
         "",
         *_access_log(plan),
         "",
-        "http-request deny status 400 unless { req.hdr(host) -m found }",
+        "http-request deny status 400 default-errorfiles unless { req.hdr(host) -m found }",
         f"http-request redirect code 301 location {target} if {{ method GET HEAD }}",
         f"http-request redirect code 308 location {target}",
     ]
@@ -299,7 +313,7 @@ def _backend(plan: EdgePlan, service: EdgeService) -> str:
         f"timeout queue {deadline}",
         f"timeout server {milliseconds(service.silence_max_s)}",
         "",
-        f"http-request deny status 413 if {{ req.hdr_val(content-length) gt {service.body_max_bytes} }}",
+        f"http-request deny status 413 default-errorfiles if {{ req.hdr_val(content-length) gt {service.body_max_bytes} }}",
         "# A small body is awaited here, so that a slow sender occupies no replica.",
         f"http-request wait-for-body time {milliseconds(plan.header_timeout_s)} "
         f"if {{ req.hdr_val(content-length) 1:{_BUFFERED_BODY_BYTES} }}",

@@ -24,7 +24,8 @@ from headway.model.edge import EdgeReplica
 Removal = Literal["removed", "absent", "busy"]
 
 _ANSWER_MAX_BYTES = 16 * 2**20
-_NOT_LISTED = "Key not found."  # the answer of `del acl` for a replica that was not draining
+# Answers of `add acl` and `del acl` for a replica that was not draining, and where no service is sticky.
+_HARMLESS = ("Key not found.", "Unknown ACL identifier. Please use #<id> or <file>.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ class RuntimeApi:
         """Send commands that answer nothing when they are obeyed. EdgeRefused with the first objection otherwise."""
         batch = "; ".join(commands)
         for line in self._exchange(batch).splitlines():
-            if line.strip() and line != _NOT_LISTED:
+            if line.strip() and line not in _HARMLESS:
                 raise EdgeRefused(batch, line)
 
     def _exchange(self, command: str) -> str:

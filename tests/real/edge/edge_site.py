@@ -1,0 +1,159 @@
+"""A real HAProxy with real replicas for the tests in this folder; everything it started ends with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from headway.edge.errors import EdgeUnreachable
+from headway.edge.haproxy import argv, find_haproxy, validate, write_config
+from headway.edge.render import render
+from headway.edge.runtime_api import RuntimeApi
+from headway.model.edge import EdgePlan, EdgeReplica, EdgeService, Listener
+
+
+def until(condition: Callable[[], Any], what: str, timeout_s: float = 8.0) -> Any:
+    """The first true value of `condition`, asked for until then."""
+    give_up = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < give_up, f"waited {timeout_s} s in vain until {what}"
+        time.sleep(0.01)
+    return value
+
+
+class Site:
+    """One edge: its listening socket, its replicas and its HAProxy process. Used as a context manager."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="hw-", dir="/tmp"))
+        self.config = str(self.folder / "haproxy.cfg")
+        self.record = self.folder / "record.jsonl"
+        self.access_log = self.folder / "access.log"
+        self.messages = self.folder / "messages.log"
+        self.api = RuntimeApi(str(self.folder / "edge.sock"))
+        self.sockets: list[socket.socket] = []
+        self.origins: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.binary = find_haproxy().path
+        self.record.touch()
+        self.access_log.touch()
+
+    def __enter__(self) -> Site:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in [*self.processes, *self.origins.values()]:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+        for process in [*self.processes, *self.origins.values()]:
+            process.wait(10)
+        for listening in self.sockets:
+            listening.close()
+        shutil.rmtree(self.folder)
+
+    # -- parts -----------------------------------------------------------------------------------------------------
+
+    def listener(self, *, tls: bool = False, redirect_to_port: int | None = None) -> Listener:
+        listening = socket.socket()
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(4096)
+        self.sockets.append(listening)
+        port = listening.getsockname()[1]
+        return Listener(f"127.0.0.1:{port}", listening.fileno(), tls=tls, redirect_to_port=redirect_to_port)
+
+    def replica(self, name: str, *, limit: int = 100, enabled: bool = True) -> EdgeReplica:
+        """A replica whose process runs and accepts connections."""
+        path = self.folder / f"{name}.sock"
+        script = Path(__file__).with_name("origin.py")
+        self.origins[name] = subprocess.Popen([sys.executable, str(script), str(path), name, str(self.record)])
+
+        def answers() -> bool:
+            with socket.socket(socket.AF_UNIX) as probe:
+                return probe.connect_ex(str(path)) == 0
+
+        until(answers, f"{name} listens")
+        return EdgeReplica(name, str(path), limit, enabled)
+
+    def service(self, name: str = "web", count: int = 1, *, limit: int = 100, **settings: Any) -> EdgeService:
+        replicas = tuple(self.replica(f"{name}.{number}", limit=limit) for number in range(1, count + 1))
+        default = {"routes": ("/",), "deadline_s": 10.0, "body_max_bytes": 2**20}
+        return EdgeService(name=name, replicas=replicas, **{**default, **settings})
+
+    def plan(self, *services: EdgeService, **settings: Any) -> EdgePlan:
+        default = {
+            "system": "test",
+            "run_folder": str(self.folder),
+            "connections_max": 2000,
+            "descriptors_max": 4200,
+            "listeners": (),
+        }
+        plan = EdgePlan(services=services, **{**default, **settings})
+        return plan if plan.listeners else dataclasses.replace(plan, listeners=(self.listener(),))
+
+    # -- the process -----------------------------------------------------------------------------------------------
+
+    def start(self, plan: EdgePlan, *, replaces_pid: int | None = None) -> subprocess.Popen[bytes]:
+        """Start HAProxy on the plan, or replace the one that runs, and wait until it answers."""
+        write_config(render(plan), self.config)
+        validate(self.binary, self.config)
+        return self.spawn(replaces_pid)
+
+    def spawn(self, replaces_pid: int | None = None) -> subprocess.Popen[bytes]:
+        with open(self.access_log, "ab") as access, open(self.messages, "ab") as messages:
+            process = subprocess.Popen(
+                argv(self.binary, self.config, replaces_pid),
+                stdout=access,
+                stderr=messages,
+                pass_fds=[listening.fileno() for listening in self.sockets],
+            )
+        self.processes.append(process)
+
+        def answers() -> bool:
+            assert process.poll() is None, self.messages.read_text()
+            try:
+                return self.api.process().pid == process.pid
+            except EdgeUnreachable:
+                return False
+
+        until(answers, "HAProxy answers")
+        return process
+
+    # -- what is seen from outside ---------------------------------------------------------------------------------
+
+    @property
+    def port(self) -> int:
+        return int(self.sockets[0].getsockname()[1])
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def raw(self, data: bytes, *, timeout_s: float = 5.0) -> bytes:
+        """What comes back for exactly these bytes, until the edge closes or is silent."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=timeout_s) as connection:
+            connection.sendall(data)
+            received = b""
+            try:
+                while chunk := connection.recv(65536):
+                    received += chunk
+            except (TimeoutError, ConnectionResetError):
+                pass
+            return received
+
+    def recorded(self) -> list[dict[str, Any]]:
+        """Every request that reached a replica, in order."""
+        return [json.loads(line) for line in self.record.read_text().splitlines()]
+
+    def log_lines(self) -> list[bytes]:
+        return self.access_log.read_bytes().splitlines()
