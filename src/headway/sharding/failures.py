@@ -33,7 +33,7 @@ _CAUSES: tuple[tuple[str, str, str], ...] = (
         "Free memory, or raise the limit of the container or cgroup.",
     ),
     (
-        r"No space left on device|Disk quota exceeded",
+        r"No space left on device|Disk quota exceeded|Check free disk space|wrote only \d+ of \d+ bytes",
         "the disk is full",
         "Free disk space where the data lies; no acknowledged write is lost, and it starts again by itself.",
     ),

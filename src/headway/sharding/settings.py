@@ -72,6 +72,9 @@ shared_buffers = {settings.shared_buffers_bytes // _MIB}MB
 # Compiling plans costs short queries more than it gives them.
 jit = off
 
+# A statement whose client died is given up instead of keeping its locks to the end.
+client_connection_check_interval = 1s
+
 # An acknowledged write survives a crash of the server and of the machine.
 fsync = on
 full_page_writes = on

@@ -1,0 +1,127 @@
+"""A project's folders with real PostgreSQL servers in them, which are gone after the test."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from headway.process.identity import Identity
+from headway.sharding.postgresql import (
+    Server,
+    ensure_database,
+    prepare,
+    remove_socket_folder,
+    spawn_arguments,
+    wait_until_ready,
+)
+
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(signal_number: int = signal.SIGQUIT) -> Callable[[], None]:
+    """For `preexec_fn`: nothing that a killed test run started survives it."""
+
+    def set_signal() -> None:
+        if sys.platform == "linux":
+            _LIBC.prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
+
+    return set_signal
+
+
+def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 15.0) -> None:
+    """Poll until the condition holds; fail with `what` when it does not in time."""
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, f"timed out: {what}"
+        time.sleep(0.01)
+
+
+@dataclass
+class Place:
+    """A project's folders, and the servers started in them."""
+
+    folder: Path
+    shared_folder: Path
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    servers: list[Server] = field(default_factory=list)
+
+    @property
+    def state_folder(self) -> Path:
+        return self.folder / ".headway"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "postgresql.log"
+
+    def prepare(self, name: str = "main") -> Server:
+        run_folder = self.folder / "run"
+        run_folder.mkdir(exist_ok=True)
+        server = prepare(self.state_folder, run_folder, system="shop", name=name, shared_folder=self.shared_folder)
+        self.servers.append(server)
+        return server
+
+    def spawn(self, server: Server) -> subprocess.Popen[bytes]:
+        """Start the process as a supervisor would."""
+        arguments = spawn_arguments(server)
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                arguments.argv,
+                env=arguments.env,
+                cwd=arguments.cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=die_with_parent(),
+                **as_user(arguments.identity),
+            )
+        self.processes.append(process)
+        return process
+
+    def start(self, name: str = "main") -> tuple[Server, subprocess.Popen[bytes]]:
+        """Prepare, spawn, wait, create."""
+        server = self.prepare(name)
+        process = self.spawn(server)
+        wait_until_ready(server, timeout_s=30, is_alive=lambda: process.poll() is None)
+        ensure_database(server)
+        return server, process
+
+    def schema(self, text: str) -> Path:
+        path = self.folder / "schema.sql"
+        path.write_text(text)
+        return path
+
+    def clear(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.send_signal(signal.SIGQUIT)
+        for process in self.processes:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(10)
+        for server in self.servers:
+            remove_socket_folder(server)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def as_user(identity: Identity | None) -> dict[str, object]:
+    """Arguments of Popen that start a process as that user."""
+    if identity is None:
+        return {}
+    return {"user": identity.uid, "group": identity.gid, "extra_groups": []}
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """The clean stop of a supervisor."""
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
