@@ -17,7 +17,7 @@ from headway.declaration.load import Loaded
 from headway.errors import AppError, EngineError, HeadwayError, MachineError, NotRunning
 from headway.process.detach import Started, spawn_supervisor
 from headway.process.folders import Folders, create, folders_for
-from headway.process.linux import is_same
+from headway.process.record import read_record, supervisor_runs
 from headway.process.spec import ProcessSpec
 
 _POLL_S = 0.05
@@ -36,17 +36,6 @@ def system_of(state: str | None, root: Path) -> System:
     """The system whose state is in `state`, by default beside the declaration."""
     folders = folders_for(Path(state) if state else root / ".headway")
     return System(folders, ControlClient(folders))
-
-
-def has_leftovers(folders: Folders) -> bool:
-    """Whether processes of a detached system whose supervisor is gone still run."""
-    try:
-        stored = json.loads((folders.run / "processes.json").read_text())
-    except (OSError, ValueError):
-        return False
-    return bool(stored["supervisor"]["detached"]) and any(
-        is_same(entry["pid"], entry["ticks"]) for entry in stored["processes"]
-    )
 
 
 def start(system: System, loaded: Loaded, *, detached: bool, reload: bool, keep_applied: bool) -> Started:
@@ -142,17 +131,16 @@ def _ended(system: System, status: int) -> HeadwayError:
 
 def stop_and_wait(system: System, started: Started | None, patience_s: float) -> bool:
     """Ask for an orderly stop and wait for its end; False when it takes longer than `patience_s`."""
+    record = read_record(system.folders)
     try:
         system.client.ask("POST", "/stop", {})
     except HeadwayError:
-        if started is not None:
-            started.terminate()
+        if started is None:
+            raise
+        started.terminate()
     until_s = time.monotonic() + patience_s
     while time.monotonic() < until_s:
-        if started is not None:
-            if started.poll() is not None:
-                return True
-        elif not system.folders.supervisor_socket.exists() or not system.client.is_running():
+        if started.poll() is not None if started is not None else not supervisor_runs(record):
             return True
         time.sleep(_POLL_S)
     return False

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from headway.cli.show import status_lines
-from headway.cli.start import System, await_ready, has_leftovers, start, system_of
+from headway.cli.start import System, await_ready, start, system_of
 from headway.cli.view import View, is_terminal
 from headway.declaration.load import Loaded, load
 from headway.declaration.references import parse
 from headway.errors import EngineError, HeadwayError, NotRunning
 from headway.process.detach import Started
+from headway.process.record import has_leftovers, read_record
 
 _APPLY_S = 3600.0
 _VIEW_EVERY_S = 0.5
@@ -34,7 +35,7 @@ def up(
     running = _running(system)
     if running is not None and running["supervisor"] == "ready":
         return _apply(system, loaded), True
-    adopts = running is not None or has_leftovers(system.folders)
+    adopts = running is not None or has_leftovers(read_record(system.folders))
     started = start(system, loaded, detached=detach, reload=reload, keep_applied=adopts)
     if adopts and detach:
         _await_controller(system, started)

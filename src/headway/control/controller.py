@@ -253,6 +253,7 @@ class Controller:
             self.overrides[service] = Override(count, declared)
         self.store.save_overrides(self.overrides)
         self.journal.write(service, "scale", f"{before} → {count} replicas, by hand")
+        self._resolve()  # who asks for the status next sees what is wanted now
         return {"service": service, "before": before, "replicas": count, "declared": declared}
 
     def reload_source(self, why: str) -> None:

@@ -1,0 +1,249 @@
+"""Runs a whole system the way a user does, by the `headway` command, and leaves nothing behind whatever happens.
+
+In the foreground everything hangs on one child, which gets SIGTERM when the test process dies. A detached system has a
+guard process that takes it down when the test process is gone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from headway.process.folders import Folders, folders_for
+
+HEADWAY = (sys.executable, "-m", "headway.cli.main")
+READY_S = 60.0
+STOP_S = 60.0
+_libc = ctypes.CDLL(None)
+
+_GUARD = """
+import subprocess, sys
+sys.stdin.read()
+subprocess.run([*sys.argv[2:], "down", "--state", sys.argv[1]], capture_output=True)
+"""
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on right now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def wait_for(condition: Callable[[], Any], timeout_s: float, what: str, every_s: float = 0.02) -> Any:
+    """The first true value of `condition`; AssertionError naming `what` when it does not come in time."""
+    until_s = time.monotonic() + timeout_s
+    while True:
+        found = condition()
+        if found:
+            return found
+        if time.monotonic() > until_s:
+            raise AssertionError(f"not within {timeout_s:g} s: {what}")
+        time.sleep(every_s)
+
+
+def die_with_parent() -> None:
+    """For `preexec_fn`: SIGTERM when the test process dies."""
+    _libc.prctl(1, signal.SIGTERM)
+
+
+@dataclass
+class Running:
+    """A system under test in `folder`; a context manager."""
+
+    folder: Path
+    declaration: str
+    detached: bool = False
+    env: Mapping[str, str] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
+    port: int = 0
+    process: subprocess.Popen[bytes] | None = None
+    guard: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Running:
+        self.port = self.port or free_port()
+        (self.folder / "headway.toml").write_text(self.declaration.replace("$PORT", str(self.port)))
+        if self.detached:
+            self.guard = subprocess.Popen(
+                [sys.executable, "-c", _GUARD, str(self.state), *HEADWAY], stdin=subprocess.PIPE, cwd=self.folder
+            )
+            self.up("--detach")
+        else:
+            self.start()
+            self.wait_ready()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        try:
+            self.stop()
+        finally:
+            if self.guard is not None and self.guard.stdin is not None:
+                self.guard.stdin.close()
+                self.guard.wait(STOP_S)
+            self.kill_leftovers()
+
+    # -- the command ------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> Path:
+        return self.folder / ".headway"
+
+    @property
+    def folders(self) -> Folders:
+        return folders_for(self.state)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def environ(self) -> dict[str, str]:
+        return {**os.environ, **self.env}
+
+    def run(self, *arguments: str, timeout_s: float = READY_S) -> subprocess.CompletedProcess[str]:
+        """One `headway` command in the system's folder."""
+        return subprocess.run(
+            [*HEADWAY, *arguments],
+            cwd=self.folder,
+            env=self.environ(),
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    def ok(self, *arguments: str, timeout_s: float = READY_S) -> str:
+        """One command that must succeed; what it printed."""
+        done = self.run(*arguments, timeout_s=timeout_s)
+        assert done.returncode == 0, f"headway {' '.join(arguments)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def up(self, *arguments: str) -> dict[str, Any]:
+        """`headway up … --json`; the document it ends with."""
+        document: dict[str, Any] = json.loads(self.ok("up", *self.arguments, *arguments, "--json").splitlines()[-1])
+        return document
+
+    def start(self) -> None:
+        """`headway up` in the foreground, not awaited."""
+        with open(self.folder / "up.log", "ab") as log:
+            self.process = subprocess.Popen(
+                [*HEADWAY, "up", *self.arguments],
+                cwd=self.folder,
+                env=self.environ(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=die_with_parent,
+            )
+
+    def output(self) -> str:
+        return (self.folder / "up.log").read_text()
+
+    def stop(self) -> None:
+        """Stop it as its user would: Ctrl-C in the foreground, `down` when detached."""
+        if self.process is not None:
+            if self.process.poll() is None:
+                self.process.send_signal(signal.SIGINT)
+                try:
+                    self.process.wait(STOP_S)
+                except subprocess.TimeoutExpired:
+                    self.process.kill()
+                    raise
+            self.process = None
+        elif self.detached:
+            self.run("down")
+
+    # -- looking ----------------------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """The status document."""
+        document: dict[str, Any] = json.loads(self.ok("status", "--json").splitlines()[-1])
+        return document
+
+    def quick_status(self) -> dict[str, Any] | None:
+        """The status document straight from the control API; None while nobody answers."""
+        from headway.control.client import ControlClient
+        from headway.errors import HeadwayError
+
+        try:
+            return ControlClient(self.folders).status()
+        except HeadwayError:
+            return None
+
+    def wait_ready(self, timeout_s: float = READY_S) -> dict[str, Any]:
+        """Wait until everything is ready; the document."""
+
+        def ready() -> dict[str, Any] | None:
+            if self.process is not None and self.process.poll() is not None:
+                raise AssertionError(f"headway up ended with {self.process.returncode}:\n{self.output()}")
+            document = self.quick_status()
+            return document if document and document["state"] == "ready" else None
+
+        document: dict[str, Any] = wait_for(ready, timeout_s, "ready")
+        return document
+
+    def processes(self) -> dict[str, int]:
+        """Names and pids of everything the supervisor started and that still lives, and its own."""
+        try:
+            stored = json.loads((self.folders.run / "processes.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        found = {entry["name"]: entry["pid"] for entry in stored["processes"]}
+        found["supervisor"] = stored["supervisor"]["pid"]
+        return {name: pid for name, pid in found.items() if is_alive(pid)}
+
+    def pid(self, name: str) -> int:
+        return self.processes()[name]
+
+    def replicas(self, service: str = "web") -> list[dict[str, Any]]:
+        document = self.quick_status()
+        assert document is not None
+        replicas: list[dict[str, Any]] = document["services"][service]["replicas"]
+        return replicas
+
+    def journal(self) -> list[dict[str, Any]]:
+        try:
+            return [json.loads(line) for line in (self.state / "journal.jsonl").read_text().splitlines()]
+        except OSError:
+            return []
+
+    def kill_leftovers(self) -> None:
+        """End by force what is left; its absence is asserted by `assert_gone`."""
+        for pid in self.processes().values():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process lives (a zombie does not)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except OSError:
+        return False
+
+
+def descendants_of_session(run_folder: Path) -> list[str]:
+    """Command lines of processes that mention a run folder: what a system left behind."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and int(entry) != os.getpid():
+            try:
+                line = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if str(run_folder) in line:
+                found.append(f"{entry} {line}")
+    return found
