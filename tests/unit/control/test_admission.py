@@ -1,0 +1,108 @@
+"""The edge brought to what it should have: each kind of difference, and none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from nouns import UP, WEB, edge, replica, seen
+
+from headway.control.admission import reconcile, servers_by_service
+from headway.model.action import (
+    Action,
+    AdmitReplica,
+    DrainReplica,
+    LimitReplica,
+    RemoveReplica,
+    ReplaceEdge,
+    SuspendReplica,
+)
+from headway.model.observed import EdgeObserved, EdgeServer, Failure, Observed
+from headway.model.replica import Phase, Replica
+from headway.model.wanted import Wanted
+
+WANTED = Wanted((WEB,))
+DRAIN, MAINT = replace(UP, admin="drain"), replace(UP, admin="maint")
+
+
+def reconciled(one: Replica, server: EdgeServer | None, **process: object) -> list[Action]:
+    at_edge = edge(web_1=server) if server else edge()
+    return reconcile([one], WANTED, Observed(replicas={"web.1": seen(**process)}, edge=at_edge))
+
+
+@pytest.mark.parametrize(
+    ("phase", "server", "deed"),
+    [
+        (Phase.READY, None, AdmitReplica),
+        (Phase.READY, MAINT, AdmitReplica),
+        (Phase.READY, DRAIN, AdmitReplica),
+        (Phase.READY, UP, None),
+        (Phase.STARTING, None, None),
+        (Phase.STARTING, UP, SuspendReplica),
+        (Phase.STARTING, MAINT, None),
+        (Phase.DRAINING, UP, DrainReplica),
+        (Phase.DRAINING, DRAIN, None),
+        (Phase.DRAINING, None, None),
+        (Phase.STOPPING, DRAIN, None),
+        (Phase.DOWN, UP, SuspendReplica),
+        (Phase.DOWN, MAINT, None),
+        (Phase.DOWN, None, None),
+    ],
+)
+def test_one_replica_against_its_server(phase: Phase, server: EdgeServer | None, deed: type[Action] | None) -> None:
+    assert [type(action) for action in reconciled(replica(phase=phase), server)] == ([deed] if deed else [])
+
+
+@pytest.mark.parametrize("server", [UP, DRAIN, MAINT])
+def test_one_that_left_is_removed(server: EdgeServer) -> None:
+    actions = reconciled(replica(phase=Phase.DOWN, leave=True), server)
+    assert actions == [RemoveReplica("web.1", "web", "it has ended")]
+
+
+def test_the_limit_follows_streams_and_threads() -> None:
+    assert reconciled(replica(), UP, streams=3) == [LimitReplica("web.1", "web", 43, "its limit and open streams")]
+    assert reconciled(replica(), replace(UP, limit=43), streams=3) == []
+    assert reconciled(replica(), None, is_wsgi=True) == [AdmitReplica("web.1", "web", 8, "ready")]
+
+
+def test_why_it_is_down_is_told() -> None:
+    down = replica(phase=Phase.DOWN, failure=Failure("exit", "ended with status 3"))
+    assert reconciled(down, UP) == [SuspendReplica("web.1", "web", "ended with status 3")]
+
+
+def test_a_server_nobody_knows_is_removed() -> None:
+    actions = reconcile([], WANTED, Observed(edge=edge(web_9=UP)))
+    assert actions == [RemoveReplica("web.9", "web", "nobody knows it any more")]
+
+
+def test_private_replicas_are_none_of_the_edges_business() -> None:
+    wanted = Wanted((replace(WEB, is_public=False),))
+    assert reconcile([replica()], wanted, Observed(edge=edge())) == []
+
+
+def test_a_replica_of_no_service_still_leaves_in_order() -> None:
+    drained = reconcile([replica(phase=Phase.DRAINING)], Wanted(), Observed(edge=edge(web_1=UP)))
+    assert drained == [DrainReplica("web.1", "web", "leaves")]
+
+
+@pytest.mark.parametrize(
+    ("away", "replaced"),
+    [
+        (EdgeObserved(pid=None, unreachable_s=60.0), False),  # dead: its supervisor starts it
+        (EdgeObserved(pid=1, unreachable_s=0.7), False),
+        (EdgeObserved(pid=1, unreachable_s=0.9), True),
+        (EdgeObserved(pid=1, unreachable_s=4.9, answered=False), False),  # still starting
+        (EdgeObserved(pid=1, unreachable_s=5.1, answered=False), True),
+    ],
+)
+def test_an_edge_that_does_not_answer(away: EdgeObserved, replaced: bool) -> None:
+    actions = reconcile([replica()], WANTED, Observed(edge=away))
+    assert [type(action) for action in actions] == ([ReplaceEdge] if replaced else [])
+
+
+def test_the_edges_file_holds_who_serves_or_comes_back() -> None:
+    crashed = replica(3, Phase.DOWN, ready_once=True)
+    never = replica(4, Phase.STARTING)
+    gone = replica(5, Phase.STOPPING, ready_once=True, leave=True)
+    held = {r.name: r for r in (crashed, never, gone, replica(10), replica(2))}
+    assert [r.number for r in servers_by_service(held)["web"]] == [2, 3, 10]
