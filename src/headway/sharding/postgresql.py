@@ -148,7 +148,8 @@ def _prepare(
         created=created,
     )
     if running := _running(data_folder):
-        return replace(server, running_pid=running.pid, port=running.port, socket_folder=running.socket_folder)
+        socket_folder = running.socket_folder or server.socket_folder
+        return replace(server, running_pid=running.pid, port=running.port, socket_folder=socket_folder)
     server = replace(server, port=_choose_port(record.port, seed=f"{state_folder} {name}"))
     _configure(server, cluster_name=f"{system} {name}", memory_bytes=memory_bytes)
     if server.port != record.port:
@@ -265,7 +266,7 @@ def _is_free(port: int) -> bool:
 class _Running:
     pid: int
     port: int
-    socket_folder: Path
+    socket_folder: Path | None  # None: it has not come that far yet
 
 
 def _running(data_folder: Path) -> _Running | None:
@@ -277,7 +278,7 @@ def _running(data_folder: Path) -> _Running | None:
     path = data_folder / "postmaster.pid"
     try:
         lines = path.read_text().splitlines()
-        pid, port, socket_folder = int(lines[0]), int(lines[3]), Path(lines[4])
+        pid, port, socket_folder = int(lines[0]), int(lines[3]), Path(lines[4]) if lines[4] else None
     except FileNotFoundError:
         return None
     except (ValueError, IndexError):
