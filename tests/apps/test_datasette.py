@@ -180,11 +180,6 @@ def test_static_assets_have_their_types(client: httpx.Client) -> None:
         assert len(asset.content) == int(asset.headers["content-length"])
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=httpx.RemoteProtocolError,
-    reason="Datasette sets Transfer-Encoding beside Content-Length here, and granian alone then answers nothing at all",
-)
 def test_the_whole_database_can_be_downloaded(client: httpx.Client, datasette: Any, tmp_path: Path) -> None:
     answer = client.get("/birds.db")
     assert answer.headers["content-type"] == "application/octet-stream"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-
 from harness import HEADWAY, Running, descendants_of_session, is_alive, wait_for
+
 from headway.lab.load import Request
 from headway.lab.steady import SteadyLoad
 
