@@ -103,7 +103,7 @@ class Watch:
                 self._draining_since_s.pop(name, None)
         for name in set(self._draining_since_s) - set(loop.replicas):
             del self._draining_since_s[name]
-        self._numbers(loop)
+        self._numbers(loop, sum(isinstance(action, Tell) and "adopted" in action.reason for action in actions))
         if self.never_empty:
             self._not_empty(loop)
         assert not self._broken, "; ".join(self._broken)
@@ -118,11 +118,11 @@ class Watch:
         for (name, on), count in deeds.items():
             self._must(count == 1, f"{count} deeds on the {on} of {name} in one tick: {actions}")
 
-    def _numbers(self, loop: Loop) -> None:
-        """Never more than wanted and the surge; after a scale-down the rest goes, it does not grow."""
+    def _numbers(self, loop: Loop, adopted: int) -> None:
+        """Never more than wanted and the surge; what is above (scaled down, adopted) goes, it does not grow."""
         staying = Counter(r.service for r in loop.replicas.values() if not r.leave and r.phase not in LEAVING)
         for service in loop.wanted.services:
-            most = max(service.replicas + SURGE, self._staying[service.name])
+            most = max(service.replicas + SURGE, self._staying[service.name]) + adopted
             self._must(staying[service.name] <= most, f"{staying[service.name]} of {service.name}, {most} at most")
         self._staying = staying
 
