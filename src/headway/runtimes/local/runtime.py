@@ -19,11 +19,14 @@ from headway.model.action import (
     Tell,
 )
 from headway.model.observed import EdgeObserved, Observed
-from headway.model.replica import Replica
+from headway.model.replica import Phase, Replica
 from headway.model.wanted import Wanted
 from headway.runtimes.local.databases import Databases
 from headway.runtimes.local.edge import Edge
 from headway.runtimes.local.processes import Processes
+
+# While every replica is ready nothing about the edge is urgent, and asking it is the dearest part of a tick at rest.
+_QUIET_S = 0.35
 
 
 class LocalRuntime:
@@ -40,6 +43,8 @@ class LocalRuntime:
         self.edge = edge
         self.databases = databases
         self._save = save
+        self._edge = EdgeObserved()
+        self._edge_at_s = 0.0
 
     def now_s(self) -> float:
         """The machine's monotonic clock: it goes on over a restart of the controller."""
@@ -48,17 +53,31 @@ class LocalRuntime:
     def observe(self, replicas: Mapping[str, Replica]) -> Observed:
         """One tick's facts."""
         self.processes.refresh()
-        state = self.processes.table.get("edge")
-        edge = self.edge.observe(state.pid) if state and state.alive else EdgeObserved()
         return Observed(
             replicas=self.processes.observe(replicas),
-            edge=edge,
+            edge=self._observe_edge(replicas),
             ready_databases=self.databases.ready,
             can_start=self.processes.can_start,
         )
 
+    def _observe_edge(self, replicas: Mapping[str, Replica]) -> EdgeObserved:
+        state = self.processes.table.get("edge")
+        pid = state.pid if state and state.alive else None
+        now_s = time.monotonic()
+        quiet = (
+            self._edge.reachable
+            and self._edge.pid == pid
+            and now_s - self._edge_at_s < _QUIET_S
+            and all(replica.phase is Phase.READY and name in self._edge.servers for name, replica in replicas.items())
+        )
+        if not quiet:
+            self._edge = self.edge.observe(pid) if pid is not None else EdgeObserved()
+            self._edge_at_s = now_s
+        return self._edge
+
     def act(self, action: Action, replicas: Mapping[str, Replica], wanted: Wanted) -> str:
         """Carry one action out; the text of an error when it failed."""
+        self._edge_at_s = 0.0  # what was seen of the edge is no longer the present
         match action:
             case StartReplica():
                 return self.processes.start(replicas[action.replica])
