@@ -125,10 +125,11 @@ def test_an_app_that_cannot_be_imported_backs_off_and_says_why() -> None:
     assert system.settle(35.0) <= 32.0
 
 
-def test_an_app_that_serves_and_crashes_soon_backs_off_too() -> None:
+def test_an_app_that_serves_and_crashes_soon_is_not_kept_down_for_longer_than_it_was_well() -> None:
     system = system_of(app(replicas=1), behaviour=replace(EXACT, lives_s=2.0))
     system.run(120.0)
-    assert 8 <= system.watch.starts["web.1"] <= 10
+    # A second to start, two of life, as long down: a start every five seconds, not every three and not every thirty.
+    assert 22 <= system.watch.starts["web.1"] <= 30
 
 
 def test_a_start_up_that_never_ends_is_ended() -> None:

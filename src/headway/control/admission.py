@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from headway.model.action import (
     Action,
@@ -14,7 +14,7 @@ from headway.model.action import (
     SuspendReplica,
 )
 from headway.model.observed import EdgeObserved, Observed
-from headway.model.replica import Phase, Replica, stays_in_edge
+from headway.model.replica import Phase, Replica
 from headway.model.wanted import Wanted
 
 EDGE_HANG_S = 0.8  # a live edge answers in well under a millisecond; replaced within the promised two seconds
@@ -67,12 +67,3 @@ def _one(replica: Replica, limit: int, edge: EdgeObserved) -> list[Action]:
         case _:
             pass
     return []
-
-
-def servers_by_service(replicas: Mapping[str, Replica]) -> dict[str, list[Replica]]:
-    """Replicas that belong into the edge's file, by service, in the order of their numbers."""
-    found: dict[str, list[Replica]] = {}
-    for replica in sorted(replicas.values(), key=lambda r: r.number):
-        if stays_in_edge(replica):
-            found.setdefault(replica.service, []).append(replica)
-    return found

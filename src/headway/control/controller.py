@@ -34,7 +34,7 @@ from headway.process.folders import Folders
 from headway.process.identity import engine_identity
 from headway.process.supervisor_client import SupervisorClient
 from headway.runtimes.local.databases import Databases, WantedDatabase
-from headway.runtimes.local.edge import Edge
+from headway.runtimes.local.edge import ACCESS_LOG, Edge
 from headway.runtimes.local.logs import rotate
 from headway.runtimes.local.processes import Processes
 from headway.runtimes.local.runtime import LocalRuntime
@@ -183,7 +183,7 @@ class Controller:
                 self.journal.write("edge", "certificate", told)
         if now_s >= self._rotate_at_s:
             self._rotate_at_s = now_s + _ROTATE_EVERY_S
-            rotate(self.folders.logs)
+            rotate(self.folders.logs, lambda name: self.edge.keep_appending() if name == ACCESS_LOG else None)
 
     def _database_failure(self) -> dict[str, str] | None:
         for database in self.databases.held.values():

@@ -160,6 +160,9 @@ def _fell(replica: Replica, failure: Failure, now_s: float, *first: Action) -> S
     """It failed by itself: down, to start again after its back-off. `first` goes before what is told about it."""
     failures = replica.failures + 1
     wait_s = backoff_s(failures)
+    if replica.phase is Phase.READY:
+        # Back-off is for what cannot stay up; who was well for some seconds is not kept down for longer than that.
+        wait_s = min(wait_s, now_s - replica.since_s)
     down = replace(
         _phase(replica, Phase.DOWN, now_s), failures=failures, start_at_s=now_s + wait_s, pid=None, failure=failure
     )

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from headway.control.decide import decide
 from headway.control.journal import Journal
-from headway.model.action import Action, ReplaceEdge, Tell
+from headway.model.action import Action, EndReplica, ReplaceEdge, Tell
 from headway.model.observed import Observed
 from headway.model.replica import Replica
 from headway.model.wanted import Wanted
@@ -38,7 +38,7 @@ class Loop:
         self.runtime = runtime
         self.journal = journal
         self.wanted = wanted
-        self.replicas: Mapping[str, Replica] = dict(replicas or {})
+        self.replicas: dict[str, Replica] = dict(replicas or {})
         self.observed = Observed()
         self._refused: dict[str, str] = {}
 
@@ -48,18 +48,24 @@ class Loop:
         self.observed = self.runtime.observe(self.replicas)
         decision = decide(self.replicas, wanted, self.observed, self.runtime.now_s())
         changed = decision.replicas != self.replicas
-        self.replicas = decision.replicas
+        before, self.replicas = self.replicas, dict(decision.replicas)
+        if changed:
+            # Before anything is done: a controller that dies in the middle must leave a record of what it started.
+            self.runtime.settle(self.replicas, wanted)
         for action in decision.actions:
-            self._act(action, wanted)
-        if changed or decision.actions:
+            if not self._act(action, wanted) and isinstance(action, EndReplica) and action.replica in before:
+                # It was not told to end: remembering that it was would only wait for nothing.
+                self.replicas[action.replica] = before[action.replica]
+        if decision.actions:
             self.runtime.settle(self.replicas, wanted)
         return decision.actions
 
-    def _act(self, action: Action, wanted: Wanted) -> None:
+    def _act(self, action: Action, wanted: Wanted) -> bool:
+        """Carry one action out and journal it; False when it failed."""
         about = _about(action)
         if isinstance(action, Tell):
             self.journal.write(about, "note", action.reason, action.level)
-            return
+            return True
         name = type(action).__name__
         error = self.runtime.act(action, self.replicas, wanted)
         deed = _DEEDS[name]
@@ -68,10 +74,11 @@ class Loop:
             if self._refused.get(about) != error and name not in _QUIET:
                 self.journal.write(about, f"{deed} failed", error, "warning")
             self._refused[about] = error
-            return
+            return False
         self._refused.pop(about, None)
         if name not in _QUIET:
             self.journal.write(about, deed, action.reason)
+        return True
 
 
 def _about(action: Action) -> str:

@@ -52,12 +52,21 @@ def state_of(wanted: Wanted, replicas: Mapping[str, Replica], observed: Observed
         return "stopping"
     whole = observed.edge.reachable or not any(service.is_public for service in wanted.services)
     for service in wanted.services:
-        ready = sum(r.phase is Phase.READY and r.service == service.name for r in replicas.values())
+        ready = sum(
+            r.phase is Phase.READY and r.service == service.name and (not service.is_public or _is_served(r, observed))
+            for r in replicas.values()
+        )
         whole = whole and ready >= service.replicas and bool(service.key)
     whole = whole and all(database.state == "ready" for database in facts.databases)
     if whole:
         return "ready"
     return "degraded" if facts.was_ready else "starting"
+
+
+def _is_served(replica: Replica, observed: Observed) -> bool:
+    """Whether the edge sends requests to it."""
+    server = observed.edge.servers.get(replica.name)
+    return server is not None and server.admin == "ready" and server.is_up
 
 
 def document(wanted: Wanted, replicas: Mapping[str, Replica], observed: Observed, facts: Facts) -> dict[str, Any]:

@@ -140,6 +140,11 @@ def _public(plan: EdgePlan) -> str:
         *_provenance(plan),
         *_client_rate(plan),
         "",
+        "# Who asks, for the worker alone, which finds it in the last header: SCHEME ADDRESS PORT, and what stays open.",
+        f'http-request set-header X-Headway-From "{_scheme(plan)} %[src] %[src_port]"',
+        f'http-request set-header X-Headway-From "{_scheme(plan)} %[src] %[src_port] stream" '
+        "if { req.hdr(accept) -m sub text/event-stream }",
+        "",
         *route_lines(plan.services, UNROUTED),
     ]
     return _section(f"frontend {PUBLIC}", lines)
@@ -335,12 +340,14 @@ def _backend(plan: EdgePlan, service: EdgeService) -> str:
         f"timeout check {CHECK_TIMEOUT_MS}ms",
     ]
     if service.sticky:
+        cookie = word(f"headway-{service.name}")
         secure = " secure" if plan.certificate is not None else ""
         lines += [
             "",
             "# A client stays with its replica while that lives and is not about to go.",
-            f'cookie headway-{word(service.name)} insert indirect nocache httponly{secure} attr "SameSite=Lax"',
-            f"ignore-persist if {{ req.cook(headway-{word(service.name)}) -m str -f {word(draining_file(plan.run_folder))} }}",
+            f'cookie {cookie} insert indirect nocache httponly{secure} attr "SameSite=Lax"',
+            f"acl leaves req.cook({cookie}) -m str -f {word(draining_file(plan.run_folder))}",
+            f"http-request replace-header Cookie ^(.*?)(?:;\\s*)?{cookie}=[^;]*(.*)$ \\1\\2 if leaves",
         ]
     lines.append("")
     for replica in service.replicas:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import socket
+from dataclasses import dataclass
+from pathlib import Path
 
 from headway.errors import MachineError
+
+_SUPERVISOR = "headway.process.supervisor"  # how a supervisor shows in a command line
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -20,6 +25,22 @@ def open_listener(address: str) -> socket.socket:
 
     MachineError with a hint when the address is taken, not ours or not allowed.
     """
+    sock = _bound(address)
+    try:
+        sock.listen(_backlog())
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise _explain(address, error) from error
+    return sock
+
+
+def check_address(address: str) -> None:
+    """Whether `open_listener` would work now, without listening for a moment: the same MachineError when not."""
+    _bound(address).close()
+
+
+def _bound(address: str) -> socket.socket:
     host, port = split_address(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -28,11 +49,9 @@ def open_listener(address: str) -> socket.socket:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if host == "::" else 1)
         sock.bind((host, port))
-        sock.listen(_backlog())
-        sock.setblocking(False)
     except OSError as error:
         sock.close()
-        raise _explain(address, port, error) from error
+        raise _explain(address, error) from error
     return sock
 
 
@@ -45,13 +64,18 @@ def _backlog() -> int:
         return 4096
 
 
-def _explain(address: str, port: int, error: OSError) -> MachineError:
+def _explain(address: str, error: OSError) -> MachineError:
     if error.errno == errno.EADDRINUSE:
-        owner = port_owner(port)
-        by = f" by {owner}" if owner else ""
+        owner = port_owner(address)
+        by = f" by {owner.text}" if owner else ""
+        stop = f"headway down --state {owner.state}" if owner and owner.state else "stop that program"
         return MachineError(
             f"edge.bind: {address} is in use{by}",
-            hint='stop that program, or choose another address: [edge] bind = ["127.0.0.1:8080"]',
+            hint=f'{stop}, or choose another address: [edge] bind = ["127.0.0.1:8080"]',
+        )
+    if isinstance(error, socket.gaierror):
+        return MachineError(
+            f"edge.bind: the host of {address} has no address", hint="check the name, or write the address itself"
         )
     if error.errno == errno.EADDRNOTAVAIL:
         return MachineError(
@@ -68,16 +92,47 @@ def _explain(address: str, port: int, error: OSError) -> MachineError:
     )
 
 
-def port_owner(port: int) -> str:
-    """Who listens on a TCP port, as "nginx (pid 1234)"; empty when that cannot be seen."""
+@dataclass(frozen=True, slots=True)
+class PortOwner:
+    """Who listens on an address: the process as people know it; `state` is its folder where it is a Headway system."""
+
+    pid: int
+    name: str
+    state: str = ""
+
+    @property
+    def text(self) -> str:
+        """ "nginx (pid 1234)", "another Headway system (pid 1234, state folder /srv/shop/.headway)"."""
+        if self.state:
+            return f"another Headway system (pid {self.pid}, state folder {self.state})"
+        return f"{self.name} (pid {self.pid})"
+
+
+def port_owner(address: str) -> PortOwner | None:
+    """The process in the way of an address; None when that cannot be seen (another user's, for a start)."""
     import psutil  # only on the error path: the supervisor stays light
 
+    host, port = split_address(address)
+    found: list[tuple[bool, PortOwner]] = []
     try:
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port:
-                if connection.pid is None:
-                    return ""
-                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
+            if connection.status != psutil.CONN_LISTEN or not connection.laddr or connection.laddr.port != port:
+                continue
+            if connection.pid is not None:
+                process = psutil.Process(connection.pid)
+                owner = PortOwner(connection.pid, process.name(), _state_of(process.cmdline()))
+                found.append((connection.laddr.ip == host, owner))
     except (psutil.Error, OSError):
+        pass
+    # Several processes may hold one socket, and several sockets one port: the address itself first, then a supervisor.
+    return max(found, key=lambda entry: (entry[0], bool(entry[1].state)))[1] if found else None
+
+
+def _state_of(command: list[str]) -> str:
+    """The state folder of a supervisor by its command line; empty for any other process."""
+    if _SUPERVISOR not in command:
         return ""
-    return ""
+    try:
+        return str(json.loads(Path(command[-1]).read_text())["state"])
+    except (OSError, ValueError, KeyError):
+        return ""

@@ -10,6 +10,7 @@ duplicates, else from the edge itself.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import selectors
@@ -419,6 +420,12 @@ class Supervisor:
                 case "environ":
                     self.environ |= message["set"]
                     return {}, []
+                case "append":
+                    child = self.children.get(message["name"])
+                    for fd in (linux.duplicate_descriptors(child.pid, [1]) if child and child.alive else None) or ():
+                        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
+                        os.close(fd)
+                    return {}, []
                 case "finish":
                     self.stopping = True
                     self._finish()
@@ -470,8 +477,6 @@ def _state(child: _Child) -> dict[str, Any]:
 
 def main() -> int:
     """`python -m headway.process.supervisor SETTINGS.json`: hold the lock, supervise, tidy up."""
-    import fcntl
-
     from headway.process.folders import Folders, remove_run
 
     settings = json.loads(Path(sys.argv[1]).read_text())

@@ -142,6 +142,10 @@ class SupervisorClient:
         """Environment for the next start of the controller; kept in the supervisor's memory alone."""
         self._ask({"do": "environ", "set": values})
 
+    def keep_appending(self, name: str) -> None:
+        """Set the append flag of a process's standard output again, which the process itself has dropped."""
+        self._ask({"do": "append", "name": name})
+
     def finish(self) -> None:
         """Ask the supervisor to end everything that is left, and itself."""
         self._ask({"do": "finish"})

@@ -41,6 +41,15 @@ def single_callable(app: Any) -> App:
     return call
 
 
+def _move_last(headers: list[tuple[bytes, bytes]]) -> bool:
+    """Whether the edge's header is there though not the last; then it is moved there. Rare: direct requests have none."""
+    for index, header in enumerate(headers):
+        if header[0] == _FROM:
+            headers.append(headers.pop(index))
+            return True
+    return False
+
+
 def framed(send: Send) -> Send:
     """Drops an app's own Transfer-Encoding: framing is the server's, and granian breaks off when both say something."""
 
@@ -90,7 +99,7 @@ class Layer:
         slots = self._slots
         headers = scope["headers"]
         is_stream = False
-        if headers and headers[-1][0] == _FROM:
+        if headers and (headers[-1][0] == _FROM or _move_last(headers)):
             is_stream = self._take_from(scope, headers)
         if scope["method"] not in _NO_BODY:
             receive = self._bounded(receive)
@@ -155,7 +164,7 @@ class Layer:
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         slots = self._slots
         headers = scope["headers"]
-        if headers and headers[-1][0] == _FROM:
+        if headers and (headers[-1][0] == _FROM or _move_last(headers)):
             self._take_from(scope, headers)
         if self._stopping or slots[Slot.STREAMS] >= self._streams_max:
             await receive()

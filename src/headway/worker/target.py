@@ -131,7 +131,7 @@ def tell_apart(app: Any, target: str, declared: str) -> str:
     if not callable(app):
         raise Refusal(
             "shape",
-            f"{target} is a {type(app).__name__}, not an app",
+            f"{target} is of type {type(app).__name__}, not an app",
             "name the ASGI or WSGI object itself, for example the one FastAPI() or Flask(__name__) returned",
         )
     found = interface_of(app)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from nouns import UP, WEB, edge, replica, seen
 
-from headway.control.admission import reconcile, servers_by_service
+from headway.control.admission import reconcile
 from headway.model.action import (
     Action,
     AdmitReplica,
@@ -20,6 +20,7 @@ from headway.model.action import (
 from headway.model.observed import EdgeObserved, EdgeServer, Failure, Observed
 from headway.model.replica import Phase, Replica
 from headway.model.wanted import Wanted
+from headway.runtimes.local.edge_plan import edge_replicas
 
 WANTED = Wanted((WEB,))
 DRAIN, MAINT = replace(UP, admin="drain"), replace(UP, admin="maint")
@@ -105,4 +106,5 @@ def test_the_edges_file_holds_who_serves_or_comes_back() -> None:
     never = replica(4, Phase.STARTING)
     gone = replica(5, Phase.STOPPING, ready_once=True, leave=True)
     held = {r.name: r for r in (crashed, never, gone, replica(10), replica(2))}
-    assert [r.number for r in servers_by_service(held)["web"]] == [2, 3, 10]
+    found = edge_replicas(held, "web", dict.fromkeys(held, 7), lambda name: f"/run/{name}.sock")
+    assert [(entry.name, entry.enabled) for entry in found] == [("web.2", True), ("web.3", False), ("web.10", True)]

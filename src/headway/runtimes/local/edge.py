@@ -6,6 +6,7 @@ the run-time API cannot change (routes, addresses, new services) costs a reload,
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -37,6 +38,7 @@ from headway.runtimes.local.meter import Meter
 
 _ANSWER_S = 0.25  # a live HAProxy answers in well under a millisecond
 _STOP_S = 5.0
+ACCESS_LOG = "access.log"
 
 SocketOf = Callable[[str], str]
 
@@ -52,7 +54,7 @@ class Edge:
         self._api = RuntimeApi(str(folders.edge / "edge.sock"), _ANSWER_S)
         self._config = folders.edge / "haproxy.cfg"
         self._certificate = folders.edge / "certificate.pem"
-        self._meter = Meter(folders.logs / "access.log")
+        self._meter = Meter(folders.logs / ACCESS_LOG)
         self._system: System | None = None
         self._wanted = Wanted()
         self._limits: dict[str, int] = {}
@@ -61,6 +63,7 @@ class Edge:
         self._certificate_seen: tuple[float, ...] = ()
         self._totals: EdgeTotals | None = None
         self._unreachable_since_s: float | None = None
+        self._unreachable_pid: int | None = None
         self._answered_pid: int | None = None
         self.reloads = 0
         self.urls: tuple[str, ...] = ()
@@ -159,7 +162,7 @@ class Edge:
             env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
             uid=identity.uid if identity else None,
             gid=identity.gid if identity else None,
-            stdout=str(self._folders.logs / "access.log"),
+            stdout=str(self._folders.logs / ACCESS_LOG),
             stderr=str(self._folders.logs / "edge.log"),
             listeners=addresses(self._system),
             restart=True,
@@ -239,11 +242,11 @@ class Edge:
         try:
             seen = self._api.observe()
         except EdgeRefused:
-            return EdgeObserved(pid=pid, reachable=True, answered=True)
+            return EdgeObserved(pid=pid, answered=True)  # alive, but nothing is known of its servers
         except EdgeUnreachable:
             now_s = time.monotonic()
-            if self._unreachable_since_s is None:
-                self._unreachable_since_s = now_s
+            if self._unreachable_since_s is None or self._unreachable_pid != pid:
+                self._unreachable_since_s, self._unreachable_pid = now_s, pid
             return EdgeObserved(
                 pid=pid,
                 unreachable_s=now_s - self._unreachable_since_s,
@@ -292,6 +295,11 @@ class Edge:
         if not error and answer != "busy":
             self._limits.pop(name, None)
         return error or ("busy" if answer == "busy" else "")
+
+    def keep_appending(self) -> None:
+        """To be called before the access log is cut: HAProxy has dropped the flag that sends it to the new end."""
+        with contextlib.suppress(HeadwayError):
+            self._supervisor.keep_appending("edge")
 
     def traffic(self, now_s: float) -> Traffic:
         """What passed since the last call."""

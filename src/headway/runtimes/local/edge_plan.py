@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from headway.model.bind import parse_bind
 from headway.model.declared import System
 from headway.model.edge import EdgePlan, EdgeReplica, EdgeService, Listener
-from headway.model.replica import Phase, Replica
+from headway.model.replica import Phase, Replica, stays_in_edge
 from headway.process.machine import Machine
 from headway.process.spec import FIRST_LISTENER_FD
 
@@ -65,7 +65,7 @@ def edge_replicas(
     return tuple(
         EdgeReplica(r.name, socket(r.name), limits.get(r.name, 1), enabled=r.phase is Phase.READY)
         for r in mine
-        if r.name in limits and (r.phase is Phase.READY or (r.ready_once and not r.leave))
+        if r.name in limits and stays_in_edge(r)
     )
 
 

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -33,7 +34,9 @@ _STATIC_EXPIRES_S = 3600
 _RSS_EVERY_S = 1.0
 _RECONNECT_EVERY_S = 0.25
 _PROBE_S = 1.0
-_STOP_PATIENCE_S = 6.0
+STOP_PATIENCE_S = 6.0
+_GAP_S = 1.0
+_REPLICA = re.compile(r"(?!database\.|edge\.)[a-z][a-z0-9_-]*\.[0-9]+")
 _BOOT = str(Path(telemetry.__file__).with_name("boot.py"))
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -62,6 +65,8 @@ class Processes:
     _seen: dict[str, _Seen] = field(default_factory=dict)
     _probes: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "probe"))
     _reconnect_at_s: float = 0.0
+    _observed_at_s: float = 0.0
+    _looking_since_s: float = 0.0
 
     # -- the supervisor ---------------------------------------------------------------------------------------------
 
@@ -126,13 +131,13 @@ class Processes:
             return str(error)
         return ""
 
-    def end(self, name: str, how: str) -> str:
-        """Ask a process to end, or kill it."""
+    def end(self, name: str, how: str, patience_s: float = STOP_PATIENCE_S) -> str:
+        """Ask a process to end and kill it after `patience_s`, or kill it at once."""
         try:
             if how == "kill":
-                self.supervisor.stop(name, signal.SIGKILL, _STOP_PATIENCE_S)
+                self.supervisor.stop(name, signal.SIGKILL, patience_s)
             else:
-                self.supervisor.stop(name, signal.SIGTERM, _STOP_PATIENCE_S)
+                self.supervisor.stop(name, signal.SIGTERM, patience_s)
                 self.supervisor.signal(name, signal.SIGCONT)  # a stopped one cannot end
         except HeadwayError as error:
             return error.message
@@ -215,14 +220,20 @@ class Processes:
         """What is seen of every replica that has or had a process."""
         found = {}
         now_s = time.monotonic()
-        for name, replica in replicas.items():
+        if now_s - self._observed_at_s > _GAP_S:
+            # Nobody looked for a while (a new controller, a machine that paused): silence before now says nothing.
+            self._looking_since_s = now_s
+        self._observed_at_s = now_s
+        # Processes of replicas that nobody remembers are shown as well: the loop adopts them.
+        strays = {name for name in self.table if name not in replicas and _REPLICA.fullmatch(name)}
+        for name in (*replicas, *strays):
             if name in self.unstartable:
                 found[name] = ReplicaObserved(0, False, None, failure=self.unstartable[name])
             elif name in self.table:
-                found[name] = self._observe(name, replica, now_s)
+                found[name] = self._observe(name, now_s)
         return found
 
-    def _observe(self, name: str, replica: Replica, now_s: float) -> ReplicaObserved:
+    def _observe(self, name: str, now_s: float) -> ReplicaObserved:
         state = self.table[name]
         if not state.alive:
             return ReplicaObserved(state.pid, False, state.status, failure=self._failure(name))
@@ -235,13 +246,14 @@ class Processes:
         if slots is None:
             return ReplicaObserved(state.pid, True, rss_bytes=seen.rss_bytes)
         now_ns = time.monotonic_ns()
+        looking_s = now_s - self._looking_since_s
         stage = slots[Slot.STAGE]
         return ReplicaObserved(
             pid=state.pid,
             alive=True,
-            serving=stage in (Stage.SERVING, Stage.STOPPING) and self._answers(name, replica, seen, now_s),
-            beat_age_s=max(0.0, (now_ns - slots[Slot.BEAT_NS]) / 1e9),
-            loop_beat_age_s=max(0.0, (now_ns - slots[Slot.LOOP_BEAT_NS]) / 1e9),
+            serving=stage in (Stage.SERVING, Stage.STOPPING) and self._answers(name, seen, now_s),
+            beat_age_s=min(looking_s, max(0.0, (now_ns - slots[Slot.BEAT_NS]) / 1e9)),
+            loop_beat_age_s=min(looking_s, max(0.0, (now_ns - slots[Slot.LOOP_BEAT_NS]) / 1e9)),
             is_wsgi=bool(slots[Slot.IS_WSGI]),
             in_flight=slots[Slot.IN_FLIGHT],
             streams=slots[Slot.STREAMS],
@@ -256,13 +268,13 @@ class Processes:
         except (OSError, ValueError, TypeError):
             return None
 
-    def _answers(self, name: str, replica: Replica, seen: _Seen, now_s: float) -> bool:
+    def _answers(self, name: str, seen: _Seen, now_s: float) -> bool:
         """Whether the worker's server (and the app's health path, if declared) has answered once since it started."""
         if seen.answers:
             return True
         if seen.probe is None:
             if now_s >= seen.probe_at_s:
-                launch = self.launches.get(replica.service)
+                launch = self.launches.get(name.rpartition(".")[0])
                 paths = [f"{ALIVE_ROUTE}/alive"] + ([launch.health] if launch and launch.health else [])
                 seen.probe = self._probes.submit(_probe, self.socket(name), paths)
         elif seen.probe.done():

@@ -23,7 +23,7 @@ from headway.model.replica import Phase, Replica
 from headway.model.wanted import Wanted
 from headway.runtimes.local.databases import Databases
 from headway.runtimes.local.edge import Edge
-from headway.runtimes.local.processes import Processes
+from headway.runtimes.local.processes import STOP_PATIENCE_S, Processes
 
 # While every replica is ready nothing about the edge is urgent, and asking it is the dearest part of a tick at rest.
 _QUIET_S = 0.35
@@ -82,7 +82,10 @@ class LocalRuntime:
             case StartReplica():
                 return self.processes.start(replicas[action.replica])
             case EndReplica():
-                return self.processes.end(action.replica, action.how)
+                service = wanted.service(replicas[action.replica].service) if action.replica in replicas else None
+                # A command drains by being asked to end; a worker was drained at the edge before.
+                extra_s = service.drain_timeout_s if service and service.kind == "command" else 0.0
+                return self.processes.end(action.replica, action.how, STOP_PATIENCE_S + extra_s)
             case ForgetReplica():
                 return self.processes.forget(action.replica)
             case AdmitReplica():
