@@ -32,7 +32,7 @@ def load(
     plan = LoadPlan(
         url,
         rate,
-        _seconds("--for", duration),
+        _seconds("--for", duration, bare_s=1.0),
         requests=(Request(method=method.upper()),),
         pattern=arrivals,
         connections=connections,
@@ -44,10 +44,10 @@ def load(
     click.echo(json.dumps(result.as_json()) if as_json else render(result))
 
 
-def _seconds(option: str, text: str) -> float:
-    """A duration; a bare number is milliseconds, as `--slo 250` reads."""
+def _seconds(option: str, text: str, *, bare_s: float = 0.001) -> float:
+    """A duration; a bare number is milliseconds, as `--slo 250` reads, or what the option is usually said in."""
     try:
-        return float(text) / 1000 if text.replace(".", "", 1).isdigit() else parse_duration_s(text)
+        return float(text) * bare_s if text.replace(".", "", 1).isdigit() else parse_duration_s(text)
     except ValueError as error:
         raise HeadwayError(f"{option}: {error}", hint=f"{option} 250ms, {option} 10s") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from headway.errors import AppError, DeclarationError, HeadwayError
 _STATE = click.option(
     "--state", metavar="DIR", help="Folder for logs, data and state. Default: .headway beside the declaration."
 )
+_DEBUG = "HEADWAY_DEBUG"
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
 
 
@@ -27,10 +29,27 @@ class _Group(click.Group):
         return list(self.commands)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Scale(click.Command):
+    """Tells a negative number from an option: `headway scale web -1` is no typing error of an option's name."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        negative = next((arg for arg in args if re.fullmatch(r"-\d+", arg)), None)
+        if negative is not None:
+            raise click.UsageError(f"a service cannot have {negative} replicas; 0 stops all of them", ctx)
+        return super().parse_args(ctx, args)
+
+
+@click.group(
+    cls=_Group,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True},
+)
 @click.version_option(__version__, prog_name="headway")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Takes a Python web app from one server to a fleet without rewriting it."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def _root() -> Path:
@@ -59,7 +78,7 @@ def init(folder: str, only_print: bool) -> None:
 
 
 @cli.command()
-@click.argument("target", required=False)
+@click.argument("target", required=False, metavar="[FOLDER|FILE|MODULE:APP]")
 @click.option("--env", "overlay", metavar="NAME", help="Lay headway.NAME.toml over the declaration.")
 @_STATE
 @_JSON
@@ -101,7 +120,7 @@ def status(watch: bool, state: str | None, as_json: bool) -> None:
     run(_system(state), watch=watch, as_json=as_json)
 
 
-@cli.command()
+@cli.command(cls=_Scale)
 @click.argument("service")
 @click.argument("replicas", type=int)
 @click.option("--no-wait", is_flag=True, help="Return at once instead of when it is done.")
@@ -118,7 +137,7 @@ def scale(service: str, replicas: int, no_wait: bool, state: str | None, as_json
 @click.argument("name", required=False)
 @click.option("--follow", "-f", is_flag=True, help="Go on with new lines until Ctrl-C.")
 @click.option(
-    "--last", "-n", "last", type=click.IntRange(0, 100_000), default=50, help="Lines of each log. Default 50."
+    "--last", "-n", "last", metavar="N", type=click.IntRange(0, 100_000), default=50, help="Lines of each log."
 )
 @_STATE
 @_JSON
@@ -131,7 +150,7 @@ def logs(name: str | None, follow: bool, last: int, state: str | None, as_json: 
 
 @cli.command()
 @click.argument("what", required=False)
-@click.option("--last", "-n", "last", type=click.IntRange(1, 10_000), default=40, help="Entries to show. Default 40.")
+@click.option("--last", "-n", "last", metavar="N", type=click.IntRange(1, 10_000), default=40, help="Entries to show.")
 @_STATE
 @_JSON
 def explain(what: str | None, last: int, state: str | None, as_json: bool) -> None:
@@ -154,18 +173,23 @@ def run(service: str, command: tuple[str, ...], state: str | None) -> None:
 
 @cli.command()
 @click.argument("url")
-@click.option("--rate", type=float, required=True, help="Requests per second, whether answers come or not.")
-@click.option("--for", "duration", default="10s", help="How long. Default 10s.")
-@click.option("--slo", help="Time to first byte after which an answer is late, like 250ms.")
-@click.option("--deadline", default="10s", help="When a client gives up. Default 10s.")
-@click.option("--method", default="GET", help="HTTP method. Default GET.")
+@click.option(
+    "--rate", metavar="R", type=float, required=True, help="Requests per second, whether answers come or not."
+)
+@click.option("--for", "duration", metavar="S", default="10s", help="How long, like 10s or 5m.")
+@click.option("--slo", metavar="MS", help="Time to first byte after which an answer is late, like 250ms.")
+@click.option("--deadline", metavar="MS", default="10s", help="When a client gives up.")
+@click.option("--method", metavar="M", default="GET", help="HTTP method.")
 @click.option(
     "--connections", type=click.Choice(["new", "keep"]), default="new", help="A new one for each request, or kept."
 )
 @click.option(
-    "--arrivals", type=click.Choice(["poisson", "constant", "burst"]), default="poisson", help="Default poisson."
+    "--arrivals",
+    type=click.Choice(["poisson", "constant", "burst"]),
+    default="poisson",
+    help="How requests are spread: by chance as from many users, evenly, or all at the start.",
 )
-@click.option("--seed", type=int, default=1, help="Seed of the arrivals.")
+@click.option("--seed", metavar="N", type=int, default=1, help="Seed of the arrivals.")
 @_JSON
 def load(url: str, rate: float, duration: str, as_json: bool, **options: Any) -> None:
     """Send requests at a steady rate and measure what comes back (open loop)."""
@@ -196,7 +220,7 @@ def down(state: str | None, as_json: bool) -> None:
 
 def main() -> None:
     """Entry point: 0 only on success; errors are `error:` and `hint:` lines on standard error."""
-    sys.exit(guarded(lambda: cli.main(standalone_mode=False)))
+    sys.exit(guarded(lambda: cli.main(prog_name="headway", standalone_mode=False)))
 
 
 def guarded(function: Callable[[], Any]) -> int:
@@ -218,8 +242,11 @@ def guarded(function: Callable[[], Any]) -> int:
         return 1
     except click.exceptions.Exit as error:
         return error.exit_code
+    except click.UsageError as error:
+        _say_error(_sentence(error.format_message()), f"{error.ctx.command_path if error.ctx else 'headway'} --help")
+        return 1
     except click.ClickException as error:
-        _say_error(error.format_message(), f"{click.get_current_context(silent=True) or 'headway'} --help")
+        _say_error(_sentence(error.format_message()), "headway --help")
         return 1
     except (KeyboardInterrupt, click.Abort):
         return 130
@@ -230,7 +257,20 @@ def guarded(function: Callable[[], Any]) -> int:
         where = f"{error.filename}: " if error.filename else ""
         _say_error(f"{where}{error.strerror or error}", "headway doctor")
         return 1
+    except Exception as error:  # the last resort: whatever is wrong with us, a user gets a sentence
+        if _DEBUG in os.environ:
+            raise
+        _say_error(
+            f"this is a mistake in Headway itself: {type(error).__name__}: {error}",
+            f"please report it, with what the same command says after: export {_DEBUG}=1",
+        )
+        return 1
     return 0
+
+
+def _sentence(text: str) -> str:
+    """A message of click's in the form of ours."""
+    return text[:1].lower() + text[1:].rstrip(".")
 
 
 def _say_error(message: str, hint: str) -> None:

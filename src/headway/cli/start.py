@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 from headway.control.client import ControlClient
 from headway.control.stored import Applied, Store
 from headway.declaration.load import Loaded
-from headway.errors import AppError, EngineError, HeadwayError, MachineError, NotRunning
+from headway.errors import AppError, Conflict, EngineError, HeadwayError, MachineError, NotRunning
 from headway.process.detach import Started, spawn_supervisor
 from headway.process.folders import Folders, create, folders_for
 from headway.process.record import read_record, supervisor_runs
@@ -22,6 +24,7 @@ from headway.process.spec import ProcessSpec
 
 _POLL_S = 0.05
 _SUPERVISOR_S = 15.0
+_LOCKED_STATUS = 3  # the supervisor's, when another one holds the state folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,30 @@ def system_of(state: str | None, root: Path) -> System:
     """The system whose state is in `state`, by default beside the declaration."""
     folders = folders_for(Path(state) if state else root / ".headway")
     return System(folders, ControlClient(folders))
+
+
+@contextlib.contextmanager
+def only_start(system: System) -> Iterator[None]:
+    """One `headway up` at a time starts the system of a state folder; Conflict for the second.
+
+    Without it the second would write its own declaration and settings below the supervisor of the first.
+    """
+    create(system.folders)
+    path = system.folders.state / "start.lock"
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise MachineError(f"{path} cannot be written: {error.strerror}", hint="headway doctor") from error
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise Conflict(
+                "another headway up is starting this system", hint="wait for it: headway status --watch"
+            ) from error
+        yield
+    finally:
+        os.close(fd)
 
 
 def start(system: System, loaded: Loaded, *, detached: bool, reload: bool, keep_applied: bool) -> Started:
@@ -124,6 +151,11 @@ def _ended(system: System, status: int) -> HeadwayError:
             tail += (system.folders.logs / name).read_text(errors="replace")[-2000:]
         except OSError:
             continue
+    if status == _LOCKED_STATUS:
+        return Conflict(
+            f"another supervisor holds the state folder {system.folders.state}",
+            hint="headway status; or start beside it: headway up --state DIR",
+        )
     lines = [line for line in tail.splitlines() if line.startswith(("error:", "supervisor:"))]
     what = lines[-1].removeprefix("error: ") if lines else f"status {status}"
     return EngineError(f"the supervisor ended: {what}", hint=f"its log is {system.folders.logs / 'supervisor.log'}")

@@ -10,16 +10,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+from headway.cli.preflight import check_start
 from headway.cli.show import status_lines
-from headway.cli.start import System, await_ready, start, system_of
+from headway.cli.start import System, await_ready, only_start, start, system_of
 from headway.cli.view import View, is_terminal
 from headway.declaration.load import Loaded, load
 from headway.declaration.references import parse
-from headway.errors import EngineError, HeadwayError, NotRunning
+from headway.errors import Conflict, EngineError, HeadwayError, NotRunning
 from headway.process.detach import Started
-from headway.process.record import has_leftovers, read_record
+from headway.process.record import has_leftovers, has_processes, read_record, supervisor_runs
 
 _APPLY_S = 3600.0
+_CONTROLLER_S = 10.0  # a controller that died is back within a second; one that cannot start stays away
 _VIEW_EVERY_S = 0.5
 _PIPED_EVERY_S = 0.25
 
@@ -35,19 +37,36 @@ def up(
     running = _running(system)
     if running is not None and running["supervisor"] == "ready":
         return _apply(system, loaded), True
-    adopts = running is not None or has_leftovers(read_record(system.folders))
-    started = start(system, loaded, detached=detach, reload=reload, keep_applied=adopts)
-    if adopts and detach:
-        _await_controller(system, started)
-        return _apply(system, loaded), True
-    return _follow(system, loaded, started, detach=detach), detach
+    # A system that outlived its supervisor keeps its addresses and its declaration until the new one is applied.
+    record = read_record(system.folders)
+    check_start(loaded.system, check_addresses=running is None and not has_processes(record))
+    with only_start(system):
+        running = _running(system)
+        if running is not None and running["supervisor"] == "ready":
+            return _apply(system, loaded), True  # another `up` has just started it
+        adopts = running is not None or has_leftovers(record)
+        started = start(system, loaded, detached=detach, reload=reload, keep_applied=adopts)
+        if adopts and detach:
+            _await_controller(system, started)
+            return _apply(system, loaded), True
+        return _follow(system, loaded, started, detach=detach, adopts=adopts), detach
 
 
 def _running(system: System) -> dict[str, Any] | None:
-    try:
-        return system.client.status()
-    except NotRunning:
-        return None
+    """The status; None when nothing runs. A controller that is being restarted is waited for."""
+    until_s = time.monotonic() + _CONTROLLER_S
+    while True:
+        try:
+            return system.client.status()
+        except NotRunning:
+            if not supervisor_runs(read_record(system.folders)):
+                return None
+        if time.monotonic() > until_s:
+            raise Conflict(
+                f"a supervisor runs here, but its controller has not answered for {_CONTROLLER_S:.0f} s",
+                hint="headway logs controller; headway down ends it",
+            )
+        time.sleep(0.05)
 
 
 def _await_controller(system: System, started: Started) -> None:
@@ -95,7 +114,7 @@ def _patience_s(loaded: Loaded) -> float:
     return 60.0 + sum(service.start_timeout_s * 2 for service in loaded.system.services.values())
 
 
-def _follow(system: System, loaded: Loaded, started: Started, *, detach: bool) -> dict[str, Any]:
+def _follow(system: System, loaded: Loaded, started: Started, *, detach: bool, adopts: bool) -> dict[str, Any]:
     interrupted: list[int] = []
 
     def interrupt(number: int, _frame: object) -> None:
@@ -119,6 +138,8 @@ def _follow(system: System, loaded: Loaded, started: Started, *, detach: bool) -
             if detach:
                 return document
             if not interrupted:
+                if adopts:
+                    document = _apply_or_tell(system, loaded, document)
                 _announce(document, view)
             _watch(system, started, view, seen, interrupted)
         finally:
@@ -127,6 +148,16 @@ def _follow(system: System, loaded: Loaded, started: Started, *, detach: bool) -
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _apply_or_tell(system: System, loaded: Loaded, document: dict[str, Any]) -> dict[str, Any]:
+    """Apply the declaration to what was adopted; when that cannot be done, what was adopted runs on."""
+    try:
+        return _apply(system, loaded)
+    except HeadwayError as error:
+        print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr)
+        print("what ran before runs on with the former declaration", file=sys.stderr, flush=True)
+        return document
 
 
 def _announce(document: dict[str, Any], view: View) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _NO_LIMIT = 1 << 60
+_CAP_SYS_RESOURCE = 24
+DESCRIPTORS_RAISED = 65536  # what the supervisor raises the limit to where it may
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +78,31 @@ def available_memory_bytes() -> int:
     return total
 
 
+def descriptors_allowed() -> int:
+    """How many descriptors a process of a system can have: the hard limit, or more where the supervisor may raise it.
+
+    Being root is not enough for that: containers take the right away.
+    """
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        return DESCRIPTORS_RAISED
+    return max(hard, DESCRIPTORS_RAISED) if os.geteuid() == 0 and _may_raise() else hard
+
+
+def _may_raise() -> bool:
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return True
+    effective = next((line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), "0")
+    return bool(int(effective, 16) >> _CAP_SYS_RESOURCE & 1)
+
+
 def look() -> Machine:
     """This machine, now."""
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if os.geteuid() == 0:
-        hard = max(hard, 65536)  # the supervisor raises it, root may
     return Machine(
         cores=available_cores(),
         memory_bytes=available_memory_bytes(),
-        descriptors_max=hard,
+        descriptors_max=descriptors_allowed(),
         somaxconn=_read_int(Path("/proc/sys/net/core/somaxconn")) or 4096,
     )

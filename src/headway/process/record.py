@@ -23,10 +23,11 @@ def supervisor_runs(record: dict[str, Any] | None) -> bool:
     return record is not None and is_same(record["supervisor"]["pid"], record["supervisor"]["ticks"])
 
 
+def has_processes(record: dict[str, Any] | None) -> bool:
+    """Whether anything that the supervisor started still lives, be it only for another moment."""
+    return record is not None and any(is_same(entry["pid"], entry["ticks"]) for entry in record["processes"])
+
+
 def has_leftovers(record: dict[str, Any] | None) -> bool:
     """Whether processes of a detached system still run."""
-    return (
-        record is not None
-        and bool(record["supervisor"]["detached"])
-        and any(is_same(entry["pid"], entry["ticks"]) for entry in record["processes"])
-    )
+    return record is not None and bool(record["supervisor"]["detached"]) and has_processes(record)
