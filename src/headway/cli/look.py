@@ -9,10 +9,12 @@ import time
 import click
 
 from headway.cli.show import journal_line, status_lines, traffic_line
-from headway.cli.start import System, stop_and_wait
+from headway.cli.start import System, adopt, only_start, stop_and_wait
 from headway.cli.view import View, is_terminal
 from headway.control.journal import read_journal
+from headway.control.stored import Store
 from headway.errors import HeadwayError, NotRunning
+from headway.process.record import has_leftovers, read_record, supervisor_runs
 
 _WAIT_S = 120.0
 _STOP_S = 120.0
@@ -81,11 +83,20 @@ def explain(system: System, what: str | None, *, last: int, as_json: bool) -> No
 
 
 def down(system: System, *, as_json: bool) -> None:
-    """Stop the system and wait for its end."""
-    document = system.client.status()
+    """Stop the system and wait for its end; what outlived its supervisor is adopted first, to be stopped in order."""
+    folders = system.folders
+    record = read_record(folders)
+    if not supervisor_runs(record):
+        if not has_leftovers(record):
+            system.client.status()  # raises that nothing runs
+        else:
+            with only_start(system):
+                adopt(system)
+    applied = Store(folders.state, folders.run).load_applied()
+    name = applied.system.name if applied else "the system"
     if not stop_and_wait(system, None, _STOP_S):
         raise HeadwayError(f"still stopping after {_STOP_S:.0f} s", hint="headway status --watch")
     if as_json:
-        click.echo(json.dumps({"system": document["system"], "stopped": True}))
+        click.echo(json.dumps({"system": name, "stopped": True}))
     else:
-        click.echo(f"{document['system']} has stopped; its data stays in {system.folders.state}")
+        click.echo(f"{name} has stopped; its data stays in {folders.state}")

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,11 +20,14 @@ from headway.declaration.load import Loaded
 from headway.errors import AppError, Conflict, EngineError, HeadwayError, MachineError, NotRunning
 from headway.process.detach import Started, spawn_supervisor
 from headway.process.folders import Folders, create, folders_for
+from headway.process.linux import send_signal
 from headway.process.record import read_record, supervisor_runs
 from headway.process.spec import ProcessSpec
 
 _POLL_S = 0.05
 _SUPERVISOR_S = 15.0
+_CONTROLLER_S = 20.0
+_STOP_ANSWER_S = 5.0
 _LOCKED_STATUS = 3  # the supervisor's, when another one holds the state folder
 
 
@@ -81,6 +85,18 @@ def start(system: System, loaded: Loaded, *, detached: bool, reload: bool, keep_
         raise MachineError(
             f"the state folder {folders.state} cannot be written", hint="headway doctor; or another: --state DIR"
         )
+    return _spawn(folders, detached=detached, reload=reload)
+
+
+def adopt(system: System) -> Started:
+    """Spawn a supervisor for what a detached system's dead one left running, and wait until it has adopted it."""
+    create(system.folders)
+    started = _spawn(system.folders, detached=True, reload=False)
+    await_controller(system, started)
+    return started
+
+
+def _spawn(folders: Folders, *, detached: bool, reload: bool) -> Started:
     common = {"state": str(folders.state), "run": str(folders.run), "detached": detached}
     control = folders.run / "control.json"
     _write(control, {**common, "reload": reload})
@@ -161,15 +177,38 @@ def _ended(system: System, status: int) -> HeadwayError:
     return EngineError(f"the supervisor ended: {what}", hint=f"its log is {system.folders.logs / 'supervisor.log'}")
 
 
+def await_controller(system: System, started: Started) -> None:
+    """Wait until the controller of a supervisor just spawned answers. Conflict or EngineError when it does not come."""
+    until_s = time.monotonic() + _CONTROLLER_S
+    while time.monotonic() < until_s:
+        status = started.poll()
+        if status is not None:
+            raise _ended(system, status)
+        with contextlib.suppress(HeadwayError):
+            if system.client.status()["supervisor"] == "ready":
+                return
+        time.sleep(_POLL_S)
+    raise EngineError("the controller did not start", hint="headway logs controller")
+
+
 def stop_and_wait(system: System, started: Started | None, patience_s: float) -> bool:
-    """Ask for an orderly stop and wait for its end; False when it takes longer than `patience_s`."""
+    """Ask for an orderly stop and wait for its end; False when it takes longer than `patience_s`.
+
+    A controller that does not answer is passed over: its supervisor ends everything that it started.
+    """
     record = read_record(system.folders)
     try:
-        system.client.ask("POST", "/stop", {})
+        system.client.ask("POST", "/stop", {}, timeout_s=_STOP_ANSWER_S)
     except HeadwayError:
-        if started is None:
+        if started is not None:
+            started.terminate()
+        elif record is not None and supervisor_runs(record):
+            supervisor = record["supervisor"]
+            send_signal(supervisor["pid"], supervisor["ticks"], signal.SIGTERM)
+            time.sleep(_POLL_S)  # two signals at once would be one
+            send_signal(supervisor["pid"], supervisor["ticks"], signal.SIGTERM)
+        else:
             raise
-        started.terminate()
     until_s = time.monotonic() + patience_s
     while time.monotonic() < until_s:
         if started.poll() is not None if started is not None else not supervisor_runs(record):

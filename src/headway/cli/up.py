@@ -12,7 +12,7 @@ from typing import Any
 
 from headway.cli.preflight import check_start
 from headway.cli.show import status_lines
-from headway.cli.start import System, await_ready, only_start, start, system_of
+from headway.cli.start import System, await_controller, await_ready, only_start, start, system_of
 from headway.cli.view import View, is_terminal
 from headway.declaration.load import Loaded, load
 from headway.declaration.references import parse
@@ -47,7 +47,7 @@ def up(
         adopts = running is not None or has_leftovers(record)
         started = start(system, loaded, detached=detach, reload=reload, keep_applied=adopts)
         if adopts and detach:
-            _await_controller(system, started)
+            await_controller(system, started)
             return _apply(system, loaded), True
         return _follow(system, loaded, started, detach=detach, adopts=adopts), detach
 
@@ -67,21 +67,6 @@ def _running(system: System) -> dict[str, Any] | None:
                 hint="headway logs controller; headway down ends it",
             )
         time.sleep(0.05)
-
-
-def _await_controller(system: System, started: Started) -> None:
-    until_s = time.monotonic() + 20.0
-    while time.monotonic() < until_s:
-        status = started.poll()
-        if status is not None:
-            raise EngineError(f"the supervisor ended with status {status}", hint="headway doctor")
-        try:
-            if system.client.status()["supervisor"] == "ready":
-                return
-        except HeadwayError:
-            pass
-        time.sleep(0.05)
-    raise EngineError("the controller did not start", hint="headway logs controller")
 
 
 def _apply(system: System, loaded: Loaded) -> dict[str, Any]:

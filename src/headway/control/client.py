@@ -8,6 +8,8 @@ from typing import Any
 
 from headway.errors import AppError, Conflict, EngineError, HeadwayError, MachineError, NotRunning
 from headway.process.folders import Folders
+from headway.process.linux import is_same
+from headway.process.record import has_leftovers, read_record, supervisor_runs
 from headway.runtimes.local.processes import UnixConnection
 
 _KINDS: dict[str, type[HeadwayError]] = {
@@ -33,9 +35,7 @@ class ControlClient:
             answer = connection.getresponse()
             document = json.loads(answer.read())
         except (FileNotFoundError, ConnectionError, http.client.HTTPException) as error:
-            raise NotRunning(
-                f"nothing runs here (state folder {self._folders.state})", hint="headway up starts it"
-            ) from error
+            raise _nobody(self._folders) from error
         except TimeoutError as error:
             raise HeadwayError(
                 f"the controller did not answer within {timeout_s:g} s", hint="headway logs controller"
@@ -64,3 +64,19 @@ class ControlClient:
         except HeadwayError:
             return True
         return True
+
+
+def _nobody(folders: Folders) -> NotRunning:
+    """Why nobody answers: nothing runs, or the controller is away, or nobody looks after what runs any more."""
+    record = read_record(folders)
+    if supervisor_runs(record):
+        return NotRunning(
+            "the controller does not answer", hint="it is started again by itself: headway logs controller"
+        )
+    if record is not None and has_leftovers(record):
+        names = [entry["name"] for entry in record["processes"] if is_same(entry["pid"], entry["ticks"])]
+        return NotRunning(
+            f"supervisor and controller are gone, and {', '.join(sorted(names))} run on by themselves",
+            hint="headway up --detach adopts them, headway down ends them",
+        )
+    return NotRunning(f"nothing runs here (state folder {folders.state})", hint="headway up starts it")

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from headway.model.declared import System
 from headway.model.observed import Failure
 from headway.model.replica import Phase, Replica
@@ -45,11 +47,12 @@ class Store:
     _last_replicas: str = field(default="", repr=False)
 
     def load_applied(self) -> Applied | None:
-        """The declaration applied last; None at the first start."""
+        """The declaration applied last; None at the first start, or when another version of Headway wrote it."""
         data = _read(self.state / "applied.json")
-        if data is None:
+        try:
+            return Applied(System.model_validate(data["system"]), data["root"], data["source"], data["generation"])
+        except (ValidationError, KeyError, TypeError):
             return None
-        return Applied(System.model_validate(data["system"]), data["root"], data["source"], data["generation"])
 
     def save_applied(self, applied: Applied) -> None:
         """Store a declaration that is in force."""
