@@ -5,6 +5,8 @@ the controller's, and a process less is 20 MB less. The server object is granian
 granian would; only its target runs here instead of in a child.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os

@@ -3,6 +3,8 @@
 A `Refusal` is for the user: one sentence, a hint, and the app's own traceback cut to the app's frames.
 """
 
+from __future__ import annotations
+
 import functools
 import importlib
 import inspect
@@ -93,7 +95,7 @@ def _looks_served(value: Any) -> bool:
     return interface_of(value) is not None
 
 
-def _required_positionals(call: Any) -> "tuple[int, bool] | None":
+def _required_positionals(call: Any) -> tuple[int, bool] | None:
     try:
         parameters = inspect.signature(call).parameters.values()
     except (TypeError, ValueError):
@@ -103,7 +105,7 @@ def _required_positionals(call: Any) -> "tuple[int, bool] | None":
     return required, any(p.kind == p.VAR_POSITIONAL for p in parameters)
 
 
-def interface_of(app: Any) -> "str | None":
+def interface_of(app: Any) -> str | None:
     """ "asgi", "asgi2" (the double callable), "wsgi", or None when the object is none of them."""
     if not callable(app):
         return None

@@ -5,6 +5,8 @@ controller that comes back simply maps the file again. Times are nanoseconds of 
 its processes share. A slot is written by one thread or under a lock.
 """
 
+from __future__ import annotations
+
 import mmap
 import os
 from enum import IntEnum
@@ -56,7 +58,7 @@ def create(path: str) -> memoryview:
     return slots
 
 
-def attach(path: str) -> "memoryview | None":
+def attach(path: str) -> memoryview | None:
     """Map an existing file for reading; None when it is not there or of another layout."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

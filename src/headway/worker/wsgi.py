@@ -3,6 +3,8 @@
 The edge's internal header arrives as HTTP_X_HEADWAY_FROM ("SCHEME ADDRESS PORT [stream]") and is taken out.
 """
 
+from __future__ import annotations
+
 import tempfile
 import threading
 import time
@@ -90,7 +92,7 @@ class Layer:
 def _framed(start_response: Callable[..., Any]) -> Callable[..., Any]:
     """Drops an app's own Transfer-Encoding: framing is the server's, and granian breaks off when both say something."""
 
-    def start(status: str, headers: "list[tuple[str, str]]", exc_info: Any = None) -> Any:
+    def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
         for name, _value in headers:
             if len(name) == 17 and name.lower() == "transfer-encoding":
                 headers = [header for header in headers if header[0].lower() != "transfer-encoding"]
@@ -110,7 +112,7 @@ class _CountedBody:
         self._is_stream = is_stream
         self._open = True
 
-    def __iter__(self) -> "_CountedBody":
+    def __iter__(self) -> _CountedBody:
         return self
 
     def __next__(self) -> bytes:
@@ -130,7 +132,7 @@ class _CountedBody:
                 self._layer._done(self._is_stream)
 
 
-def _whole(stream: Any, bound: int) -> "tuple[Any, int]":
+def _whole(stream: Any, bound: int) -> tuple[Any, int]:
     """A chunked body as a file with a known length, on disk above a size; BodyTooLarge when it grows over `bound`."""
     spool = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115  closed when the request is forgotten
     left = bound

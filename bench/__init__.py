@@ -1,0 +1,1 @@
+"""Headway and what people use today, side by side in one run on the reader's machine: `make bench`."""
