@@ -31,6 +31,7 @@ from headway.model.wanted import Wanted
 from headway.process.folders import Folders
 from headway.process.identity import engine_identity
 from headway.process.machine import Machine
+from headway.process.reachable import reachable
 from headway.process.spec import ProcessSpec, ProcessState
 from headway.process.supervisor_client import SupervisorClient
 from headway.runtimes.local.edge_plan import addresses, edge_plan, edge_replicas, urls
@@ -153,12 +154,16 @@ class Edge:
             return error.message
         return ""
 
+    def _binary(self) -> Path:
+        found = find_haproxy()
+        return reachable(Path(found.path), self._identity, f"haproxy-{found.version}")
+
     def _spec(self) -> ProcessSpec:
         assert self._system is not None
         identity = self._identity
         return ProcessSpec(
             name="edge",
-            argv=tuple(argv(find_haproxy().path, str(self._config))),
+            argv=tuple(argv(str(self._binary()), str(self._config))),
             env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
             uid=identity.uid if identity else None,
             gid=identity.gid if identity else None,
