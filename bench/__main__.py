@@ -41,7 +41,7 @@ health checks, telemetry.
 
 ## At rest
 
-Two replicas of a trivial app, nobody asking for {rest_s:.0f} s. The supervisor, the controller and HAProxy are what Headway
+Two replicas of a trivial app, nobody asking for {rest_s:.0f} s. Supervisor, controller and HAProxy are what Headway
 adds to the app.
 
 {rest}
@@ -53,9 +53,8 @@ def main() -> int:
     missing = [name for name in ("wrk", "nginx") if shutil.which(name) is None]
     missing += [name for name in ("gunicorn", "uvicorn-worker") if not _version(name)]
     if missing:
-        print(
-            f"error: bench needs {', '.join(missing)}\nhint: apt install wrk nginx-light; pip install gunicorn uvicorn-worker"
-        )
+        print(f"error: bench needs {', '.join(missing)}")
+        print("hint: apt install wrk nginx-light; pip install gunicorn uvicorn-worker")
         return 1
     print("the way through the edge", flush=True)
     cost = edge_cost.run()

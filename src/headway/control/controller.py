@@ -22,7 +22,7 @@ from headway.control import wanting
 from headway.control.journal import Journal
 from headway.control.loop import TICK_S, Loop
 from headway.control.status import DatabaseStatus, Facts, document, start_failure, state_of
-from headway.control.stored import Applied, Override, Store
+from headway.control.stored import Applied, Override, Store, in_force
 from headway.declaration.references import resolve_env, resolve_url
 from headway.errors import DeclarationError, HeadwayError
 from headway.model.declared import System
@@ -58,7 +58,7 @@ class Controller:
         if applied is None:
             raise HeadwayError("there is no applied declaration", hint="headway up")
         self.applied: Applied = applied
-        self.overrides: dict[str, Override] = self.store.load_overrides()
+        self.overrides: dict[str, Override] = in_force(self.store.load_overrides(), self.declared_replicas)
         self.supervisor = SupervisorClient(str(folders.supervisor_socket))
         self.processes = Processes(folders, self.supervisor, engine_identity())
         self.databases = Databases(
@@ -87,15 +87,13 @@ class Controller:
         adopted = sum(state.alive for name, state in self.processes.table.items() if name != "controller")
         self.journal.write("controller", "start", f"adopts {adopted} processes" if adopted else "a fresh start")
         self.databases.want(self.wanted_databases(self.applied))
-        self._resolve()
+        self.resolve()
         try:
             edge = self.processes.table.get("edge")
             runs = edge is not None and edge.alive
             if runs:
                 self.edge.adopt(self.applied.system)
             self.apply_edge(self.applied, self.loop.wanted)
-            if not runs and self.edge.urls:
-                self.processes.table["edge"] = self.edge.start()
         except HeadwayError as error:
             self.failure = {"message": error.message, "hint": error.hint, "detail": ""}
             self.journal.write("edge", "failed", error.message, "warning")
@@ -106,6 +104,9 @@ class Controller:
         runs = edge is not None and edge.alive
         if self.edge.apply(applied.system, wanted, self.loop.replicas, self.processes.socket, running=runs):
             self.journal.write("edge", "reload", "routes, addresses or settings changed")
+            self.processes.table["edge"] = self.supervisor.processes()["edge"]  # another process from now on
+        elif not runs and self.edge.urls:
+            self.processes.table["edge"] = self.edge.start()
 
     def wanted_databases(self, applied: Applied) -> dict[str, WantedDatabase]:
         """The databases of a declaration, their references resolved."""
@@ -166,7 +167,7 @@ class Controller:
             self._slow(now_s)
         if self.processes.stop_asked and not self._stopping:
             self.stop("asked by the supervisor")
-        self._resolve()
+        self.resolve()
         self.loop.tick()
         if not self.was_ready:
             self.was_ready = self.state == "ready"
@@ -178,9 +179,11 @@ class Controller:
     def _slow(self, now_s: float) -> None:
         """What needs no hundred milliseconds: traffic, certificate, logs."""
         self.traffic = self.edge.traffic(now_s)
-        with contextlib.suppress(HeadwayError):
+        try:
             if told := self.edge.refresh_certificate():
                 self.journal.write("edge", "certificate", told)
+        except HeadwayError as error:  # told once for each change of the file; the former certificate stays
+            self.journal.write("edge", "certificate refused", f"{error.message}; the former one stays", "warning")
         if now_s >= self._rotate_at_s:
             self._rotate_at_s = now_s + _ROTATE_EVERY_S
             rotate(self.folders.logs, lambda name: self.edge.keep_appending() if name == ACCESS_LOG else None)
@@ -193,7 +196,7 @@ class Controller:
 
     # -- what is wanted ---------------------------------------------------------------------------------------------
 
-    def _resolve(self) -> None:
+    def resolve(self) -> None:
         """Bring the loop's target up to date when the declaration, an override or a database's address changed."""
         fields = self.databases.fields()
         inputs = (self.applied, dict(self.overrides), fields, self._stopping)
@@ -204,6 +207,11 @@ class Controller:
         # Without a value yet, a service keeps the launch its replicas were started with.
         self.processes.launches = {**self.processes.launches, **launches}
         self.loop.wanted = self.wanted(self.applied, launches)
+
+    def refresh(self) -> None:
+        """Resolve everything anew: a secret may have another value though the declaration is the same."""
+        self._resolved = ()
+        self._resolve()
 
     def launches(self, applied: Applied, fields: Mapping[str, Mapping[str, str]]) -> dict[str, Launch]:
         """How each service starts; those whose references have no value yet are left out."""
@@ -253,7 +261,7 @@ class Controller:
             self.overrides[service] = Override(count, declared)
         self.store.save_overrides(self.overrides)
         self.journal.write(service, "scale", f"{before} → {count} replicas, by hand")
-        self._resolve()  # who asks for the status next sees what is wanted now
+        self.resolve()  # who asks for the status next sees what is wanted now
         return {"service": service, "before": before, "replicas": count, "declared": declared}
 
     def reload_source(self, why: str) -> None:

@@ -38,6 +38,11 @@ class Override:
     declared: int
 
 
+def in_force(overrides: Mapping[str, Override], declared: Mapping[str, int]) -> dict[str, Override]:
+    """Those that still hold: a declaration that says another number than when one was made has the last word."""
+    return {name: entry for name, entry in overrides.items() if declared.get(name) == entry.declared}
+
+
 @dataclass(slots=True)
 class Store:
     """Reads and writes the state folder's `applied.json` and `overrides.json`, and the run folder's `replicas.json`."""
