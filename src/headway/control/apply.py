@@ -93,14 +93,14 @@ class Applying:
         ]
 
     def _stage(self, before: System, after: System, staged: Applied, environ: dict[str, str]) -> None:
-        """Have new services start beside what runs. It is not stored: a controller that dies now has changed nothing."""
+        """Have new services start beside what runs. Not stored: a controller that dies now has changed nothing."""
         controller = self._controller
         for address in set(addresses(after)) - set(addresses(before)):
             check_address(address)
         databases = self._take_environ(staged, environ)
         controller.applied = staged
         controller.databases.want(databases)
-        controller.resolve()
+        controller.refresh()
 
     def _switch(self, after: Applied, environ: dict[str, str]) -> None:
         """Put a declaration in force. Raises with nothing changed but the environment."""
@@ -112,7 +112,7 @@ class Applying:
         controller.store.save_applied(after)
         controller.store.save_overrides(controller.overrides)
         controller.databases.want(databases)
-        controller.resolve()  # who asks from now on whether it is in force must not be told of the former one
+        controller.refresh()  # who asks from now on whether it is in force must not be told of the former one
 
     def _put_back(self, before: Applied, environ: dict[str, str], overrides: dict[str, Override]) -> None:
         """Everything as it was, as far as it can be: what cannot is told, and does not keep the rest from it."""
@@ -127,7 +127,7 @@ class Applying:
         controller.store.save_applied(before)
         controller.store.save_overrides(controller.overrides)
         controller.databases.want(databases)
-        controller.resolve()
+        controller.refresh()
 
     def _take_environ(self, applied: Applied, environ: dict[str, str]) -> dict[str, WantedDatabase]:
         controller = self._controller

@@ -211,7 +211,7 @@ class Controller:
     def refresh(self) -> None:
         """Resolve everything anew: a secret may have another value though the declaration is the same."""
         self._resolved = ()
-        self._resolve()
+        self.resolve()
 
     def launches(self, applied: Applied, fields: Mapping[str, Mapping[str, str]]) -> dict[str, Launch]:
         """How each service starts; those whose references have no value yet are left out."""
