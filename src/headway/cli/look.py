@@ -18,6 +18,7 @@ from headway.process.record import has_leftovers, read_record, supervisor_runs
 
 _WAIT_S = 120.0
 _STOP_S = 120.0
+_TRIES = 2  # starts that fail before `scale` says so; the replica is tried on
 
 
 def status(system: System, *, watch: bool, as_json: bool) -> None:
@@ -55,6 +56,12 @@ def scale(system: System, service: str, replicas: int, *, wait: bool, as_json: b
         if found["wanted"] != replicas:
             raise HeadwayError(
                 f"{service} was scaled to {found['wanted']} meanwhile", hint=f"headway explain {service}"
+            )
+        failing = next((r for r in found["replicas"] if r["failure"] and r["restarts"] >= _TRIES), None)
+        if failing is not None:
+            raise HeadwayError(
+                f"{failing['name']} does not start: {failing['failure']}",
+                hint=f"headway logs {failing['name']}; what it was before: headway scale {service} {answer['before']}",
             )
         if time.monotonic() > until_s:
             raise HeadwayError(

@@ -22,6 +22,7 @@ from headway.process.record import has_leftovers, has_processes, read_record, su
 
 _APPLY_S = 3600.0
 _CONTROLLER_S = 10.0  # a controller that died is back within a second; one that cannot start stays away
+_SETTLE_S = 3.0  # until the edge shows what was applied; it may be degraded for other reasons
 _VIEW_EVERY_S = 0.5
 _PIPED_EVERY_S = 0.25
 
@@ -82,7 +83,10 @@ def _apply(system: System, loaded: Loaded) -> dict[str, Any]:
             print(f"  {sentence}", file=sys.stderr)
     else:
         print("nothing changed", file=sys.stderr)
-    return system.client.status()
+    until_s = time.monotonic() + _SETTLE_S
+    while (document := system.client.status())["state"] == "degraded" and time.monotonic() < until_s:
+        time.sleep(0.05)
+    return document
 
 
 def _environ(loaded: Loaded) -> dict[str, str]:

@@ -25,7 +25,7 @@ from headway.errors import HeadwayError, MachineError
 from headway.model.declared import System
 from headway.model.edge import EdgePlan, EdgeReplica
 from headway.model.observed import EdgeObserved, EdgeServer
-from headway.model.replica import Replica
+from headway.model.replica import Phase, Replica
 from headway.model.traffic import Traffic
 from headway.model.wanted import Wanted
 from headway.process.folders import Folders
@@ -86,6 +86,7 @@ class Edge:
                 self._supervisor.listen(address)
                 if address not in before:
                     opened.append(address)
+            self._expect(wanted, replicas)
             plan = self._plan(system, wanted, replicas, socket)
             self._check(render(plan), certificate)
         except HeadwayError:
@@ -177,6 +178,13 @@ class Edge:
         )
 
     # -- the file ---------------------------------------------------------------------------------------------------
+
+    def _expect(self, wanted: Wanted, replicas: Mapping[str, Replica]) -> None:
+        """Replicas that serve before the edge knows their service are in its file from the first moment."""
+        for name, replica in replicas.items():
+            service = wanted.service(replica.service)
+            if replica.phase is Phase.READY and service is not None and service.is_public:
+                self._limits.setdefault(name, service.limit)
 
     def _plan(self, system: System, wanted: Wanted, replicas: Mapping[str, Replica], socket: SocketOf) -> EdgePlan:
         return edge_plan(
