@@ -105,9 +105,12 @@ class Layer:
             is_stream = self._take_from(scope, headers)
         if scope["method"] not in _NO_BODY:
             receive = self._bounded(receive)
-        self._in_flight += 1
         if is_stream:
+            if self._slots[6] >= self._streams_max:
+                await self._refuse(send)
+                return
             self._slots[6] += 1
+        self._in_flight += 1
         try:
             await self._app(scope, receive, framed(send))
         except BodyTooLarge:
@@ -126,6 +129,12 @@ class Layer:
             self._completed += 1
             if is_stream:
                 self._slots[6] -= 1
+
+    async def _refuse(self, send: Send) -> None:
+        """It holds as many streams as it may: another replica, or this one a moment later, may take it."""
+        headers = [(b"content-type", b"text/plain"), (b"retry-after", b"1")]
+        await send({"type": "http.response.start", "status": 503, "headers": headers})
+        await send({"type": "http.response.body", "body": b"as many event streams are open as may be\n"})
 
     async def _end(self, send: Send, is_stream: bool) -> None:
         """The replica stops and this request was still open: end an event stream cleanly, refuse what has not begun."""
@@ -169,8 +178,10 @@ class Layer:
         if headers and (headers[-1][0] == _FROM or _move_last(headers)):
             self._take_from(scope, headers)
         if self._stopping or slots[Slot.STREAMS] >= self._streams_max:
+            # Closing it before it is accepted would say 403, which a client takes for its own fault.
             await receive()
-            await send({"type": "websocket.close", "code": _CLOSE_TRY_LATER})
+            await send({"type": "websocket.accept"})
+            await send({"type": "websocket.close", "code": _CLOSE_TRY_LATER, "reason": "try again later"})
             return
         task = asyncio.current_task()
         assert task is not None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -24,7 +25,7 @@ _BEAT_S = 0.25
 _IDLE_CONNECTION_MS = (
     3_600_000  # the edge closes idle connections; a worker that does it first loses a race with a POST
 )
-_WSGI_STOP_S = 3.0
+_WSGI_STOP_S = 3.0  # for open answers to end, once asked to; what is in an app's own hands by then is cut
 _EXIT_REFUSED = 3
 
 
@@ -137,9 +138,29 @@ class Worker:
     def _wrap_wsgi(self, app: Any, threads: int) -> Any:
         from .wsgi import Layer
 
-        layer = Layer(app, self.slots, body_max_bytes=self.settings["body_max_bytes"], threads=threads)
+        layer = Layer(
+            app,
+            self.slots,
+            body_max_bytes=self.settings["body_max_bytes"],
+            streams_max=self.settings["streams_max"],
+            threads=threads,
+        )
         self._wsgi = layer
+        # granian, told to end, waits for every answer and so for endless ones without end; it holds the handlers of
+        # signals, but their numbers arrive here as well.
+        numbers, send = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(send, False)
+        signal.set_wakeup_fd(send, warn_on_full_buffer=False)
+        threading.Thread(target=self._await_stop, args=(numbers,), name="headway-stop", daemon=True).start()
         return layer
+
+    def _await_stop(self, numbers: int) -> None:
+        while not {signal.SIGTERM, signal.SIGINT} & set(os.read(numbers, 64)):
+            pass
+        self.slots[Slot.STAGE] = Stage.STOPPING
+        self._wsgi.stopping = True
+        time.sleep(_WSGI_STOP_S)
+        os._exit(0)
 
 
 def main(settings_path: str) -> int:
@@ -150,9 +171,4 @@ def main(settings_path: str) -> int:
     status = worker.run()
     if worker.slots[Slot.STAGE] != Stage.FAILED:
         worker.slots[Slot.STAGE] = Stage.STOPPING
-    if worker._wsgi is not None:
-        worker._wsgi.stopping = True
-        timer = threading.Timer(_WSGI_STOP_S, os._exit, (status,))
-        timer.daemon = True
-        timer.start()
     return status

@@ -27,11 +27,18 @@ class Layer:
     """Wraps `app`, served by `threads` threads."""
 
     def __init__(
-        self, app: Callable[..., Iterable[bytes]], slots: memoryview, *, body_max_bytes: int, threads: int
+        self,
+        app: Callable[..., Iterable[bytes]],
+        slots: memoryview,
+        *,
+        body_max_bytes: int,
+        streams_max: int,
+        threads: int,
     ) -> None:
         self._app = app
         self._slots = slots
         self._body_max_bytes = body_max_bytes
+        self._streams_max = streams_max
         self._threads = threads
         self._lock = threading.Lock()
         self.stopping = False
@@ -49,11 +56,16 @@ class Layer:
             is_stream = len(parts) > 3
         is_chunked = "HTTP_TRANSFER_ENCODING" in environ  # a stated length was checked at the edge
         with self._lock:
+            is_refused = is_stream and slots[6] >= self._streams_max
             slots[5] += 1
             slots[7] += 1
             slots[6] += is_stream
             if slots[5] < self._threads:
                 slots[4] = time.monotonic_ns()
+        if is_refused:
+            self._done(is_stream)
+            start_response("503 Service Unavailable", [("content-type", "text/plain"), ("retry-after", "1")])
+            return [b"as many event streams are open as may be\n"]
         try:
             if is_chunked:
                 # WSGI knows no body without a length: most frameworks would see none at all.
@@ -118,7 +130,9 @@ class _CountedBody:
     def __next__(self) -> bytes:
         if self._layer.stopping:
             self.close()
-            raise ConnectionAbortedError("the replica is stopping")
+            if self._is_stream:
+                raise StopIteration  # a clean end: its client comes again
+            raise ConnectionAbortedError("the replica is stopping")  # the client must see that it is cut
         return next(self._iterator)
 
     def close(self) -> None:
