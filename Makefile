@@ -17,7 +17,7 @@ test: check
 
 ## Many seeds and long faults; writes the table in docs/reliability.md.
 test-long: $(STAMP)
-	$(BIN)/pytest -m long --timeout 1800
+	$(BIN)/pytest -m long --timeout 1800 --reliability docs/reliability.md
 
 check: $(STAMP)
 	$(BIN)/ruff check

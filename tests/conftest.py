@@ -1,0 +1,62 @@
+"""Options of the test run: `--reliability FILE` writes the table of the long tests."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from pathlib import Path
+
+import pytest
+
+_HEAD = """# Reliability
+
+What `make test-long` ran last: many seeds and long faults, with the real engines where the test says so. A seed replays
+its run. The short ones of the same kind run in `make test`.
+
+Run {when} on {cores} cores ({machine}), {passed} of {count} passed, in {minutes:.0f} minutes.
+
+| test | runs | passed | longest run |
+|---|---|---|---|
+"""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--reliability", metavar="FILE", help="write the outcomes as a table in Markdown")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    path = config.getoption("--reliability")
+    if path:
+        config.pluginmanager.register(_Reliability(Path(path)))
+
+
+class _Reliability:
+    """Collects outcomes by test function."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._began_s = time.monotonic()
+        self._outcomes: dict[str, list[tuple[bool, float]]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or report.failed:
+            name = report.nodeid.split("[")[0]
+            self._outcomes.setdefault(name, []).append((report.passed, report.duration))
+
+    def pytest_sessionfinish(self) -> None:
+        runs = [run for outcome in self._outcomes.values() for run in outcome]
+        text = _HEAD.format(
+            when=time.strftime("%Y-%m-%d"),
+            cores=len(os.sched_getaffinity(0)),
+            machine=platform.machine(),
+            passed=sum(passed for passed, _ in runs),
+            count=len(runs),
+            minutes=(time.monotonic() - self._began_s) / 60,
+        )
+        for name, outcome in sorted(self._outcomes.items()):
+            what = name.rpartition("::")[2].removeprefix("test_").replace("_", " ")
+            passed = sum(ok for ok, _ in outcome)
+            longest_s = max(duration for _, duration in outcome)
+            text += f"| {what} | {len(outcome)} | {passed} | {longest_s:.0f} s |\n"
+        self._path.write_text(text)
