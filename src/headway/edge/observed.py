@@ -5,7 +5,7 @@ Columns are found by the names in the first line, so that another 2.x, which has
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
@@ -81,16 +81,18 @@ class EdgeProcess:
     stopping: bool
 
 
-_SERVER = (
-    "pxname svname status scur qcur slim stot hrsp_4xx hrsp_5xx wretr econ srv_icur check_status qtime type dreq ereq "
-    "req_tot req_rate"
-).split()
+# fmt: off
+_PICKED = (
+    "pxname", "svname", "status", "scur", "qcur", "slim", "stot", "hrsp_4xx", "hrsp_5xx", "wretr", "econ", "srv_icur",
+    "check_status", "dreq", "ereq", "req_tot", "req_rate",
+)
+# fmt: on
 
 
 @lru_cache(maxsize=4)
-def _columns(header: str) -> itemgetter[Sequence[str]]:
+def _columns(header: str) -> Callable[[Sequence[str]], tuple[str, ...]]:
     names = header.removeprefix("# ").split(",")
-    return itemgetter(*(names.index(name) for name in _SERVER))
+    return itemgetter(*(names.index(name) for name in _PICKED))
 
 
 def read_stat(text: str) -> EdgeObserved:
@@ -117,10 +119,10 @@ def read_stat(text: str) -> EdgeObserved:
             replicas.append(_replica(row))
     totals = EdgeTotals(
         connections=sum(_number(row[3]) for row in frontends),
-        requests=sum(_number(row[17]) for row in frontends),
-        requests_per_s=sum(_number(row[18]) for row in frontends),
-        denied=sum(_number(row[15]) for row in frontends),
-        malformed=sum(_number(row[16]) for row in frontends),
+        requests=sum(_number(row[15]) for row in frontends),
+        requests_per_s=sum(_number(row[16]) for row in frontends),
+        denied=sum(_number(row[13]) for row in frontends),
+        malformed=sum(_number(row[14]) for row in frontends),
         queued=sum(service.queued for service in services),
         answers_5xx=sum(_number(row[8]) for row in frontends),
     )

@@ -18,9 +18,9 @@ UNROUTED = "headway.unrouted"
 
 ALIVE_PATH = "/-headway/alive"
 
-# A request whose method is idempotent can be repeated after a lost connection only while HAProxy keeps a copy of it, and
-# a copy costs a whole buffer (16 KiB). So this many in flight are protected at once, for 4 MiB a service; a burst of
-# 10,000 slow requests would cost 160 MiB otherwise.
+# A request whose method is idempotent can be repeated after a lost connection only while HAProxy keeps a copy of it,
+# and a copy costs a whole buffer (16 KiB). So this many in flight are protected at once, for 4 MiB a service; a burst
+# of 10,000 slow requests would cost 160 MiB otherwise.
 _COPIES_MAX = 256
 
 _BUFFER_BYTES = 16384
@@ -45,8 +45,8 @@ def _section(title: str, lines: list[str]) -> str:
 def _head(plan: EdgePlan) -> str:
     return (
         f"# The edge of {comment(plan.system)}, written by Headway; changes made here are overwritten.\n"
-        "# It is a plain HAProxy configuration. To go on without Headway, replace each `bind fd@N` by the address in its\n"
-        "# comment, start the replicas yourself, and run: haproxy -f haproxy.cfg\n"
+        "# It is a plain HAProxy configuration. To go on without Headway, replace each `bind fd@N` by the address in\n"
+        "# its comment, start the replicas yourself, and run: haproxy -f haproxy.cfg\n"
     )
 
 
@@ -66,7 +66,7 @@ def _global(plan: EdgePlan) -> str:
         f"hard-stop-after {milliseconds(plan.replaced_max_s)}",
         "",
         f"tune.bufsize {_BUFFER_BYTES}",
-        "tune.http.logurilen 512",
+        "tune.http.logurilen 256",
         "tune.idle-pool.shared on",
         "spread-checks 5",
     ]
@@ -132,16 +132,15 @@ def _public(plan: EdgePlan) -> str:
         "# Headway's own paths are not for the outside, however they are spelt; neither are tunnels.",
         "http-request deny status 404 default-errorfiles if { path,url_dec -m sub /-headway/ }",
         "http-request deny status 405 default-errorfiles if { method CONNECT }",
-        "# Ambiguous framing is refused by HAProxy's parser; this is what it lets through.",
+        "# Ambiguous framing is refused by HAProxy's parser, all but this.",
         "http-request deny status 400 default-errorfiles if { req.ver 1.0 } { req.hdr(transfer-encoding) -m found }",
-        "http-request deny status 400 default-errorfiles unless { req.ver 1.1 2.0 1.0 }",
         "",
         "# Headers that only Headway, or a proxy that is trusted, may set.",
         *_provenance(plan),
         *_client_rate(plan),
         "",
-        "# Who asks, for the worker alone, which finds it in the last header: SCHEME ADDRESS PORT, and what stays open.",
-        f'http-request set-header X-Headway-From "{_scheme(plan)} %[src] %[src_port]"',
+        "# Who asks, for the worker alone, which finds it in the last header: SCHEME ADDRESS PORT and what stays open.",
+        f'http-request add-header X-Headway-From "{_scheme(plan)} %[src] %[src_port]"',
         f'http-request set-header X-Headway-From "{_scheme(plan)} %[src] %[src_port] stream" '
         "if { req.hdr(accept) -m sub text/event-stream }",
         "",
@@ -221,7 +220,7 @@ def _provenance(plan: EdgePlan) -> list[str]:
         lines.append(f"http-request set-header {header} {value} unless {{ req.hdr({header}) -m found }}")
     return [
         *lines,
-        "# The chain of addresses grows by the one that reached us; the client is the last that is not a trusted proxy.",
+        "# The chain of addresses grows by the one that reached us; the client is the last that is no trusted proxy.",
         "acl chain req.fhdr(x-forwarded-for) -m found",
         'http-request set-var-fmt(req.chain) "%[req.fhdr(x-forwarded-for)], %[src]" if chain',
         "http-request set-var(req.chain) src unless chain",
@@ -264,13 +263,13 @@ def _client_rate(plan: EdgePlan) -> list[str]:
 def _identity(plan: EdgePlan) -> list[str]:
     """An id for each request and a trace that begins here, unless a valid one came in.
 
-    The id is the time in microseconds and 32 random bits spread over 64, as 32 hexadecimal digits: it sorts by time, serves
-    as trace id, and costs a microsecond less than HAProxy's `uuid`.
+    The id is the time in microseconds (16 decimal digits, until the year 2286) and 16 random hexadecimal ones: it sorts
+    by time, serves as trace id, and costs a microsecond less than HAProxy's `uuid`.
     """
     lines = [
         "# One id finds a request in the access log, in the app and in traces.",
-        'unique-id-format "%[date(0,us),hex,lower]%[rand,xxh64(1),hex,lower]"',
-        f"http-request set-header traceparent 00-%[unique-id]-%[rand,xxh64(2),hex,lower]-01 unless {{ {_TRACED} }}",
+        'unique-id-format "%[date(0,us)]%[rand,xxh64,hex,lower]"',
+        f"http-request set-header traceparent 00-%[unique-id]-%[rand,xxh64,hex,lower]-01 unless {{ {_TRACED} }}",
     ]
     if plan.trusted:
         valid = "{ req.hdr(x-request-id) -m reg ^[A-Za-z0-9._-]{1,128}$ }"
@@ -309,28 +308,33 @@ def _redirect(plan: EdgePlan, listener: Listener) -> str:
 
 def _backend(plan: EdgePlan, service: EdgeService) -> str:
     deadline = milliseconds(service.deadline_s)
+    several = f"proc.several_{service.name}"
     lines = [
         "balance leastconn",
         "",
-        "# Waiting for a replica ends at the deadline. An answer under way may be silent for longer (event streams), and",
-        "# HAProxy cannot tell it from one that has not begun, so the replica itself keeps the deadline once it has the",
-        "# request; this one only ends what nobody else ends.",
+        "# Waiting for a replica ends at the deadline. An answer under way may be silent for longer (event streams),",
+        "# and HAProxy cannot tell it from one that has not begun: so the replica keeps the deadline once it has the",
+        "# request, and the time-out here only ends what nobody else ends.",
         f"timeout queue {deadline}",
         f"timeout server {milliseconds(service.silence_max_s)}",
         "",
-        f"http-request deny status 413 default-errorfiles if {{ req.hdr_val(content-length) gt {service.body_max_bytes} }}",
+        "http-request deny status 413 default-errorfiles "
+        f"if {{ req.hdr_val(content-length) gt {service.body_max_bytes} }}",
         "# A small body is awaited here, so that a slow sender occupies no replica.",
         f"http-request wait-for-body time {milliseconds(plan.header_timeout_s)} "
         f"if {{ req.hdr_val(content-length) 1:{_BUFFERED_BODY_BYTES} }}",
         "",
-        "# A request whose replica broke off without a word is repeated on another one, if repeating it is harmless.",
+        "# A request whose replica broke off without a word is repeated on another one, if its method says that this",
+        "# is harmless. A service that never had two replicas has nowhere to repeat it and keeps no copy.",
         "option redispatch 1",
         "retries 3",
         "retry-on conn-failure empty-response junk-response",
-        "http-request disable-l7-retry unless { method GET HEAD OPTIONS TRACE }",
+        f"http-request set-var({several}) bool(true) if !{{ var({several}) -m found }} {{ nbsrv gt 1 }}",
+        f"http-request disable-l7-retry unless {{ method GET HEAD OPTIONS TRACE }} {{ var({several}) -m found }}",
         f"# Each copy kept for repeating costs {_BUFFER_BYTES // 1024} KiB; in flight beyond {_COPIES_MAX} go without.",
         f"http-request set-var(req.queued) queue if {{ be_conn gt {_COPIES_MAX} }}",
-        f"http-request disable-l7-retry if {{ be_conn gt {_COPIES_MAX} }} {{ be_conn,sub(req.queued) gt {_COPIES_MAX} }}",
+        f"http-request disable-l7-retry if {{ be_conn gt {_COPIES_MAX} }}"
+        f" {{ be_conn,sub(req.queued) gt {_COPIES_MAX} }}",
         "",
         "http-reuse always",
         "# Answered by the worker's native server: a busy app stays, a dead or stopped one goes.",

@@ -1,4 +1,4 @@
-"""Which service a request belongs to, as HAProxy rules: hosts before plain prefixes, longer prefixes before shorter ones."""
+"""Which service a request belongs to, as HAProxy rules: hosts before plain prefixes, longer prefixes before shorter."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Changes a running HAProxy without a reload: a small client of its stats socket.
 
 Each batch of commands has a connection of its own, which HAProxy closes after the last answer: that costs about 30 µs
-more than a lasting connection and leaves nothing to resynchronise after a timeout. Blocking and bounded: HAProxy answers
-in well under a millisecond unless it is stopped, and then `timeout_s` ends the wait with EdgeUnreachable.
+more than a lasting connection and leaves nothing to resynchronise after a timeout. Blocking and bounded: HAProxy
+answers in well under a millisecond unless it is stopped, and then `timeout_s` ends the wait with EdgeUnreachable.
 
 Of one replica's life: `add` (it takes nothing yet) → `enable` → `drain` (nothing new; what it has goes on) → `remove`,
 repeated until it says `removed`. `maint` cuts what the replica has in flight, because it counts as marked down.
@@ -62,7 +62,7 @@ class RuntimeApi:
         self._quietly(f"set maxconn server {service}/{name} {max(1, limit)}")
 
     def set_limits(self, limits: Sequence[tuple[str, str, int]]) -> None:
-        """`set_limit` for several (service, name, limit), a hundred in a round trip; the rest are set if one is unknown."""
+        """`set_limit` for several (service, name, limit), a hundred in a round trip; an unknown one stops no other."""
         for start in range(0, len(limits), 100):
             batch = limits[start : start + 100]
             self._quietly(*(f"set maxconn server {service}/{name} {max(1, limit)}" for service, name, limit in batch))

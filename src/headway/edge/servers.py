@@ -9,8 +9,8 @@ The figures, and what they trade:
   counts as dead. The answer comes from the worker's native server without Python, so a busy app never fails it.
 - `observe layer4 error-limit 3 on-error sudden-death`: three refused connections in a row make the next check decisive
   and due at once, instead of ejecting on their own. A full backlog therefore never ejects a living replica.
-- `on-marked-down shutdown-sessions`: requests that wait on a replica found dead are let go, and repeated elsewhere where
-  that is safe.
+- `on-marked-down shutdown-sessions`: requests that wait on a replica found dead are let go, and repeated elsewhere
+  where that is safe.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ class Tail:
                 file.seek(self._offset)
                 data = file.read(READ_MAX_BYTES)
         except FileNotFoundError:
+            self._inode, self._offset, self._rest = None, 0, b""
             return []
         self._offset += len(data)
         *whole, self._rest = (self._rest + data).split(b"\n")

@@ -1,4 +1,4 @@
-"""Puts values that people chose (paths, hosts, names) into HAProxy's file so that they cannot be read as anything else."""
+"""Puts values that people chose (paths, hosts, names) into HAProxy's file so that they can be read as nothing else."""
 
 from __future__ import annotations
 

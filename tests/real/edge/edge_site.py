@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import signal
 import socket
@@ -16,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from headway.edge.errors import EdgeUnreachable
-from headway.edge.haproxy import argv, find_haproxy, validate, write_config
+from headway.edge.haproxy import argv, find_haproxy, validate
 from headway.edge.render import render
 from headway.edge.runtime_api import RuntimeApi
+from headway.edge.servers import draining_file
 from headway.model.edge import EdgePlan, EdgeReplica, EdgeService, Listener
 
 
@@ -46,7 +48,7 @@ class Site:
         self.processes: list[subprocess.Popen[bytes]] = []
         self.binary = find_haproxy().path
         self.record.touch()
-        self.access_log.touch()
+        self.log_fd = os.open(self.access_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def __enter__(self) -> Site:
         return self
@@ -59,6 +61,7 @@ class Site:
             process.wait(10)
         for listening in self.sockets:
             listening.close()
+        os.close(self.log_fd)
         shutil.rmtree(self.folder)
 
     # -- parts -----------------------------------------------------------------------------------------------------
@@ -105,15 +108,16 @@ class Site:
 
     def start(self, plan: EdgePlan, *, replaces_pid: int | None = None) -> subprocess.Popen[bytes]:
         """Start HAProxy on the plan, or replace the one that runs, and wait until it answers."""
-        write_config(render(plan), self.config)
+        Path(self.config).write_text(render(plan))
+        Path(draining_file(str(self.folder))).touch()
         validate(self.binary, self.config)
         return self.spawn(replaces_pid)
 
     def spawn(self, replaces_pid: int | None = None) -> subprocess.Popen[bytes]:
-        with open(self.access_log, "ab") as access, open(self.messages, "ab") as messages:
+        with open(self.messages, "ab") as messages:
             process = subprocess.Popen(
                 argv(self.binary, self.config, replaces_pid),
-                stdout=access,
+                stdout=self.log_fd,
                 stderr=messages,
                 pass_fds=[listening.fileno() for listening in self.sockets],
             )

@@ -77,7 +77,8 @@ class Origin:
         status = amount if kind == "status" else 200
         text = b"" if method == "HEAD" else json.dumps(arrived).encode()
         writer.write(
-            f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {len(text)}\r\n\r\n".encode() + text
+            f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {len(text)}\r\n\r\n".encode()
+            + text
         )
         await writer.drain()
         return True
