@@ -75,8 +75,7 @@ def test_refuses_what_is_no_answer(text: str) -> None:
 
 def test_reads_the_process() -> None:
     text = (
-        "Name: HAProxy\nVersion: 2.8.25-5cf5d0683\nPid: 77\nUptime_sec: 12\nMaxconn: 100\n"
-    text += "CurrConns: 3\nStopping: 1\n"
+        "Name: HAProxy\nVersion: 2.8.25-5cf5d0683\nPid: 77\nUptime_sec: 12\nMaxconn: 100\nCurrConns: 3\nStopping: 1\n"
     )
     process = read_info(text)
     assert (process.pid, process.version, process.uptime_s) == (77, "2.8.25", 12)
