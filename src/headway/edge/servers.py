@@ -4,8 +4,8 @@ A server that is added at run time inherits nothing from the file, so every opti
 
 The figures, and what they trade:
 
-- `inter 250ms fastinter 100ms fall 2 rise 1`, `timeout check 500ms`: a replica that hangs is out after at most
-  250 + 500 + 100 + 500 ms, and one that is starved of processor time has half a second to answer, twice, before it
+- `inter 250ms fastinter 100ms fall 2 rise 1`, `timeout check 650ms`: a replica that hangs is out after at most
+  250 + 650 + 100 + 650 ms, and one that is starved of processor time has 650 ms to answer, twice, before it
   counts as dead. The answer comes from the worker's native server without Python, so a busy app never fails it.
 - `observe layer4 error-limit 3 on-error sudden-death`: three refused connections in a row make the next check decisive
   and due at once, instead of ejecting on their own. A full backlog therefore never ejects a living replica.
@@ -20,7 +20,7 @@ from headway.model.edge import EdgeReplica
 
 CHECK_INTERVAL_MS = 250
 CHECK_INTERVAL_DOUBTED_MS = 100
-CHECK_TIMEOUT_MS = 500
+CHECK_TIMEOUT_MS = 650
 
 _WATCHED = (
     f"check inter {CHECK_INTERVAL_MS}ms fastinter {CHECK_INTERVAL_DOUBTED_MS}ms fall 2 rise 1 "

@@ -19,6 +19,8 @@ import json
 import os
 import sys
 
+import uvloop
+
 
 async def read_body(reader: asyncio.StreamReader, headers: list[tuple[str, str]]) -> bytes:
     fields = {name.lower(): value for name, value in headers}
@@ -95,4 +97,4 @@ async def main(path: str, name: str, record_file: str) -> None:
 
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(main(*sys.argv[1:]))
+        uvloop.run(main(*sys.argv[1:]))
