@@ -8,8 +8,12 @@ import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from headway.errors import MachineError
+
+if TYPE_CHECKING:
+    import psutil
 
 _SUPERVISOR = "headway.process.supervisor"  # how a supervisor shows in a command line
 
@@ -119,13 +123,18 @@ def port_owner(address: str) -> PortOwner | None:
             if connection.status != psutil.CONN_LISTEN or not connection.laddr or connection.laddr.port != port:
                 continue
             if connection.pid is not None:
-                process = psutil.Process(connection.pid)
-                owner = PortOwner(connection.pid, process.name(), _state_of(process.cmdline()))
-                found.append((connection.laddr.ip == host, owner))
+                found.append((connection.laddr.ip == host, _owner(psutil.Process(connection.pid))))
     except (psutil.Error, OSError):
         pass
-    # Several processes may hold one socket, and several sockets one port: the address itself first, then a supervisor.
-    return max(found, key=lambda entry: (entry[0], bool(entry[1].state)))[1] if found else None
+    return max(found, key=lambda entry: entry[0])[1] if found else None  # several may share a port: our address first
+
+
+def _owner(process: psutil.Process) -> PortOwner:
+    """The process, or the supervisor that started it: several hold its sockets, and it is the one to end."""
+    for one in (process, *process.parents()):
+        if state := _state_of(one.cmdline()):
+            return PortOwner(one.pid, one.name(), state)
+    return PortOwner(process.pid, process.name())
 
 
 def _state_of(command: list[str]) -> str:

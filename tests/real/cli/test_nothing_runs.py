@@ -1,0 +1,61 @@
+"""Commands where there is nothing to be commanded, and words that are no commands."""
+
+from __future__ import annotations
+
+import pytest
+from command_place import Place
+from harness import free_port
+
+
+@pytest.mark.parametrize("command", [["status"], ["down"], ["scale", "web", "2"], ["status", "--watch"]])
+def test_nothing_runs(place: Place, command: list[str]) -> None:
+    place.declare('app = "good:app"')
+    found = place.refused(*command)
+    assert found.error == f"nothing runs here (state folder {place.folders.state})"
+    assert found.hint == "headway up starts it"
+    assert found.stdout == ""
+    place.assert_nothing_made()
+
+
+def test_no_logs_and_no_journal(place: Place) -> None:
+    assert place.refused("logs").error == f"there are no logs in {place.folders.state}"
+    assert place.refused("explain").error == f"there is no journal in {place.folders.state}"
+    place.assert_nothing_made()
+
+
+def test_load_against_a_closed_port(place: Place) -> None:
+    port = free_port()
+    found = place.refused("load", f"http://127.0.0.1:{port}", "--rate", "100", "--for", "1", "--json")
+    assert found.error == f"nothing listens on 127.0.0.1:{port}"
+    assert "headway up" in found.hint
+    assert found.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "hint"),
+    [
+        (["stauts"], "no such command 'stauts'", "headway --help"),
+        (["status", "--jsno"], "no such option", "headway status --help"),
+        (["scale", "web"], "missing argument 'REPLICAS'", "headway scale --help"),
+        (["scale", "web", "many"], "invalid value for 'REPLICAS': 'many'", "headway scale --help"),
+        (["scale", "web", "-1"], "a service cannot have -1 replicas", "headway scale --help"),
+        (["load", "http://127.0.0.1:1"], "missing option '--rate'", "headway load --help"),
+        (["logs", "-n", "-5"], "invalid value for '--last'", "headway logs --help"),
+        (["up", "/nowhere/at/all"], "/nowhere/at/all is no file or folder here", "module:app"),
+        (["up", "--env", "moon"], "--env moon was asked for, but headway.moon.toml is missing", "headway.moon.toml"),
+        (["load", "http://127.0.0.1:1", "--rate", "5", "--for", "soon"], '--for: "soon" is not a duration', "--for"),
+    ],
+)
+def test_words_that_are_no_commands(place: Place, arguments: list[str], error: str, hint: str) -> None:
+    place.declare('app = "good:app"')
+    found = place.refused(*arguments)
+    assert error in found.error
+    assert hint in found.hint
+    place.assert_nothing_made()
+
+
+def test_the_command_alone_says_what_there_is(place: Place) -> None:
+    done = place.headway()
+    assert done.returncode == 0
+    assert done.stdout.startswith("Usage: headway ")
+    assert " doctor " in done.stdout
