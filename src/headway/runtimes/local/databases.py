@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,7 @@ from headway.sharding.schema import apply_schema_once
 from headway.sharding.url import url_fields, without_password
 
 _HEALTH_EVERY_S = 1.0
+_WATCH_EVERY_S = 0.2  # is its process the same: costs next to nothing, and a quick restart is not overlooked
 _RETRY_EVERY_S = 2.0
 _TAIL_BYTES = 8192
 
@@ -108,8 +110,25 @@ class Database:
                     self.tell(self.process, "failed", error.message, "warning")
                 self.error, self.state = error, "failed"
             self._stop.wait(_RETRY_EVERY_S)
-        while not self._stop.wait(_HEALTH_EVERY_S):
+        self._watch()
+
+    def _watch(self) -> None:
+        """Look at its health now and then, and at once when its process has changed or while it is away."""
+        pid, look_at_s = self._pid(), 0.0
+        while not self._stop.wait(_WATCH_EVERY_S):
+            before, pid = pid, self._pid()
+            if pid == before and self.state == "ready" and time.monotonic() < look_at_s:
+                continue
+            was_ready = self.state == "ready"
             self._look()
+            look_at_s = time.monotonic() + _HEALTH_EVERY_S
+            if was_ready and self.state == "ready" and pid != before:
+                self.tell(self.process, "restarted", "its process had ended; another one answers already", "warning")
+
+    def _pid(self) -> int | None:
+        """Its process at the supervisor; None while it has none, or when it is somewhere else."""
+        known = self.is_alive(self.process)
+        return known.pid if known is not None and known.alive else None
 
     def _bring_up(self) -> None:
         wanted = self.wanted

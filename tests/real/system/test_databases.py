@@ -1,0 +1,229 @@
+"""An app and its database as one system: brought up together, killed under load, stopped cleanly, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from harness import Running, descendants_of_session, free_port, is_alive, wait_for
+
+APP = """
+import os
+import psycopg
+
+def app(environ, start_response):
+    path, _, value = environ["PATH_INFO"][1:].partition("/")
+    try:
+        with psycopg.connect(os.environ["DATABASE_URL"], connect_timeout=2) as connection:
+            if path == "add":
+                connection.execute("INSERT INTO items (number) VALUES (%s)", (int(value),))
+                connection.commit()
+                answer = value
+            else:
+                answer = connection.execute("SELECT count(*), current_user FROM items").fetchone()
+    except psycopg.OperationalError as error:
+        start_response("503 Service Unavailable", [("content-type", "text/plain")])
+        return [str(error).encode()]
+    start_response("200 OK", [("content-type", "text/plain")])
+    return [str(answer).encode()]
+"""
+SCHEMA = """
+CREATE TABLE items (number integer PRIMARY KEY);
+INSERT INTO items VALUES (-1), (-2);
+"""
+DECLARATION = """
+[system]
+name = "records"
+[edge]
+bind = ["127.0.0.1:$PORT"]
+[services.web]
+app = "records:app"
+replicas = 1
+threads = 8
+env = { DATABASE_URL = "{main.url}", PLACE = "{main.host}:{main.port}/{main.name}" }
+[databases.main]
+schema = "schema.sql"
+"""
+BY_URL = """
+[system]
+name = "records"
+[edge]
+bind = ["127.0.0.1:$PORT"]
+[services.web]
+app = "records:app"
+replicas = 1
+env = { DATABASE_URL = "{main.url}" }
+[databases.main]
+url = "{env.MAIN_URL}"
+"""
+
+
+def _folder(path: Path, schema: str = SCHEMA) -> Path:
+    path.mkdir(exist_ok=True)
+    (path / "records.py").write_text(APP)
+    (path / "schema.sql").write_text(schema)
+    return path
+
+
+def _server(document: dict[str, Any] | None) -> dict[str, Any]:
+    assert document is not None
+    server: dict[str, Any] = document["databases"]["main"]["servers"][0]
+    return server
+
+
+def _url(system: Running) -> str:
+    return system.ok("run", "web", "--", "printenv", "DATABASE_URL").strip()
+
+
+def _numbers(url: str) -> set[int]:
+    with psycopg.connect(url) as connection:
+        return {row[0] for row in connection.execute("SELECT number FROM items")}
+
+
+class Writers:
+    """Threads that add rows through the app as fast as they are acknowledged."""
+
+    def __init__(self, url: str, count: int = 4) -> None:
+        self._url = url
+        self._stop = threading.Event()
+        self.acknowledged: list[tuple[float, int]] = []
+        self.refused: list[tuple[float, int]] = []
+        self._threads = [threading.Thread(target=self._write, args=(index,)) for index in range(count)]
+
+    def _write(self, index: int) -> None:
+        number = index * 1_000_000
+        with httpx.Client(timeout=10) as client:
+            while not self._stop.is_set():
+                number += 1
+                status = client.post(f"{self._url}/add/{number}").status_code
+                (self.acknowledged if status == 200 else self.refused).append((time.monotonic(), number))
+
+    def __enter__(self) -> Writers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_embedded_database_from_first_start_to_the_next(tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    with Running(folder, DECLARATION) as system:
+        assert httpx.get(system.url).text == "(2, 'records')"
+        url = _url(system)
+        server = _server(system.status())
+        assert server["state"] == "ready"
+        password = psycopg.conninfo.conninfo_to_dict(url)["password"]
+        assert password
+        assert str(password) not in json.dumps(system.status())
+        assert str(password) not in system.ok("explain")
+        seen = system.ok("run", "web", "--", "python", "-c", "import os; print(os.environ['PLACE'])").strip()
+        assert seen in url
+
+        # Its server is killed while rows are written: each that was acknowledged is there afterwards.
+        postmaster = system.pid("database.main")
+        states: list[str] = []
+        with Writers(system.url) as writers:
+            wait_for(lambda: len(writers.acknowledged) > 50, 20, "writing")
+            os.kill(postmaster, signal.SIGKILL)
+            killed_s = time.monotonic()
+
+            def writes_again() -> bool:
+                states.append(_server(system.quick_status())["state"])
+                return bool(writers.acknowledged) and writers.acknowledged[-1][0] > killed_s + 0.2
+
+            wait_for(writes_again, 15, "writing again")
+            count = len(writers.acknowledged)
+            wait_for(lambda: len(writers.acknowledged) > count + 50, 10, "writing on")
+            wait_for(lambda: _server(system.quick_status())["state"] == "ready", 5, "ready again")
+        first_s = next(at_s for at_s, _number in writers.acknowledged if at_s > killed_s + 0.2)
+        assert first_s - killed_s < 8.0, f"first write after {first_s - killed_s:.1f} s"
+        assert system.pid("database.main") != postmaster
+        there = _numbers(url)
+        lost = {number for _at_s, number in writers.acknowledged} - there
+        assert lost == set()
+        assert len(writers.acknowledged) > 100
+        told = system.ok("explain", "database.main")
+        assert ("down" in states and "answers again" in told) or "another one answers already" in told
+
+        # A clean stop, and the next start finds all of it and applies nothing again.
+        pid = system.pid("database.main")
+        log = system.folders.logs / "database.main.log"
+        size = log.stat().st_size
+        system.stop()
+        assert not is_alive(pid)
+        assert "database system is shut down" in log.read_text()[size:]
+        system.start()
+        system.wait_ready()
+        assert httpx.get(system.url).text == f"({len(there)}, 'records')"
+        assert "not properly shut down" not in log.read_text()[size:]
+        assert _numbers(_url(system)) == there
+        applied = [entry for entry in system.journal() if entry["what"] == "schema"]
+        assert [entry["reason"].split()[0] for entry in applied] == ["applied"]
+
+        _another_system_uses_it_by_url(tmp_path, _url(system))
+
+
+def _another_system_uses_it_by_url(tmp_path: Path, url: str) -> None:
+    folder = _folder(tmp_path / "other")
+    with Running(folder, BY_URL, env={"MAIN_URL": url}) as other:
+        assert httpx.post(other.url + "/add/-77").text == "-77"
+        assert -77 in _numbers(url)
+        assert set(other.processes()) == {"supervisor", "controller", "edge", "web.1"}
+        assert _server(other.status())["state"] == "ready"
+    assert -77 in _numbers(url)
+
+    secret = str(psycopg.conninfo.conninfo_to_dict(url)["password"])
+    for wrong, says in (
+        (url.replace(secret, "wrong-secret"), "password"),
+        (url.replace("/main", "/elsewhere"), "elsewhere"),
+        (f"postgresql://main:{secret}@127.0.0.1:{free_port()}/main", "nothing listens"),
+    ):
+        failed = Running(folder, BY_URL, env={"MAIN_URL": wrong}, port=other.port)
+        done = failed.run("up")
+        assert done.returncode != 0
+        assert "error: databases.main" in done.stderr, done.stderr
+        assert says in done.stderr
+        assert "hint: " in done.stderr
+        assert "Traceback" not in done.stderr
+        assert secret not in done.stderr + done.stdout
+        assert "wrong-secret" not in done.stderr + done.stdout
+        assert descendants_of_session(failed.folders.run) == []
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_wrong_schema_is_told_by_file_and_line_and_leaves_nothing(tmp_path: Path, detached: bool) -> None:
+    folder = _folder(tmp_path, "CREATE TABLE items (number integer PRIMARY KEY);\n\nCREATE TABEL things (x int);\n")
+    system = Running(folder, DECLARATION, port=free_port())
+    (folder / "headway.toml").write_text(DECLARATION.replace("$PORT", str(system.port)))
+    try:
+        done = system.run("up", *(["--detach"] if detached else []))
+        assert done.returncode != 0
+        assert "schema.sql:3" in done.stderr
+        assert "TABEL" in done.stderr
+        assert "hint: " in done.stderr
+        assert descendants_of_session(system.folders.run) == []
+        assert descendants_of_session(system.state) == []
+        assert not system.folders.run.exists()
+        if detached:
+            return
+        # Mended, the same folder comes up, and the schema is whole.
+        (folder / "schema.sql").write_text(SCHEMA)
+        system.start()
+        system.wait_ready()
+        assert httpx.get(system.url).text == "(2, 'records')"
+    finally:
+        system.stop()
+        system.run("down")
+        system.kill_leftovers()
