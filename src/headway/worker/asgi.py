@@ -21,6 +21,7 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Known = tuple[tuple[str, int], bool, bool]  # client address, whether by TLS, whether an event stream
 
 _FROM = b"x-headway-from"
 _NO_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -87,22 +88,29 @@ class Layer:
         self._failed = failed
         self._sockets: dict[asyncio.Task[Any], Send] = {}
         self._in_flight = 0
-        self._clients: dict[bytes, tuple[tuple[str, int], bool, bool]] = {}
+        self._clients: dict[bytes, Known] = {}
         self._completed = 0
         self._failures = 0
         self._stopping = False
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        kind = scope["type"]
-        if kind == "http":
-            return self._http(scope, receive, send)
-        return self._websocket(scope, receive, send) if kind == "websocket" else self._lifespan(scope, receive, send)
-
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await (self._websocket if scope["type"] == "websocket" else self._lifespan)(scope, receive, send)
+            return
+        # One coroutine and as few calls as can be: this is paid for every request.
         headers = scope["headers"]
         is_stream = False
-        if headers and (headers[-1][0] == _FROM or _move_last(headers)):
-            is_stream = self._take_from(scope, headers)
+        if headers:
+            name, value = headers[-1]
+            if name == _FROM or _move_last(headers):
+                known = self._clients.get(value) if name == _FROM else None
+                if known is None:
+                    known = self._remember(headers[-1][1])
+                del headers[-1]
+                scope["client"] = known[0]
+                if known[1]:
+                    scope["scheme"] = "https"
+                is_stream = known[2]
         if scope["method"] not in _NO_BODY:
             receive = self._bounded(receive)
         if is_stream:
@@ -146,18 +154,13 @@ class Layer:
                 raise ConnectionAbortedError("the replica stopped before the answer was whole") from error
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    def _take_from(self, scope: Scope, headers: list[tuple[bytes, bytes]]) -> bool:
-        value = headers.pop()[1]
-        known = self._clients.get(value)
-        if known is None:  # on a kept connection it is always the same
-            parts = value.decode("latin-1").split(" ")
-            if len(self._clients) >= _CLIENTS_MAX:
-                self._clients.clear()
-            known = self._clients[value] = ((parts[1], int(parts[2])), parts[0] == "https", len(parts) > 3)
-        scope["client"] = known[0]
-        if known[1]:
-            scope["scheme"] = "wss" if scope["type"] == "websocket" else "https"
-        return known[2]
+    def _remember(self, value: bytes) -> Known:
+        """Reads the edge's header once for a connection: on a kept one it is always the same."""
+        parts = value.decode("latin-1").split(" ")
+        if len(self._clients) >= _CLIENTS_MAX:
+            self._clients.clear()
+        known = self._clients[value] = ((parts[1], int(parts[2])), parts[0] == "https", len(parts) > 3)
+        return known
 
     def _bounded(self, receive: Receive) -> Receive:
         left = self._body_max_bytes
@@ -176,7 +179,8 @@ class Layer:
         slots = self._slots
         headers = scope["headers"]
         if headers and (headers[-1][0] == _FROM or _move_last(headers)):
-            self._take_from(scope, headers)
+            scope["client"], is_secure, _ = self._remember(headers.pop()[1])
+            scope["scheme"] = "wss" if is_secure else "ws"
         if self._stopping or slots[Slot.STREAMS] >= self._streams_max:
             # Closing it before it is accepted would say 403, which a client takes for its own fault.
             await receive()
@@ -248,13 +252,13 @@ class Layer:
 
     def _open_requests(self, loop: asyncio.AbstractEventLoop) -> list[asyncio.Task[Any]]:
         """Tasks that are in the middle of a request: found when they are needed, for keeping a list would cost each."""
-        ours = Layer._http.__code__
+        ours = Layer.__call__.__code__
         found = []
         for task in asyncio.all_tasks(loop):
             inner: Any = task.get_coro()
             while inner is not None and getattr(inner, "cr_code", None) is not ours:
                 inner = getattr(inner, "cr_await", None)
-            if inner is not None:
+            if inner is not None and inner.cr_frame.f_locals["scope"]["type"] == "http":
                 found.append(task)
         return found
 
