@@ -24,6 +24,7 @@ class Sample:
     kept_per_s: float
     new_per_s: float
     balancer_us: float  # processor time of the balancer for each request, kept connections
+    worker_us: float  # processor time of the worker, likewise
     p50_ms: float
     p99_ms: float
 
@@ -54,13 +55,14 @@ def _wrk(url: str, *headers: str) -> tuple[float, int]:
 
 def _measure(stack: Stack) -> Sample:
     _wrk(stack.url)  # warm-up, discarded
-    before_s = cpu_s(stack.balancer_pids)
+    before_s = cpu_s(stack.balancer_pids), cpu_s(stack.worker_pids)
     kept_per_s, count = _wrk(stack.url)
-    balancer_us = (cpu_s(stack.balancer_pids) - before_s) / count * 1e6
+    balancer_us = (cpu_s(stack.balancer_pids) - before_s[0]) / count * 1e6
+    worker_us = (cpu_s(stack.worker_pids) - before_s[1]) / count * 1e6
     new_per_s, _ = _wrk(stack.url, "Connection: close")
     steady = load(LoadPlan(stack.url, 500, SECONDS, connections="new"))
     latency = steady.as_json()["latency_ms"]
-    return Sample(kept_per_s, new_per_s, balancer_us, latency["p50"], latency["p99"])
+    return Sample(kept_per_s, new_per_s, balancer_us, worker_us, latency["p50"], latency["p99"])
 
 
 def run() -> str:
@@ -88,14 +90,15 @@ def table(samples: dict[str, list[Sample]]) -> str:
 
     lines = [
         "| stack | kept connections/s | ratio | new connections/s | ratio | balancer CPU a request | ratio "
-        "| p50 / p99 at 500/s, new connections |",
-        "|---|---|---|---|---|---|---|---|",
+        "| worker CPU a request | ratio | p50 / p99 at 500/s, new connections |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in samples:
         lines.append(
             f"| {name} | {median(name, 'kept_per_s'):,.0f} | {ratio(name, 'kept_per_s')} "
             f"| {median(name, 'new_per_s'):,.0f} | {ratio(name, 'new_per_s')} "
             f"| {median(name, 'balancer_us'):.1f} µs | {ratio(name, 'balancer_us')} "
+            f"| {median(name, 'worker_us'):.1f} µs | {ratio(name, 'worker_us')} "
             f"| {median(name, 'p50_ms'):.2f} / {median(name, 'p99_ms'):.2f} ms |"
         )
     return "\n".join(lines)

@@ -36,7 +36,7 @@ class Stack:
 
     url: str
     balancer_pids: tuple[int, ...]
-    pids: tuple[int, ...]
+    worker_pids: tuple[int, ...]
 
 
 def _die_with_parent() -> None:
@@ -95,7 +95,7 @@ def _family(pid: int) -> list[int]:
 
 
 @contextmanager
-def _granian(folder: Path, app: str) -> Iterator[Path]:
+def _granian(folder: Path, app: str) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
     """The worker that stands behind HAProxy and nginx by hand: granian with one worker on a unix socket."""
     path = folder / "worker.sock"
     with _spawn(
@@ -110,12 +110,11 @@ def _granian(folder: Path, app: str) -> Iterator[Path]:
         "4096",
         "--backpressure",
         "16384",
-        "--no-ws",
         "--http",
         "1",
         f"{app}:app",
-    ):
-        yield path
+    ) as process:
+        yield path, process
 
 
 @contextmanager
@@ -134,7 +133,7 @@ def headway(app: str, declaration: str = "") -> Iterator[Stack]:
             yield Stack(
                 f"http://127.0.0.1:{port}/",
                 (pids["edge"],),
-                (pids["edge"], pids["controller"], record["supervisor"]["pid"], pids["web.1"]),
+                (pids["web.1"],),
             )
 
 
@@ -165,12 +164,12 @@ def haproxy(app: str) -> Iterator[Stack]:
     """HAProxy → granian, configured by hand in a few lines."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder, port = Path(name), _port()
-        worker = stack.enter_context(_granian(folder, app))
+        worker, granian = stack.enter_context(_granian(folder, app))
         config = folder / "haproxy.cfg"
         config.write_text(_HAPROXY.format(port=port, socket=worker))
         process = stack.enter_context(_spawn(find_haproxy().path, "-db", "-f", str(config)))
         _await(f"http://127.0.0.1:{port}/warm")
-        yield Stack(f"http://127.0.0.1:{port}/", (process.pid,), (process.pid,))
+        yield Stack(f"http://127.0.0.1:{port}/", (process.pid,), tuple(_family(granian.pid)))
 
 
 _NGINX = """
@@ -201,15 +200,14 @@ http {{
 
 
 @contextmanager
-def _nginx(folder: Path, upstream: str) -> Iterator[Stack]:
+def _nginx(folder: Path, upstream: str, worker: subprocess.Popen[bytes]) -> Iterator[Stack]:
     folder.chmod(0o755)
     port, config = _port(), folder / "nginx.conf"
     head = "user root;\n" if os.geteuid() == 0 else ""  # as root it would drop to a user that cannot open the socket
     config.write_text(head + _NGINX.format(folder=folder, upstream=upstream, port=port))
     with _spawn(shutil.which("nginx") or "nginx", "-p", str(folder), "-c", str(config)) as process:
         _await(f"http://127.0.0.1:{port}/warm")
-        pids = tuple(_family(process.pid))
-        yield Stack(f"http://127.0.0.1:{port}/", pids, pids)
+        yield Stack(f"http://127.0.0.1:{port}/", tuple(_family(process.pid)), tuple(_family(worker.pid)))
 
 
 @contextmanager
@@ -217,8 +215,8 @@ def nginx(app: str) -> Iterator[Stack]:
     """nginx → the same granian."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
-        worker = stack.enter_context(_granian(folder, app))
-        yield stack.enter_context(_nginx(folder, f"unix:{worker}"))
+        worker, granian = stack.enter_context(_granian(folder, app))
+        yield stack.enter_context(_nginx(folder, f"unix:{worker}", granian))
 
 
 @contextmanager
@@ -227,7 +225,7 @@ def nginx_gunicorn(app: str) -> Iterator[Stack]:
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         path = folder / "worker.sock"
-        stack.enter_context(
+        worker = stack.enter_context(
             _spawn(
                 str(BIN / "gunicorn"),
                 "-k",
@@ -241,7 +239,7 @@ def nginx_gunicorn(app: str) -> Iterator[Stack]:
                 f"{app}:app",
             )
         )
-        yield stack.enter_context(_nginx(folder, f"unix:{path}"))
+        yield stack.enter_context(_nginx(folder, f"unix:{path}", worker))
 
 
 STACKS = {
