@@ -12,6 +12,8 @@ import pytest
 from command_place import COMMAND_S, GOOD, Place
 from harness import free_port
 
+from headway.process.folders import remove_run
+
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
@@ -22,6 +24,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
     with contextlib.suppress(subprocess.TimeoutExpired):
         if found.folders.run.exists():  # a test that failed may have left a system behind
             found.headway("down")
+            remove_run(found.folders)
 
 
 @pytest.fixture(scope="session")
