@@ -312,11 +312,12 @@ def _backend(plan: EdgePlan, service: EdgeService) -> str:
     lines = [
         "balance leastconn",
         "",
-        "# Waiting for a replica ends at the deadline. An answer under way may be silent for longer (event streams),",
-        "# and HAProxy cannot tell it from one that has not begun: so the replica keeps the deadline once it has the",
-        "# request, and the time-out here only ends what nobody else ends.",
+        "# Nobody waits longer than the deadline: not in the queue, and not for an answer that says nothing for so",
+        "# long. An event stream may be silent for longer, and so may a WebSocket (a tunnel).",
         f"timeout queue {deadline}",
-        f"timeout server {milliseconds(service.silence_max_s)}",
+        f"timeout server {deadline}",
+        f"http-request set-timeout server {milliseconds(service.silence_max_s)} "
+        "if { req.hdr(accept) -m sub text/event-stream }",
         "",
         "http-request deny status 413 default-errorfiles "
         f"if {{ req.hdr_val(content-length) gt {service.body_max_bytes} }}",

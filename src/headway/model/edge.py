@@ -39,7 +39,7 @@ class EdgeService:
     deadline_s: float
     body_max_bytes: int
     sticky: bool = False
-    silence_max_s: float = 3600.0  # how long an answer may say nothing, event streams included
+    silence_max_s: float = 3600.0  # how long an event stream may say nothing; other answers: the deadline
 
 
 @dataclass(frozen=True, slots=True)

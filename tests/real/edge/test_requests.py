@@ -216,7 +216,8 @@ def test_a_full_queue_ends_at_the_deadline_with_503() -> None:
     with Site() as site:
         site.start(site.plan(site.service(limit=1, deadline_s=0.4)))
         with socket.create_connection(("127.0.0.1", site.port)) as busy:
-            busy.sendall(b"GET /slow/1500 HTTP/1.1\r\nHost: a\r\n\r\n")
+            # An event stream may hold its place for longer than the deadline.
+            busy.sendall(b"GET /slow/1500 HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n")
             until(lambda: site.api.replicas()[0].in_flight == 1, "the replica is busy")
             begun = time.monotonic()
             answer = httpx.get(site.url)
@@ -224,10 +225,19 @@ def test_a_full_queue_ends_at_the_deadline_with_503() -> None:
             assert 0.3 < time.monotonic() - begun < 1.2
 
 
+def test_nobody_waits_for_an_answer_beyond_the_deadline() -> None:
+    with Site() as site:
+        site.start(site.plan(site.service(deadline_s=0.4)))
+        begun = time.monotonic()
+        assert httpx.get(site.url + "/slow/3000").status_code == 504
+        assert 0.3 < time.monotonic() - begun < 1.5
+
+
 def test_streams_and_tunnels_outlive_idle_timeout_and_deadline() -> None:
     with Site() as site:
         site.start(site.plan(site.service(deadline_s=0.3), idle_timeout_s=0.3))
-        with httpx.stream("GET", site.url + "/stream/1200", timeout=5) as answer:
+        accept = {"Accept": "text/event-stream"}
+        with httpx.stream("GET", site.url + "/stream/1200", timeout=5, headers=accept) as answer:
             assert answer.read() == b"data: 1\n\ndata: 2\n\n"
         with socket.create_connection(("127.0.0.1", site.port), timeout=5) as tunnel:
             tunnel.sendall(b"GET /upgrade HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
