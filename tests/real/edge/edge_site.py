@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -54,9 +55,12 @@ class Site:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in [*self.processes, *self.origins.values()]:
+        for process in self.processes:
             if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
+                process.kill()
+        for origin in self.origins.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(origin.pid, signal.SIGKILL)  # each leads a group of its own
         for process in [*self.processes, *self.origins.values()]:
             process.wait(10)
         for listening in self.sockets:
@@ -79,14 +83,37 @@ class Site:
         """A replica whose process runs and accepts connections."""
         path = self.folder / f"{name}.sock"
         script = Path(__file__).with_name("origin.py")
-        self.origins[name] = subprocess.Popen([sys.executable, str(script), str(path), name, str(self.record)])
+        command = [sys.executable, str(script), str(path), name, str(self.record)]
+        return self._serving(command, EdgeReplica(name, str(path), limit, enabled))
+
+    def granian(self, name: str, *, limit: int) -> EdgeReplica:
+        """A replica of `slow_app` as it is in earnest: its native server answers checks while Python is busy."""
+        path, alive = self.folder / f"{name}.sock", self.folder / "static"
+        alive.mkdir()
+        (alive / "alive").touch()
+        command = [sys.executable, "-m", "granian", "slow_app:app", "--interface", "asgi", "--uds", str(path)]
+        command += [
+            "--backlog",
+            "4096",
+            "--backpressure",
+            "16384",
+            "--no-log",
+            "--working-dir",
+            str(Path(__file__).parent),
+        ]
+        command += ["--static-path-route", "/-headway", "--static-path-mount", str(alive)]
+        return self._serving(command, EdgeReplica(name, str(path), limit, True))
+
+    def _serving(self, command: list[str], replica: EdgeReplica) -> EdgeReplica:
+        name, path = replica.name, replica.address
+        self.origins[name] = subprocess.Popen(command, start_new_session=True)
 
         def answers() -> bool:
             with socket.socket(socket.AF_UNIX) as probe:
-                return probe.connect_ex(str(path)) == 0
+                return probe.connect_ex(path) == 0
 
         until(answers, f"{name} listens")
-        return EdgeReplica(name, str(path), limit, enabled)
+        return replica
 
     def service(self, name: str = "web", count: int = 1, *, limit: int = 100, **settings: Any) -> EdgeService:
         replicas = tuple(self.replica(f"{name}.{number}", limit=limit) for number in range(1, count + 1))

@@ -21,6 +21,7 @@ from edge_site import Site, until
 
 from headway.edge.haproxy import argv, find_haproxy, validate
 from headway.errors import EngineError, MachineError
+from headway.model.edge import EdgeService
 
 
 def test_finds_an_haproxy_that_is_new_enough() -> None:
@@ -192,7 +193,8 @@ def test_many_slow_requests_at_once_cost_at_most_8_kilobytes_each(
     count: int, delay_ms: int, limit_share: float
 ) -> None:
     with Site() as site:
-        service = site.service(limit=int(count * limit_share) + 1, deadline_s=60.0)
+        replica = site.granian("web.1", limit=int(count * limit_share) + 1)
+        service = EdgeService("web", ("/",), (replica,), deadline_s=60.0, body_max_bytes=2**20)
         process = site.start(site.plan(service, connections_max=count + 200, descriptors_max=2 * count + 900))
         watched = psutil.Process(process.pid)
         at_rest = watched.memory_info().rss
