@@ -49,14 +49,13 @@ class Loop:
         decision = decide(self.replicas, wanted, self.observed, self.runtime.now_s())
         changed = decision.replicas != self.replicas
         before, self.replicas = self.replicas, dict(decision.replicas)
-        if changed:
-            # Before anything is done: a controller that dies in the middle must leave a record of what it started.
-            self.runtime.settle(self.replicas, wanted)
         for action in decision.actions:
             if not self._act(action, wanted) and isinstance(action, EndReplica) and action.replica in before:
                 # It was not told to end: remembering that it was would only wait for nothing.
                 self.replicas[action.replica] = before[action.replica]
-        if decision.actions:
+        # After the deeds, never before: a controller that dies in between then does again what it did not finish, and
+        # adopts what it started without a record. The other way round it would take for done what was not.
+        if changed or decision.actions:
             self.runtime.settle(self.replicas, wanted)
         return decision.actions
 
