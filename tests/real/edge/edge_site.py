@@ -45,7 +45,8 @@ class Site:
         self.messages = self.folder / "messages.log"
         self.api = RuntimeApi(str(self.folder / "edge.sock"))
         self.sockets: list[socket.socket] = []
-        self.origins: dict[str, subprocess.Popen[bytes]] = {}
+        self.origins: dict[str, subprocess.Popen[bytes]] = {}  # the latest of each name
+        self._started: list[subprocess.Popen[bytes]] = []
         self.processes: list[subprocess.Popen[bytes]] = []
         self.binary = find_haproxy().path
         self.record.touch()
@@ -58,10 +59,10 @@ class Site:
         for process in self.processes:
             if process.poll() is None:
                 process.kill()
-        for origin in self.origins.values():
+        for origin in self._started:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(origin.pid, signal.SIGKILL)  # each leads a group of its own
-        for process in [*self.processes, *self.origins.values()]:
+        for process in [*self.processes, *self._started]:
             process.wait(10)
         for listening in self.sockets:
             listening.close()
@@ -107,6 +108,7 @@ class Site:
     def _serving(self, command: list[str], replica: EdgeReplica) -> EdgeReplica:
         name, path = replica.name, replica.address
         self.origins[name] = subprocess.Popen(command, start_new_session=True)
+        self._started.append(self.origins[name])
 
         def answers() -> bool:
             with socket.socket(socket.AF_UNIX) as probe:
