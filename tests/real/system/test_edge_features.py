@@ -34,7 +34,7 @@ async def app(scope, receive, send):
         await receive()
         await send({"type": "websocket.accept"})
         await send({"type": "websocket.send", "text": json.dumps(seen)})
-        await send({"type": "websocket.close", "code": 1000})
+        await receive()  # the client closes it
         return
     if scope["path"] == "/block":
         time.sleep(1.5)
