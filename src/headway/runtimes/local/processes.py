@@ -204,6 +204,9 @@ class Processes:
             | launch.env
             | {"HEADWAY_REPLICA": name, "HEADWAY_SERVICE": launch.service}
         )
+        if launch.python:
+            # `python`, `celery` and the like are the service's own, whether or not its environment is activated.
+            env["PATH"] = f"{Path(launch.python).parent}{os.pathsep}{env.get('PATH', os.defpath)}"
         return ProcessSpec(
             name=name,
             argv=argv,
