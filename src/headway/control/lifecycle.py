@@ -46,6 +46,9 @@ def advance(
 ) -> Step:
     """The next step of one replica; `seen` is its process, if there is one."""
     alive = seen is not None and seen.alive
+    if alive and seen and replica.phase is Phase.READY and replica.pid not in (None, seen.pid):
+        # A controller that died between starting it again and remembering so: what runs now has yet to get ready.
+        return Step(replace(_phase(replica, Phase.STARTING, now_s), pid=seen.pid, restarts=replica.restarts + 1))
     match replica.phase:
         case Phase.STARTING:
             return _starting(replica, seen, service, now_s) if alive else _ended(replica, seen, now_s)

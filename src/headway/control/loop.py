@@ -50,8 +50,9 @@ class Loop:
         changed = decision.replicas != self.replicas
         before, self.replicas = self.replicas, dict(decision.replicas)
         for action in decision.actions:
-            if not self._act(action, wanted) and isinstance(action, EndReplica) and action.replica in before:
-                # It was not told to end: remembering that it was would only wait for nothing.
+            done = self._act(action, wanted)
+            if not done and isinstance(action, EndReplica) and action.how == "ask" and action.replica in before:
+                # Not told to end: remembering that it was would make it wait for a kill. (A lost kill is repeated.)
                 self.replicas[action.replica] = before[action.replica]
         # After the deeds, never before: a controller that dies in between then does again what it did not finish, and
         # adopts what it started without a record. The other way round it would take for done what was not.

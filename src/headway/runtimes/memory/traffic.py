@@ -14,6 +14,7 @@ from random import Random
 from headway.runtimes.memory.edge import Edge, Server
 from headway.runtimes.memory.processes import Process, Processes
 
+_SUCCESSION_S = 10.0
 _TRIES = 4  # one, and three more
 _TRY_AGAIN_S = 1.0  # the pause before a server that refused is asked once more
 
@@ -180,7 +181,10 @@ class Traffic:
                 self._enter(request, server, process)
                 return
             if request.tries >= _TRIES:
-                self._fail(request, "connection refused")
+                # Who met a fault on every replica one after the other has used up the edge's retries: that is another
+                # thing than being refused while one replica is down.
+                lasted = now_s - request.arrived_s > _SUCCESSION_S
+                self._fail(request, "retries used up" if lasted else "connection refused")
                 return
             request.tried = (*request.tried, server.name)
             if all(other.name in request.tried for other in servers):
