@@ -14,7 +14,7 @@ from random import Random
 from headway.runtimes.memory.edge import Edge, Server
 from headway.runtimes.memory.processes import Process, Processes
 
-_SUCCESSION_S = 10.0
+_SUCCESSION_S = 3.0  # tries on account of one fault follow each other faster than that
 _TRIES = 4  # one, and three more
 _TRY_AGAIN_S = 1.0  # the pause before a server that refused is asked once more
 
