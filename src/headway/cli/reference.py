@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from headway.cli.main import cli
+from headway.declaration.generated import keep_current
 
 _HEAD = """\
 # The commands
@@ -86,18 +87,8 @@ def _cell(text: str) -> str:
 
 def main(arguments: list[str]) -> int:
     """Write or check the file; the exit status says whether it is current."""
-    path = Path("docs/reference/commands.md")
-    if not path.parent.is_dir():
-        print(f"error: {path.parent} is not here\nhint: run this in the project's own folder", file=sys.stderr)
-        return 1
-    text = reference_markdown()
-    if "--check" in arguments:
-        current = path.is_file() and path.read_text(encoding="utf-8") == text
-        if not current:
-            print(f"error: {path} is out of date\nhint: python -m headway.cli.reference", file=sys.stderr)
-        return 0 if current else 1
-    path.write_text(text, encoding="utf-8")
-    return 0
+    page = Path("docs/reference/commands.md")
+    return keep_current(page, reference_markdown(), arguments, "python -m headway.cli.reference")
 
 
 if __name__ == "__main__":

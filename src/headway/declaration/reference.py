@@ -16,6 +16,7 @@ from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from headway.declaration.generated import keep_current
 from headway.declaration.keys import SECTIONS, fields_of
 from headway.model.declared import RESERVED, RESERVED_USES, Declared, Name, System
 from headway.model.units import (
@@ -151,18 +152,8 @@ def _reserved() -> Iterator[str]:
 
 def main(arguments: list[str]) -> int:
     """Write or check the file; the exit status says whether it is current."""
-    path = Path("docs/reference/declaration.md")
-    if not path.parent.is_dir():
-        print(f"error: {path.parent} is not here\nhint: run this in the project's own folder", file=sys.stderr)
-        return 1
-    text = reference_markdown()
-    if "--check" in arguments:
-        current = path.is_file() and path.read_text(encoding="utf-8") == text
-        if not current:
-            print(f"error: {path} is out of date\nhint: python -m headway.declaration.reference", file=sys.stderr)
-        return 0 if current else 1
-    path.write_text(text, encoding="utf-8")
-    return 0
+    page = Path("docs/reference/declaration.md")
+    return keep_current(page, reference_markdown(), arguments, "python -m headway.declaration.reference")
 
 
 if __name__ == "__main__":
