@@ -33,6 +33,7 @@ format: $(STAMP)
 
 ## Side by side with the peers, in one run; writes docs/benchmarks.md.
 bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m bench
 
 ## Writes the generated reference.

@@ -18,8 +18,7 @@ TEXT = """# Benchmarks
 
 Headway and what people use today, measured in one run on one machine, stack by stack in turn, each time with fresh
 processes. Ratios are what carries over to another machine; absolute figures are for orientation. `make bench` measures
-again on yours and rewrites this page (it needs `wrk` and `nginx`: `apt install wrk nginx-light`, and
-`pip install gunicorn uvicorn-worker`).
+again on yours and rewrites this page (it needs `wrk` and `nginx`: `apt install wrk nginx-light`).
 
 {machine}
 
@@ -54,7 +53,7 @@ def main() -> int:
     missing += [name for name in ("gunicorn", "uvicorn-worker") if not _version(name)]
     if missing:
         print(f"error: bench needs {', '.join(missing)}")
-        print("hint: apt install wrk nginx-light; pip install gunicorn uvicorn-worker")
+        print("hint: apt install wrk nginx-light; pip install -e '.[bench]'")
         return 1
     print("the way through the edge", flush=True)
     cost = edge_cost.run()
