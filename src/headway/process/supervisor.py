@@ -25,6 +25,7 @@ from typing import Any
 
 from headway.errors import HeadwayError
 from headway.process import linux
+from headway.process.leftovers import Leftovers
 from headway.process.listeners import open_listener
 from headway.process.spec import FIRST_LISTENER_FD, ProcessSpec
 from headway.process.wire import Wire, WireClosed, serve
@@ -34,6 +35,7 @@ _RESTART_MAX_S = 5.0
 _YOUNG_S = 10.0
 _HANDOVER_S = 2.0  # how long an adopted controller may take to hand its listening sockets over
 _FINISH_S = 3.0  # after SIGTERM to everything left, SIGKILL
+_LEFTOVERS_S = 1.0  # for killed processes to be gone
 
 
 @dataclass(slots=True)
@@ -70,6 +72,7 @@ class Supervisor:
     wires: list[Wire] = field(default_factory=list)
     restarts: dict[str, _Restart] = field(default_factory=dict)
     environ: dict[str, str] = field(default_factory=dict)
+    leftovers: Leftovers = field(default_factory=Leftovers)
     stopping: bool = False
     finish_at_s: float | None = None
     _finished: bool = False
@@ -91,6 +94,7 @@ class Supervisor:
             for key, _mask in self._selector.select(self._wait_s()):
                 key.data(key.fileobj)
             self._timers()
+        self.leftovers.kill_all(_LEFTOVERS_S)
         for wire in self.wires:
             wire.close()
         for sock in self.listeners.values():
@@ -205,6 +209,10 @@ class Supervisor:
             self._selector.unregister(child.pidfd)
             os.close(child.pidfd)
             child.pidfd = None
+        # Of adopted processes only engines have a spec; an engine's own processes end by themselves.
+        if child.spec is None or "HEADWAY_REPLICA" in child.spec.env:
+            known = {other.pid for other in self.children.values() if other.alive}
+            self.leftovers.end_of(child.name, child.pid, known)
         if child.restart and child.spec and not self.finish_at_s and not (self.stopping and child.name != "controller"):
             lived_s = time.monotonic() - child.started_s
             again = child.restarts + 1 if lived_s < _YOUNG_S else 1
@@ -225,12 +233,14 @@ class Supervisor:
     def _wait_s(self) -> float | None:
         moments = [restart.at_s for restart in self.restarts.values()]
         moments += [child.stop_at_s for child in self.children.values() if child.stop_at_s and child.alive]
+        moments += self.leftovers.next_s()
         if self.finish_at_s:
             moments.append(self.finish_at_s)
         return max(0.0, min(moments) - time.monotonic()) if moments else None
 
     def _timers(self) -> None:
         now_s = time.monotonic()
+        self.leftovers.kill_due(now_s)
         for name, restart in list(self.restarts.items()):
             if restart.at_s <= now_s:
                 del self.restarts[name]
