@@ -80,6 +80,14 @@ def test_every_command_named_in_a_sentence_exists(page: Path) -> None:
         assert name in cli.commands, f"headway {name}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_reader_is_told_the_name_of_every_file(page: Path) -> None:
+    lines = page.read_text().splitlines()
+    for block in blocks(page):
+        if block.name and block.name != "layers":
+            assert f"`{block.name}`" in "".join(lines[block.line - 5 : block.line - 2]), f"{_where(block)} {block.name}"
+
+
 def test_the_commands_are_looked_for_where_they_are() -> None:
     found = [line for page in GUIDES for _number, line in command_lines(page)]
     assert any(line.startswith("headway load ") for line in found)
