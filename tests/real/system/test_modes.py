@@ -81,7 +81,7 @@ def test_reload_follows_the_source_and_keeps_what_works(tmp_path: Path) -> None:
         _edit(folder, 2)
         began_s = time.monotonic()
         wait_for(lambda: _says(system, "version 2"), 10, "the new code answers")
-        assert time.monotonic() - began_s < 5.0
+        assert time.monotonic() - began_s < 8.0
         wait_for(lambda: [r["state"] for r in system.replicas()] == ["ready"], 10, "the old one is gone")
 
         # A mistake while editing: what worked goes on, and the reason is told.

