@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from shop.models import Product, Table
 from shop.settings import ROOT
 
-# Each process keeps up to this many connections: replicas x 10 must stay below the server's max_connections (100).
+# Each process keeps up to this many connections: replicas x 10 must stay below the server's max_connections.
 POOL_SIZE = 5
 POOL_OVERFLOW = 5
 POOL_TIMEOUT_S = 10

@@ -26,6 +26,7 @@ def load(
     connections: Literal["new", "keep"],
     arrivals: Literal["poisson", "constant", "burst"],
     seed: int,
+    insecure: bool,
     as_json: bool,
 ) -> None:
     """Run the load and print its result."""
@@ -39,6 +40,7 @@ def load(
         slo_s=_seconds("--slo", slo) if slo else None,
         deadline_s=_seconds("--deadline", deadline),
         seed=seed,
+        insecure=insecure,
     )
     result = run_load(plan, on_progress=_progress() if sys.stderr.isatty() and not as_json else None)
     click.echo(json.dumps(result.as_json()) if as_json else render(result))

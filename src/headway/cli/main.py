@@ -177,7 +177,7 @@ def run(service: str, command: tuple[str, ...], state: str | None) -> None:
     "--rate", metavar="R", type=float, required=True, help="Requests per second, whether answers come or not."
 )
 @click.option("--for", "duration", metavar="S", default="10s", help="How long, like 10s or 5m.")
-@click.option("--slo", metavar="MS", help="Time to first byte after which an answer is late, like 250ms.")
+@click.option("--slo", metavar="MS", help="An answer that is whole later than this is late, like 250ms.")
 @click.option("--deadline", metavar="MS", default="10s", help="When a client gives up.")
 @click.option("--method", metavar="M", default="GET", help="HTTP method.")
 @click.option(
@@ -189,6 +189,7 @@ def run(service: str, command: tuple[str, ...], state: str | None) -> None:
     default="poisson",
     help="How requests are spread: by chance as from many users, evenly, or all at the start.",
 )
+@click.option("--insecure", is_flag=True, help="Do not check the certificate of an HTTPS target.")
 @click.option("--seed", metavar="N", type=int, default=1, help="Seed of the arrivals.")
 @_JSON
 def load(url: str, rate: float, duration: str, as_json: bool, **options: Any) -> None:

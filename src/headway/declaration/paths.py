@@ -109,7 +109,7 @@ def _file(path: str, root: Path, text: str, what: str) -> Iterator[Problem]:
     place = _absolute(root, text)
     if not place.is_file():
         yield Problem(path, _missing(place, text, "file"), f"name {what}, relative to {root}")
-    elif not os.access(place, os.R_OK):
+    elif not os.access(place, os.R_OK, effective_ids=True):
         yield Problem(path, f"{text} cannot be read", f"check its owner and mode: ls -l {text}")
 
 

@@ -140,8 +140,8 @@ def _public(plan: EdgePlan) -> str:
         *_client_rate(plan),
         "",
         "# Who asks, for the worker alone, which finds it in the last header: SCHEME ADDRESS PORT and what stays open.",
-        f'http-request add-header X-Headway-From "{_scheme(plan)} %[src] %[src_port]"',
-        f'http-request set-header X-Headway-From "{_scheme(plan)} %[src] %[src_port] stream" '
+        f'http-request add-header X-Headway-From "{_public_scheme(plan)} %[src] %[src_port]"',
+        f'http-request set-header X-Headway-From "{_public_scheme(plan)} %[src] %[src_port] stream" '
         "if { req.hdr(accept) -m sub text/event-stream }",
         "",
         *route_lines(plan.services, UNROUTED),
@@ -217,7 +217,8 @@ def _provenance(plan: EdgePlan) -> list[str]:
         ]
     for name, value in (("Proto", _scheme(plan)), ("Host", "%[req.hdr(host)]"), ("Port", _port(plan))):
         header = f"X-Forwarded-{name}"
-        lines.append(f"http-request set-header {header} {value} unless {{ req.hdr({header}) -m found }}")
+        known = "-i http https" if name == "Proto" else "-m found"
+        lines.append(f"http-request set-header {header} {value} unless {{ req.hdr({header}) {known} }}")
     return [
         *lines,
         "# The chain of addresses grows by the one that reached us; the client is the last that is no trusted proxy.",
@@ -234,6 +235,11 @@ def _scheme(plan: EdgePlan) -> str:
     if kinds == {True, False}:
         return "%[ssl_fc,iif(https,http)]"
     return "https" if True in kinds else "http"
+
+
+def _public_scheme(plan: EdgePlan) -> str:
+    """The scheme the client used: behind a trusted proxy it is the proxy's word."""
+    return "%[req.hdr(x-forwarded-proto),lower]" if plan.trusted else _scheme(plan)
 
 
 def _port(plan: EdgePlan) -> str:

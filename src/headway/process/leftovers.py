@@ -25,7 +25,7 @@ class Leftovers:
     _kill_at_s: dict[tuple[int, int], float] = field(default_factory=dict)  # by pid and start ticks
 
     def end_of(self, replica: str, pid: int, spared: Collection[int]) -> None:
-        """Ask everything to end that the ended process `pid` of `replica` has left; `spared` are known to belong here."""
+        """Ask everything to end that the ended process `pid` of `replica` has left; `spared` belong here."""
         for left, ticks, session, parent in _processes():
             is_adrift = parent == os.getpid() and left not in spared and _is_of(left, replica)
             if session == pid or is_adrift:

@@ -68,7 +68,7 @@ def load_app(target: str) -> Any:
         try:
             found = getattr(found, part)
         except AttributeError as error:
-            apps = [name for name, value in vars(module).items() if not name.startswith("_") and _looks_served(value)]
+            apps = [name for name, value in vars(module).items() if not name.startswith("_") and _may_be_served(value)]
             hint = f"did you mean {module_name}:{apps[0]}?" if apps else f"what is the app called in {module_name}?"
             raise Refusal("attribute", f"{module_name} has no attribute {part!r}", hint) from error
     if is_factory:
@@ -82,6 +82,14 @@ def load_app(target: str) -> Any:
                 app_frames(error),
             ) from error
     return found
+
+
+def _may_be_served(value: Any) -> bool:
+    """`_looks_served` for whatever a module holds: proxies like Flask's `request` raise when they are looked at."""
+    try:
+        return _looks_served(value)
+    except Exception:
+        return False
 
 
 def _looks_served(value: Any) -> bool:

@@ -274,10 +274,11 @@ def test_believes_trusted_proxies_alone() -> None:
 def test_counts_the_rate_of_the_client_behind_the_proxy() -> None:
     with Site() as site:
         site.start(site.plan(site.service(), trusted=TRUSTING, client_rate_per_s=10.0))
-        statuses = {
-            client: {httpx.get(site.url, headers={"X-Forwarded-For": client}).status_code for _ in range(count)}
-            for client, count in (("203.0.113.1", 30), ("203.0.113.2", 3), ("2001:db8::1", 3))
-        }
+        with httpx.Client() as proxy:  # one connection: 30 requests must fit into a second on a busy machine too
+            statuses = {
+                client: {proxy.get(site.url, headers={"X-Forwarded-For": client}).status_code for _ in range(count)}
+                for client, count in (("203.0.113.1", 30), ("203.0.113.2", 3), ("2001:db8::1", 3))
+            }
         assert statuses == {"203.0.113.1": {200, 429}, "203.0.113.2": {200}, "2001:db8::1": {200}}
 
 

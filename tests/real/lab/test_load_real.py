@@ -170,12 +170,16 @@ def test_a_stall_is_felt_by_every_request_that_was_meant_to_start_meanwhile(
     threading.Timer(1.0, server.stall, (1.0,)).start()
     result = quick(server.url, rate_per_s=100, duration_s=3, slo_s=0.5, connections=connections)
     assert (result.offered, result.ok + result.late) == (300, 300)
-    assert 45 <= result.late <= 60
     assert result.latency_ms["max"] is not None
     assert result.latency_ms["p90"] is not None
-    assert 950 <= result.latency_ms["max"] <= 1300
+    assert result.late >= 45
+    assert result.latency_ms["max"] >= 950
     # 30 of the 300 waited longer than this; one client that waits for each answer would have seen a single slow one.
-    assert 600 <= result.latency_ms["p90"] <= 900
+    assert result.latency_ms["p90"] >= 600
+    if not result.generator.bottleneck:  # it says so itself when this machine gave it no time to send
+        assert result.late <= 60
+        assert result.latency_ms["max"] <= 1300
+        assert result.latency_ms["p90"] <= 900
 
 
 def test_too_few_connections_fail_without_waiting(origin: Any) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from harness import file_modes_bind
 
 from headway.declaration.load import Loaded, load
 from headway.errors import DeclarationError, Problem
@@ -37,12 +37,10 @@ class Folder:
 
 
 @pytest.fixture
-def modes_bind(tmp_path: Path) -> None:
-    """Skips where the modes of files do not bind us, as for root."""
-    probe = tmp_path / "probe"
-    probe.touch(mode=0o000)
-    if os.access(probe, os.R_OK):
-        pytest.skip("file modes do not bind this user")
+def modes_bind() -> Iterator[None]:
+    """Lets the modes of files bind us, also as root."""
+    with file_modes_bind():
+        yield
 
 
 @pytest.fixture
