@@ -20,8 +20,6 @@ from markdown_it import MarkdownIt
 ROOT = Path(__file__).resolve().parents[2]
 TUTORIAL = ROOT / "docs/tutorial/01-one-server.md"
 GUIDES = tuple(sorted((ROOT / "docs/guides").glob("*.md")))
-# Written by a command that runs for minutes, so they may not be there yet: `make bench`, `make test-long`.
-WRITTEN_LATER = frozenset({ROOT / "docs/benchmarks.md", ROOT / "docs/reliability.md"})
 
 
 @dataclass(frozen=True, slots=True)
