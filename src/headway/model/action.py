@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from headway.model.overload import MAIN, QueueBound
+
 
 @dataclass(frozen=True, slots=True)
 class StartReplica:
@@ -34,12 +36,13 @@ class ForgetReplica:
 
 @dataclass(frozen=True, slots=True)
 class AdmitReplica:
-    """Put it into the edge, taking requests: add it when it is not there, else set it ready."""
+    """Put it into a class of the edge, taking requests: add it when it is not there, else set it ready."""
 
     replica: str
     service: str
     limit: int
     reason: str
+    number: int = MAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +74,41 @@ class RemoveReplica:
 
 @dataclass(frozen=True, slots=True)
 class LimitReplica:
-    """Set how many requests it may have at once."""
+    """Set how many requests of a class it may have at once."""
 
     replica: str
     service: str
     limit: int
+    reason: str
+    number: int = MAIN
+
+
+@dataclass(frozen=True, slots=True)
+class CapReplica:
+    """Tell the worker itself how many requests of all classes it may hold; it refuses what is above."""
+
+    replica: str
+    cap: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BoundQueue:
+    """Set what the edge does with the queue of a class."""
+
+    service: str
+    number: int
+    bound: QueueBound
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AssignRoute:
+    """Let requests below `prefix` queue in a class: SLOW, or MAIN to take them out of it again."""
+
+    service: str
+    prefix: str
+    number: int
     reason: str
 
 
@@ -104,6 +137,9 @@ Action = (
     | SuspendReplica
     | RemoveReplica
     | LimitReplica
+    | CapReplica
+    | BoundQueue
+    | AssignRoute
     | ReplaceEdge
     | Tell
 )

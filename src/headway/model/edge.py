@@ -6,7 +6,12 @@ replicas.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from headway.model.overload import DEFAULT_LEVEL, QueueBound
+
+
+QUEUE_MAX_UNKNOWN = 1_000_000  # nothing measured yet: nobody is refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,21 @@ class EdgeReplica:
 
 
 @dataclass(frozen=True, slots=True)
+class EdgeClass:
+    """Requests of one service that have a queue of their own; the same replicas answer them, with limits of their own.
+
+    `prefixes`: of class SLOW those that were learned, changed at run time through a map; of the others as declared.
+    """
+
+    number: int
+    prefixes: tuple[str, ...]
+    replicas: tuple[EdgeReplica, ...]
+    deadline_s: float
+    level: int = DEFAULT_LEVEL  # index into CRITICALITIES
+    bound: QueueBound = field(default_factory=lambda: QueueBound(QUEUE_MAX_UNKNOWN))
+
+
+@dataclass(frozen=True, slots=True)
 class EdgeService:
     """A public service: where its requests come from and which replicas answer them."""
 
@@ -40,6 +60,10 @@ class EdgeService:
     body_max_bytes: int
     sticky: bool = False
     silence_max_s: float = 3600.0  # how long an event stream may say nothing; other answers: the deadline
+    level: int = DEFAULT_LEVEL  # criticality of the main class, index into CRITICALITIES
+    bound: QueueBound = field(default_factory=lambda: QueueBound(QUEUE_MAX_UNKNOWN))
+    classes: tuple[EdgeClass, ...] = ()  # beside the main one, which this is; SLOW is always among them
+    refuses: bool = True  # False: overload = "observe", count what would have been refused
 
 
 @dataclass(frozen=True, slots=True)

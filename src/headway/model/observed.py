@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from headway.model.overload import Counts, EdgeQueue
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -33,6 +35,8 @@ class ReplicaObserved:
     completed: int = 0
     rss_bytes: int = 0
     failure: Failure | None = None
+    counts: Counts | None = None  # None while it tells nothing, or of another layout
+    cpu_s: float = 0.0  # processor time its process has used
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,8 @@ class EdgeObserved:
     unreachable_s: float = 0.0
     answered: bool = True  # this process has answered at least once; False = it may still be starting
     servers: Mapping[str, EdgeServer] = field(default_factory=dict)
+    classes: Mapping[tuple[str, int], EdgeServer] = field(default_factory=dict)  # by replica and class, without main
+    queues: Mapping[tuple[str, int], EdgeQueue] = field(default_factory=dict)  # by service and class
 
 
 @dataclass(frozen=True, slots=True)
