@@ -28,6 +28,7 @@ class Exchange:
     intended_s: float  # from the beginning of the load
     request: WireRequest
     load_id: str  # "" where requests carry none
+    kind: int = 0  # which of the plan's requests it is
     connection: Connection | None = None
     opening: asyncio.Task[None] | None = None
     ended: bool = False

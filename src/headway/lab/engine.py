@@ -15,21 +15,16 @@ from collections import deque
 from collections.abc import Callable
 
 from headway.lab.alarm import Alarm
-from headway.lab.arrivals import arrivals
+from headway.lab.arrivals import arrivals, scheduled_arrivals
 from headway.lab.connection import RESET, Connection, Exchange
-from headway.lab.outcome import (
-    CONNECTION_LIMIT,
-    DEADLINE,
-    OUT_OF_DESCRIPTORS,
-    OUT_OF_PORTS,
-    TOO_SLOW,
-    Failure,
-    LoadResult,
-    Progress,
-    Tally,
-)
+from headway.lab.generator import OUT_OF_DESCRIPTORS, OUT_OF_PORTS, TOO_SLOW, Effort
+from headway.lab.mix import turns
+from headway.lab.outcome import CONNECTION_LIMIT, DEADLINE, Failure, LoadResult, Progress
+from headway.lab.own_core import CoreTime
 from headway.lab.plan import LoadPlan
 from headway.lab.preflight import Reached
+from headway.lab.spread import percentiles_s
+from headway.lab.tally import Tally
 from headway.lab.target import wire_request
 
 # Requests started in one go before answers are read again: small, so that reading is not late either.
@@ -59,8 +54,14 @@ class Engine:
         self._keep = plan.connections == "keep"
         self._requests = [wire_request(request, reached.target, keep=self._keep) for request in plan.requests]
         self._id_prefix = os.urandom(6).hex() if plan.identify else ""
-        self._tally = Tally(plan.slo_s, plan.failures_max)
-        self._arrivals = arrivals(plan.rate_per_s, plan.duration_s, plan.seed, plan.pattern)
+        self._turns = turns([request.weight for request in plan.requests])
+        kinds = [f"{request.method} {request.path}" for request in self._requests]
+        self._tally = Tally(plan.slo_s, plan.failures_max, plan.pieces, kinds)
+        self._arrivals = (
+            scheduled_arrivals(plan.schedule, plan.seed, plan.pattern)
+            if plan.schedule
+            else arrivals(plan.rate_per_s, plan.duration_s, plan.seed, plan.pattern)
+        )
         self._next_s: float | None = next(self._arrivals, None)
         self._in_flight = 0
         self._waiting: deque[Exchange] = deque()  # by intended start, ended ones are dropped when they reach the front
@@ -70,15 +71,15 @@ class Engine:
         self._done = asyncio.Event()
         self._alarm = Alarm(self._pump)
         self._began_s = 0.0
-        self._began_cpu_s = 0.0
+        self._began_core = CoreTime.now()
         self._stopped = False
         self._sent_s: float | None = None  # when the last request was started
-        self._sent_cpu_s = 0.0
+        self._sent_core = CoreTime(0.0, 0.0)  # used until then
         self._last_end_s = 0.0
 
     async def run(self) -> LoadResult:
         """Send everything, wait for the last fate, close everything."""
-        self._began_s, self._began_cpu_s = time.monotonic(), time.thread_time()
+        self._began_s, self._began_core = time.monotonic(), CoreTime.now()
         progress_s = _PROGRESS_S
         try:
             self._pump()
@@ -108,6 +109,7 @@ class Engine:
     def progress(self) -> Progress:
         """How it stands now."""
         counts = self._tally.counts
+        p50_s, p99_s = percentiles_s(self._tally.served.copy(), 0.5, 0.99)
         return Progress(
             elapsed_s=self._elapsed_s(),
             duration_s=self._plan.duration_s,
@@ -117,6 +119,8 @@ class Engine:
             refused=counts["refused"],
             failed=counts["failed"],
             in_flight=self._in_flight,
+            p50_ms=None if p50_s is None else round(p50_s * 1000, 3),
+            p99_ms=None if p99_s is None else round(p99_s * 1000, 3),
         )
 
     # --- starting requests
@@ -141,11 +145,11 @@ class Engine:
 
     def _start(self, intended_s: float) -> None:
         number = self._tally.offered
-        request = self._requests[number % len(self._requests)]
+        kind = self._turns[number % len(self._turns)]
         load_id = f"{self._id_prefix}-{number}" if self._id_prefix else ""
-        exchange = Exchange(intended_s, request, load_id)
+        exchange = Exchange(intended_s, self._requests[kind], load_id, kind)
         lag_s = self._elapsed_s() - intended_s
-        self._tally.offer(intended_s)
+        self._tally.offer(intended_s, kind)
         self._tally.send_lag_s.append(lag_s)
         self._in_flight += 1
         self._waiting.append(exchange)
@@ -207,7 +211,7 @@ class Engine:
         latency_s = self._elapsed_s() - exchange.intended_s
         if latency_s > self._plan.deadline_s:
             self.broken(exchange, DEADLINE)
-        elif self._tally.answered(exchange.intended_s, latency_s, status) == "failed":
+        elif self._tally.answered(exchange.intended_s, latency_s, status, exchange.kind) == "failed":
             self.broken(exchange, f"status {status}")
         else:
             self._end(exchange)
@@ -218,7 +222,7 @@ class Engine:
             return
         at_s = self._began_s + exchange.intended_s
         failure = Failure(at_s, exchange.request.method, exchange.request.path, reason, exchange.load_id)
-        self._tally.failed(exchange.intended_s, failure)
+        self._tally.failed(exchange.intended_s, failure, exchange.kind)
         self._end(exchange)
 
     def closed(self, connection: Connection) -> None:
@@ -249,7 +253,7 @@ class Engine:
     # --- the end
 
     def _note_sent(self) -> None:
-        self._sent_s, self._sent_cpu_s = self._elapsed_s(), time.thread_time() - self._began_cpu_s
+        self._sent_s, self._sent_core = self._elapsed_s(), CoreTime.now().since(self._began_core)
 
     def _finish_if_over(self) -> None:
         if self._next_s is None and self._sent_s is not None and self._in_flight == 0:
@@ -267,10 +271,13 @@ class Engine:
     def _result(self) -> LoadResult:
         sent_s = self._sent_s or self._elapsed_s()
         is_burst = self._plan.pattern == "burst"
+        asked_s = sent_s if self._stopped else self._plan.duration_s
+        deadline_s = self._plan.deadline_s if is_burst else None
         return self._tally.result(
-            duration_s=self._last_end_s if is_burst else sent_s if self._stopped else self._plan.duration_s,
-            cpu_share=self._sent_cpu_s / sent_s if sent_s > 0 else 0.0,
-            burst_deadline_s=self._plan.deadline_s if is_burst else None,
+            duration_s=self._last_end_s if is_burst else asked_s,
+            effort=Effort(
+                0.0 if is_burst else asked_s, sent_s, self._sent_core.ran_s, self._sent_core.waited_s, deadline_s
+            ),
         )
 
 

@@ -15,12 +15,23 @@ import uvloop
 
 from headway.lab.engine import Engine
 from headway.lab.outcome import LoadResult, Progress
-from headway.lab.plan import LoadPlan, burst
+from headway.lab.plan import LoadPlan, burst, scheduled
 from headway.lab.preflight import allow_connections, reach
 from headway.lab.report import render
 from headway.lab.target import Request, parse_target, wire_request
 
-__all__ = ["LoadPlan", "LoadResult", "Progress", "Request", "burst", "load", "prepare", "render", "run_load"]
+__all__ = [
+    "LoadPlan",
+    "LoadResult",
+    "Progress",
+    "Request",
+    "burst",
+    "load",
+    "prepare",
+    "render",
+    "run_load",
+    "scheduled",
+]
 
 
 async def prepare(plan: LoadPlan, on_progress: Callable[[Progress], None] | None = None) -> Engine:

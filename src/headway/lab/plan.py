@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from headway.errors import HeadwayError
 from headway.lab.arrivals import Pattern
+from headway.lab.schedule import Piece
 from headway.lab.target import Request
 
 Connections = Literal["new", "keep"]
@@ -25,7 +27,7 @@ class LoadPlan:
     url: str
     rate_per_s: float
     duration_s: float
-    requests: tuple[Request, ...] = (Request(),)  # sent in turn
+    requests: tuple[Request, ...] = (Request(),)  # sent in turn, each as often as its weight says
     pattern: Pattern = "poisson"
     connections: Connections = "new"  # "new": each request its own; "keep": pooled keep-alive
     slo_s: float | None = None  # an answer complete after this is late; None: nothing is late
@@ -36,6 +38,7 @@ class LoadPlan:
     failures_max: int = 0  # how many failed requests to list one by one
     ca_file: str | None = None  # trust these authorities instead of the machine's
     insecure: bool = False  # do not check the certificate
+    schedule: tuple[Piece, ...] = ()  # a rate that changes; `scheduled` makes such a plan
 
     def __post_init__(self) -> None:
         for name, value in (("rate", self.rate_per_s), ("duration", self.duration_s), ("deadline", self.deadline_s)):
@@ -62,6 +65,20 @@ class LoadPlan:
             )
         if self.pattern == "burst" and self.offered_expected < 1:
             raise HeadwayError("a burst needs at least one request", hint="raise rate x duration to 1 or more")
+        if self.schedule and self.pattern == "burst":
+            raise HeadwayError("a burst is all at once and has no schedule", hint="leave out one of the two")
+        if self.schedule and not math.isclose(self.duration_s, math.fsum(piece.duration_s for piece in self.schedule)):
+            raise HeadwayError("the duration of a load is that of its schedule", hint="make it by plan.scheduled")
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """The schedule; of a load at one rate, a single piece."""
+        return self.schedule or (Piece(self.duration_s, self.rate_per_s, self.rate_per_s),)
+
+    @property
+    def rate_max_per_s(self) -> float:
+        """The highest rate it comes to."""
+        return max(max(piece.from_per_s, piece.to_per_s) for piece in self.pieces)
 
     @property
     def offered_expected(self) -> float:
@@ -73,7 +90,16 @@ class LoadPlan:
         """Fewer connections than this make the generator the wall: the burst, else what comes in 250 ms."""
         if self.pattern == "burst":
             return round(self.offered_expected)
-        return math.ceil(min(self.offered_expected, self.rate_per_s * min(self.deadline_s, 0.25)))
+        return math.ceil(min(self.offered_expected, self.rate_max_per_s * min(self.deadline_s, 0.25)))
+
+
+def scheduled(url: str, schedule: Sequence[Piece], **options: Any) -> LoadPlan:
+    """A plan whose rate follows `schedule`; `options` are those of LoadPlan."""
+    duration_s = math.fsum(piece.duration_s for piece in schedule)
+    offered = math.fsum(piece.offered_expected for piece in schedule)
+    if offered <= 0:
+        raise HeadwayError("a schedule needs a rate above 0 somewhere", hint='like "100 for 10s"')
+    return LoadPlan(url, offered / duration_s, duration_s, schedule=tuple(schedule), **options)
 
 
 def burst(url: str, count: int, *, deadline_s: float = 10.0, slo_s: float | None = None) -> LoadPlan:

@@ -10,6 +10,7 @@ from headway.errors import HeadwayError
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _URL_HINT = "write it like http://127.0.0.1:8000/path, https://shop.example/ or unix:/run/app.sock:/path"
+BODY_METHODS = ("POST", "PUT", "PATCH")  # these always say how long their body is
 # Set by the generator itself: a second value would make the framing ambiguous.
 _OWN_HEADERS = frozenset({"host", "connection", "content-length", "transfer-encoding", "x-load-id"})
 
@@ -22,6 +23,7 @@ class Request:
     path: str = ""
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
+    weight: int = 1  # how often, compared with the other requests of a load
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ def wire_request(request: Request, target: Target, *, keep: bool) -> WireRequest
         if name.lower() in _OWN_HEADERS:
             raise HeadwayError(f"header {name!r} is set by the load itself", hint="leave it out")
         lines.append(f"{name}: {value}")
-    if request.body or request.method in ("POST", "PUT", "PATCH"):
+    if request.body or request.method in BODY_METHODS:
         lines.append(f"Content-Length: {len(request.body)}")
     return WireRequest(request.method, path, ("\r\n".join(lines) + "\r\n").encode("utf-8"), request.body)
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway.lab.arrivals import Pattern, arrivals
+from headway.lab.arrivals import Pattern, arrivals, scheduled_arrivals
+from headway.lab.schedule import Piece
 
 
 def test_constant_arrivals_are_evenly_spaced_from_zero() -> None:
@@ -47,3 +48,47 @@ def test_arrivals_ascend_within_the_duration(rate_per_s: float, duration_s: floa
     moments = list(arrivals(rate_per_s, duration_s, seed, pattern))
     assert moments == sorted(moments)
     assert all(0 <= moment < duration_s for moment in moments)
+
+
+def count_between(moments: list[float], low_s: float, high_s: float) -> int:
+    return sum(low_s <= moment < high_s for moment in moments)
+
+
+def test_a_ramp_offers_what_lies_under_its_line() -> None:
+    moments = list(scheduled_arrivals((Piece(60, 0, 1000),), seed=3))
+    # 30,000 in all, 1/4 of them in the first half; four standard deviations of chance.
+    assert len(moments) == pytest.approx(30_000, abs=4 * 30_000**0.5)
+    assert count_between(moments, 0, 30) == pytest.approx(7_500, abs=4 * 7_500**0.5)
+    assert count_between(moments, 59, 60) == pytest.approx(991.7, abs=4 * 992**0.5)
+
+
+def test_a_spike_and_a_pause_are_where_they_were_asked_for() -> None:
+    moments = list(scheduled_arrivals((Piece(10, 100, 100), Piece(3, 1000, 1000), Piece(5, 0, 0), Piece(2, 50, 50)), 1))
+    assert count_between(moments, 10, 13) == pytest.approx(3000, abs=4 * 3000**0.5)
+    assert count_between(moments, 13, 18) == 0
+    assert count_between(moments, 18, 20) == pytest.approx(100, abs=40)
+
+
+def test_constant_arrivals_of_a_falling_ramp_get_farther_apart() -> None:
+    moments = list(scheduled_arrivals((Piece(10, 20, 0),), pattern="constant"))
+    assert len(moments) == 100
+    gaps = [later - earlier for earlier, later in pairwise(moments)]
+    assert gaps == sorted(gaps)
+    assert gaps[0] == pytest.approx(0.05, rel=0.01)
+
+
+def test_one_piece_is_the_load_at_one_rate() -> None:
+    assert list(scheduled_arrivals((Piece(5, 100, 100),), 7)) == list(arrivals(100, 5, 7))
+
+
+@given(
+    pieces=st.lists(st.builds(Piece, st.floats(0.01, 5), st.floats(0, 200), st.floats(0, 200)), min_size=1, max_size=5),
+    seed=st.integers(0, 2**32),
+    pattern=st.sampled_from(["poisson", "constant"]),
+)
+def test_scheduled_arrivals_ascend_within_the_duration(pieces: list[Piece], seed: int, pattern: Pattern) -> None:
+    moments = list(scheduled_arrivals(pieces, seed, pattern))
+    assert moments == sorted(moments)
+    assert all(0 <= moment <= sum(piece.duration_s for piece in pieces) for moment in moments)
+    if pattern == "constant":
+        assert len(moments) == pytest.approx(sum(piece.offered_expected for piece in pieces), abs=len(pieces) + 1)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from headway.errors import HeadwayError
-from headway.lab.plan import LoadPlan, burst
+from headway.lab.plan import LoadPlan, burst, scheduled
+from headway.lab.schedule import Piece
 from headway.lab.target import Request, Target, parse_target, wire_request
 
 
@@ -87,6 +88,8 @@ def test_a_request_that_cannot_be_sent_is_refused(request_: Request) -> None:
         ({"requests": ()}, "request"),
         ({"rate_per_s": 1e6, "duration_s": 60}, "60,000,000"),
         ({"pattern": "burst", "rate_per_s": 0.1}, "burst"),
+        ({"pattern": "burst", "schedule": (Piece(1, 1, 1),)}, "burst"),
+        ({"schedule": (Piece(2, 1, 1),)}, "schedule"),
     ],
 )
 def test_a_plan_without_sense_is_refused(change: dict[str, Any], word: str) -> None:
@@ -99,3 +102,11 @@ def test_a_plan_knows_how_many_connections_it_cannot_do_without() -> None:
     assert burst("http://h/", 10_000).connections_needed == 10_000
     assert LoadPlan("http://h/", 1000, 10).connections_needed == 250
     assert LoadPlan("http://h/", 1000, 0.01).connections_needed == 10
+
+
+def test_a_scheduled_plan_has_the_mean_of_its_rates_and_room_for_the_highest() -> None:
+    plan = scheduled("http://h/", (Piece(10, 100, 100), Piece(10, 100, 1000)), slo_s=0.1)
+    assert (plan.duration_s, plan.rate_per_s, plan.rate_max_per_s, plan.slo_s) == (20, 325, 1000, 0.1)
+    assert plan.connections_needed == 250
+    with pytest.raises(HeadwayError, match="rate above 0"):
+        scheduled("http://h/", (Piece(1, 0, 0),))
