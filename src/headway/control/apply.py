@@ -140,10 +140,10 @@ class Applying:
 
     def _await_ready(self, system: System) -> None:
         controller = self._controller
+        declared = wanting.replicas_declared(system, controller.machine)
         patience_s = _MARGIN_S + sum(
-            (service.start_timeout_s + service.drain_timeout_s)
-            * max(1, service.replicas or int(controller.machine.cores))
-            for service in system.services.values()
+            (service.start_timeout_s + service.drain_timeout_s) * max(1, declared[name])
+            for name, service in system.services.items()
         )
         until_s = time.monotonic() + patience_s
         while time.monotonic() < until_s:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from headway.errors import HeadwayError
-from headway.model.declared import Service, System
-from headway.model.launch import Launch
+from headway.model.declared import ReplicaRange, Service, System
+from headway.model.launch import SLOTS_MIN, Launch, slots_for
 from headway.model.wanted import Wanted, WantedService
 from headway.process.machine import Machine
 
@@ -14,19 +14,23 @@ THREADS = 8
 # An async request costs an app some hundred KiB with its buffers, session and objects: half of a replica's share of the
 # memory divided by this bounds how many it may hold. Too high risks memory, too low leaves slow endpoints queueing.
 ASYNC_REQUEST_BYTES = 256 * 1024
-ASYNC_LIMIT_MIN, ASYNC_LIMIT_MAX = 64, 2048
+ASYNC_LIMIT_MIN, ASYNC_LIMIT_MAX = 64, SLOTS_MIN
 REPLICA_BYTES = 48 << 20  # what an idle replica takes at the least
 REPLICAS_PER_CORE = 64
 
 
 def replicas_declared(system: System, machine: Machine) -> dict[str, int]:
-    """Replicas of each service without overrides: public services share the cores, others get one."""
+    """Replicas of each service without overrides: public services share the cores, others get one.
+
+    Of a range it is the lower bound, with which a service starts.
+    """
     public = [name for name, service in system.services.items() if service.routes]
     share = max(1, int(machine.cores) // max(1, len(public)))
-    return {
-        name: service.replicas if service.replicas is not None else (share if service.routes else 1)
-        for name, service in system.services.items()
-    }
+    found = {}
+    for name, service in system.services.items():
+        wished = service.replicas.min if isinstance(service.replicas, ReplicaRange) else service.replicas
+        found[name] = wished if wished is not None else (share if service.routes else 1)
+    return found
 
 
 def replicas_max(machine: Machine) -> int:
@@ -78,7 +82,7 @@ def launch_of(name: str, service: Service, env: Mapping[str, str], machine: Mach
         static=dict(service.static),
         body_max_bytes=service.body_max_bytes,
         streams_max=service.streams_max,
-        limit=max(service.limit or ASYNC_LIMIT_MAX, service.threads or THREADS),
+        limit=slots_for(max(service.limit or 1, service.threads or THREADS)),
         backlog=machine.somaxconn,
         command=service.command or (),
         health=service.health,

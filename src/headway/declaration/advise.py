@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from headway.declaration.keys import path_text
 from headway.declaration.routes import covers
 from headway.errors import Problem
-from headway.model.declared import Service, System
+from headway.model.declared import ReplicaRange, Service, System
 from headway.model.units import format_duration
 
 # Keys that a command accepts and that change nothing for it.
@@ -41,6 +41,9 @@ def _edge(system: System) -> Iterator[Problem]:
 
 def _service(name: str, service: Service) -> Iterator[Problem]:
     path = f"services.{name}"
+    if isinstance(service.replicas, ReplicaRange) and service.replicas.min == service.replicas.max:
+        told = f"leaves no room: there are always {service.replicas.min}"
+        yield Problem(f"{path}.replicas", told, f"write replicas = {service.replicas.min}")
     if service.app is None:
         for field, key in _IDLE_FOR_COMMANDS.items():
             if field in service.model_fields_set:

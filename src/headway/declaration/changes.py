@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from headway.declaration.keys import key_of
 from headway.declaration.references import references
-from headway.model.declared import Database, Edge, Service, System
+from headway.model.declared import At, Database, Edge, ReplicaRange, Service, System
+from headway.model.launch import slots_for
 from headway.model.units import format_bytes, format_duration, spell_rate
 
 
@@ -41,12 +42,15 @@ SERVICE_COSTS: dict[str, Cost] = {
     "folder": Cost.REPLACE,
     "slo_s": Cost.AT_ONCE,
     "deadline_s": Cost.RELOAD,
+    "criticality": Cost.RELOAD,
+    "at": Cost.RELOAD,  # its routes queue in backends of their own, which only a reload makes
     "uses": Cost.AT_ONCE,
     "env": Cost.REPLACE,
     "memory_max_bytes": Cost.AT_ONCE,
     "body_max_bytes": Cost.REPLACE_AND_RELOAD,
     "sticky": Cost.RELOAD,
-    "limit": Cost.REPLACE,
+    "limit": Cost.AT_ONCE,  # the edge and the worker are told; a far higher one is more than its process can hold
+    "overload": Cost.RELOAD,
     "streams_max": Cost.REPLACE,
     "health": Cost.REPLACE,
     "start_timeout_s": Cost.AT_ONCE,
@@ -56,7 +60,7 @@ SERVICE_COSTS: dict[str, Cost] = {
 EDGE_COSTS: dict[str, Cost] = dict.fromkeys(Edge.model_fields, Cost.RELOAD)
 
 # Keys that the edge knows of a service; of a private one it knows nothing.
-_EDGE_KEYS = frozenset({"routes", "deadline_s", "sticky", "body_max_bytes"})
+_EDGE_KEYS = frozenset({"routes", "deadline_s", "sticky", "body_max_bytes", "criticality", "at", "overload"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +153,8 @@ def _service(name: str, old: Service, new: Service) -> Iterator[Change]:
         before, after = getattr(old, field), getattr(new, field)
         if before == after:
             continue
-        cost, path = SERVICE_COSTS[field], f"services.{name}.{key_of(field, info)}"
-        reload = public and field in _EDGE_KEYS
+        cost, path = _cost(field, before, after), f"services.{name}.{key_of(field, info)}"
+        reload = public and field in _EDGE_KEYS and cost is not Cost.AT_ONCE
         replaces = cost in (Cost.REPLACE, Cost.REPLACE_AND_RELOAD)
         if field in _EDGE_KEYS and not reload:
             cost = Cost.REPLACE if replaces else Cost.AT_ONCE
@@ -163,6 +167,20 @@ def _service(name: str, old: Service, new: Service) -> Iterator[Change]:
         yield Change(path, "changed", sentence, reload, (name,) if replaces else ())
 
 
+def _cost(field: str, before: Any, after: Any) -> Cost:
+    """What a changed key asks for, where that depends on its values too."""
+    if field == "limit" and slots_for(before) != slots_for(after):
+        return Cost.REPLACE
+    if field == "at" and _routed(before) == _routed(after):
+        return Cost.AT_ONCE  # the edge knows nothing of an slo
+    return SERVICE_COSTS[field]
+
+
+def _routed(at: dict[str, At]) -> list[tuple[str, float | None, str | None]]:
+    """What the edge's file holds of `at`."""
+    return [(prefix, differs.deadline_s, differs.criticality) for prefix, differs in at.items()]
+
+
 def _env_told(before: dict[str, str], after: dict[str, str]) -> str:
     """Names alone: values may be secrets."""
     words = [f"{name} added" for name in after if name not in before]
@@ -171,8 +189,10 @@ def _env_told(before: dict[str, str], after: dict[str, str]) -> str:
     return ", ".join(words)
 
 
-def _scale_told(before: int | None, after: int | None) -> str:
-    if before is None or after is None:
+def _scale_told(before: int | ReplicaRange | None, after: int | ReplicaRange | None) -> str:
+    if isinstance(after, ReplicaRange):
+        return "their number follows the load"
+    if not isinstance(before, int) or after is None:
         return Cost.SCALE.value
     count = abs(after - before)
     return f"{count} {'is' if count == 1 else 'are'} {'added' if after > before else 'drained and stopped'}"
@@ -183,6 +203,10 @@ def _shown(value: Any, field: str = "") -> str:
         return "shared cores" if field == "replicas" else "unset"
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, ReplicaRange):
+        return f"{value.min}–{value.max}"
+    if field == "at":
+        return "; ".join(_at_shown(prefix, at) for prefix, at in value.items()) or "none"
     if isinstance(value, dict):
         return ", ".join(f"{key} = {inner}" for key, inner in value.items()) or "none"
     if isinstance(value, tuple):
@@ -192,6 +216,15 @@ def _shown(value: Any, field: str = "") -> str:
     if field.endswith("_s"):
         return format_duration(value)
     return format_bytes(value) if field.endswith("_bytes") else str(value)
+
+
+def _at_shown(prefix: str, at: At) -> str:
+    keys = [
+        f"{key_of(field, info)} {_shown(value, field)}"
+        for field, info in At.model_fields.items()
+        if (value := getattr(at, field)) is not None
+    ]
+    return f"{prefix} {', '.join(keys)}".strip()
 
 
 def _names(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, ...]:

@@ -12,11 +12,12 @@ from urllib.parse import urlsplit
 
 from headway.declaration.keys import TAKEN_OUT, path_text
 from headway.declaration.references import FIELDS, Reference, parse, references, unset
-from headway.declaration.routes import parse_route
+from headway.declaration.routes import covers, parse_route, sole_app
 from headway.declaration.translate import did_you_mean
 from headway.errors import Problem
 from headway.model.bind import Bind, parse_bind
-from headway.model.declared import RESERVED_USES, Edge, Service, System
+from headway.model.declared import RESERVED_USES, At, Edge, Service, System
+from headway.model.overload import CLASSES_MAX, FIRST_AT
 from headway.model.units import format_bytes, format_duration
 
 # A Python process that has imported nothing takes more than this: a lower `memory_max` would replace it for ever.
@@ -24,7 +25,9 @@ MEMORY_MIN_BYTES = 32 * 2**20
 # The longest a wait may be: beyond it a typing mistake is likelier than a wish.
 WAIT_MAX_S = 24 * 3600.0
 # Keys that a command, which has no port, cannot obey.
-_APP_ONLY = ("routes", "static", "sticky", "threads", "interface", "health")
+_APP_ONLY = ("routes", "static", "sticky", "threads", "interface", "health", "at", "criticality", "overload")
+# Each has a queue and limits of its own, and workers count so many of them.
+_AT_MAX = CLASSES_MAX - FIRST_AT
 
 
 def check(
@@ -110,9 +113,12 @@ def _services(system: System, environment: Mapping[str, str], broken: frozenset[
             'write [services.web] and app = "module:app" below, or delete the file and run `headway init`',
         )
     owners: dict[str, str] = {}
+    sole = sole_app(system)
     for name, service in system.services.items():
         yield from _what_it_runs(name, service, broken)
         yield from _routes(name, service, owners)
+        if service.app is not None:
+            yield from _at(name, service, ("/",) if name == sole else service.routes, broken)
         yield from _uses(name, service, system, broken)
         yield from _env(name, service, system, environment, broken)
         yield from _limits(name, service)
@@ -187,6 +193,68 @@ def _routes(name: str, service: Service, owners: dict[str, str]) -> Iterator[Pro
             yield Problem(path, "static files at / would hide the app", 'write a prefix, like "/static" = "static/"')
         else:
             yield from _said(path, parse_route, prefix)
+
+
+def _at(name: str, service: Service, routes: tuple[str, ...], broken: frozenset[str]) -> Iterator[Problem]:
+    """Routes that differ: each must lie inside the service's own, and its times must make sense together."""
+    path = f"services.{name}.at"
+    inside = list(_parsed(routes))
+    if service.at and not routes and f"services.{name}.routes" not in broken:
+        told = "is for requests that come through the edge, and a service without routes gets none"
+        yield Problem(path, told, 'add routes = ["/"], or take `at` out')
+        return
+    if len(service.at) > _AT_MAX:
+        yield Problem(
+            path, f"has {len(service.at)} routes, and at most {_AT_MAX} can differ", "keep those that differ most"
+        )
+    seen: dict[str, str] = {}
+    for text, at in service.at.items():
+        where = path_text(("services", name, "at", text))
+        yield from _times(where, at, service)
+        try:
+            prefix = parse_route(text)
+        except ValueError as error:
+            message, _, hint = str(error).partition("; ")
+            yield Problem(where, message, hint)
+            continue
+        other = seen.setdefault(prefix, text)
+        if not prefix.startswith("/"):
+            yield Problem(where, 'must begin with "/"', f'write the path alone, like "/{prefix.partition("/")[2]}"')
+        elif other != text:
+            yield Problem(where, f'means the same as "{other}"', "keep one of the two")
+        elif any(prefix == "/" + route.partition("/")[2] for route in inside):
+            yield Problem(where, "is a whole route of the service", f"write its keys into [services.{name}] itself")
+        elif inside and not any(covers(route, prefix) for route in inside):
+            shown = ", ".join(f'"{route}"' for route in inside)
+            yield Problem(where, f"lies outside the routes of {name}: {shown}", "write a path below one of them")
+
+
+def _parsed(routes: tuple[str, ...]) -> Iterator[str]:
+    """Those that can be read; the others were told where they are written."""
+    for _, text in _items(routes):
+        try:
+            yield parse_route(text)
+        except ValueError:
+            continue
+
+
+def _times(path: str, at: At, service: Service) -> Iterator[Problem]:
+    """`slo` and `deadline` of a route, each the service's where it has none of its own."""
+    yield from _wait(f"{path}.slo", at.slo_s)
+    yield from _wait(f"{path}.deadline", at.deadline_s)
+    if at.slo_s is None and at.deadline_s is None:
+        return
+    slo_s = at.slo_s if at.slo_s is not None else service.slo_s
+    deadline_s = at.deadline_s if at.deadline_s is not None else service.deadline_s
+    if slo_s is None or slo_s <= deadline_s:
+        return
+    if at.slo_s is not None:
+        whose = "the" if at.deadline_s is not None else "the service's"
+        told = f"is above {whose} deadline of {format_duration(deadline_s)}"
+        yield Problem(f"{path}.slo", f"{told}: nobody would wait for a late answer", "lower it or raise the deadline")
+    else:
+        told = f"is below the service's slo of {format_duration(slo_s)}: nobody would wait for a late answer"
+        yield Problem(f"{path}.deadline", told, "raise it, or give this route an slo of its own")
 
 
 def _uses(name: str, service: Service, system: System, broken: frozenset[str]) -> Iterator[Problem]:

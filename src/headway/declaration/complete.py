@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from headway.declaration.check import parse_network
 from headway.declaration.references import references
-from headway.declaration.routes import parse_route
+from headway.declaration.routes import parse_route, sole_app
 from headway.model.bind import Bind, parse_bind
 from headway.model.declared import Edge, Service, System
 
 
 def complete(system: System) -> System:
     """A checked system with its one spelling: routes, addresses, networks, and the databases that `env` names."""
-    apps = [name for name, service in system.services.items() if service.app is not None]
-    alone = len(apps) == 1 and not any(service.routes for service in system.services.values())
-    services = {
-        name: _service(service, system, first=alone and name == apps[0]) for name, service in system.services.items()
-    }
+    sole = sole_app(system)
+    services = {name: _service(service, system, sole=name == sole) for name, service in system.services.items()}
     return system.model_copy(update={"services": services, "edge": _edge(system.edge)})
 
 
-def _service(service: Service, system: System, *, first: bool) -> Service:
+def _service(service: Service, system: System, *, sole: bool) -> Service:
     named = (reference.owner for _, reference in references(service) if reference.owner in system.databases)
     update: dict[str, object] = {
-        "routes": ("/",) if first else tuple(dict.fromkeys(parse_route(route) for route in service.routes)),
+        "routes": ("/",) if sole else tuple(dict.fromkeys(parse_route(route) for route in service.routes)),
+        "at": {parse_route(prefix): at for prefix, at in service.at.items()},
         "static": {prefix.rstrip("/"): folder for prefix, folder in service.static.items()},
         "uses": tuple(dict.fromkeys((*service.uses, *named))),
         "app": service.app.strip() if service.app is not None else None,

@@ -12,19 +12,21 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from headway.model.declared import Database, Declared, Edge, Service, System, Tls
+from headway.model.declared import At, Database, Declared, Edge, ReplicaRange, Service, System, Tls
 
 Path = tuple[str | int, ...]
 # Stands in a list where something wrong was taken out, so that what follows keeps its number.
 TAKEN_OUT = "\0"
 Table = dict[str, Any]
 
-# Every table a user can write, in the order of the reference; `*` stands for one name.
+# Every table a user can write, in the order of the reference; `*` stands for one name (or one route, below `at`).
 SECTIONS: dict[str, type[Declared] | None] = {
     "system": None,  # holds System.name alone
     "edge": Edge,
     "edge.tls": Tls,
     "services.*": Service,
+    "services.*.replicas": ReplicaRange,
+    "services.*.at.*": At,
     "databases.*": Database,
 }
 

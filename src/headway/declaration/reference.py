@@ -56,7 +56,7 @@ def reference_markdown() -> str:
     """The whole reference as Markdown."""
     lines = [_HEAD]
     for section, model in SECTIONS.items():
-        lines += [f"## `[{section.replace('*', 'NAME')}]`", ""]
+        lines += [f"## `[{_named(section)}]`", ""]
         if model is not None:
             lines += [model.__doc__ or "", ""]
         lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
@@ -70,6 +70,11 @@ def reference_markdown() -> str:
     ]
     lines += ["| key | refused with |", "|---|---|", *_reserved()]
     return "\n".join(lines) + "\n"
+
+
+def _named(section: str) -> str:
+    """The heading of a table: what stands for the star."""
+    return section.replace("at.*", 'at."/PREFIX"').replace("*", "NAME")
 
 
 def _row(key: str, field: FieldInfo, hint: Any) -> str:
@@ -105,7 +110,7 @@ def _type(hint: Any) -> str:
     if origin is tuple:
         return "list of text"
     if origin is dict:
-        return "table of text"
+        return "table of text" if arguments[1] is str else "tables"
     if isinstance(hint, type) and issubclass(hint, Declared):
         return "table"
     return {str: "text", int: "whole number", bool: "true or false"}.get(hint, str(hint))
@@ -134,18 +139,19 @@ def _default(field: FieldInfo, hint: Any) -> str:
 
 
 def _example(section: str) -> Iterator[str]:
-    yield f"[{section.replace('services.*', 'services.web').replace('databases.*', 'databases.main')}]"
+    shown = section.replace("services.*", "services.web").replace("databases.*", "databases.main")
+    shown = shown.replace("at.*", 'at."/reports"')
+    yield f"[{shown}]"
     # Keys that exclude each other are not shown together, so that every example can be copied as it is.
     for key, field in fields_of(section).items():
-        if field.examples and key not in ("command", "interface", "tls", "key"):
+        if field.examples and key not in ("command", "interface", "tls", "key", "at"):
             yield f"{key} = {field.examples[0]}"
 
 
 def _reserved() -> Iterator[str]:
     for pattern, sentence in RESERVED.items():
         key = pattern.replace("*", "NAME")
-        shown = f"{key.removesuffix('{}')} = {{ … }}" if key.endswith("{}") else key
-        yield f"| `{shown}` | {sentence} |"
+        yield f"| `{key}` | {sentence} |"
     for section, sentence in RESERVED_USES.items():
         yield f"| `services.NAME.uses` naming one of `{section}` | {sentence} |"
 

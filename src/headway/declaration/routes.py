@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from headway.model.declared import System
+
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9])?"
 
 
@@ -61,6 +63,12 @@ def _path(path: str, text: str, *, bare: bool) -> str:
     if "//" in path or re.search(r"/\.\.?(/|$)", path):
         raise ValueError(f'"{text}" has an empty or dotted segment, which never arrives; write it like "/api"')
     return path.rstrip("/") or ("/" if bare else "")
+
+
+def sole_app(system: System) -> str | None:
+    """The service that gets `/` without saying so: the only app, where no service has routes."""
+    apps = [name for name, service in system.services.items() if service.app is not None]
+    return apps[0] if len(apps) == 1 and not any(service.routes for service in system.services.values()) else None
 
 
 def covers(route: str, path: str) -> bool:

@@ -33,7 +33,11 @@ _HABITS = {
     "workers": "replicas = 2",
     "processes": "replicas = 2",
     "instances": "replicas = 2",
-    "min_replicas": "replicas = 2",
+    "min_replicas": "replicas = { min = 2, max = 16 }",
+    "max_replicas": "replicas = { min = 2, max = 16 }",
+    "autoscale": "replicas = { min = 2, max = 16 }",
+    "priority": 'criticality = "sheddable"',
+    "latency": 'slo = "250ms"',
     "environment": 'env = { NAME = "value" }',
     "cmd": "command = [...]",
     "target": 'app = "module:app"',
@@ -102,9 +106,7 @@ def _refuse_reserved(document: Table, problems: list[Problem], broken: set[str])
                 drop(document, where)
                 broken.add(path_text(where))
     for pattern, sentence in RESERVED.items():
-        for path, value in list(matches(document, pattern.removesuffix("{}"))):
-            if pattern.endswith("{}") and not isinstance(value, dict):
-                continue
+        for path, value in list(matches(document, pattern)):
             problems.append(Problem(path_text(path), sentence, _reserved_hint(path)))
             drop(document, path)
             broken.add(path_text(path))
@@ -120,8 +122,6 @@ def _elsewhere(document: Table, name: object) -> str | None:
 
 
 def _reserved_hint(path: Path) -> str:
-    if path[-1] == "replicas":
-        return "write a number, like replicas = 2"
     if path[0] == "databases":
         return f"take it out for now: [databases.{path[1]}] is then one plain PostgreSQL"
     return "take it out for now"
@@ -169,11 +169,16 @@ def _validate(document: Table, problems: list[Problem], broken: set[str], defaul
         except ValidationError as error:
             details = error.errors(include_url=False)
             for detail in details:
-                problems.append(_problem(detail))
+                # What was taken out in an earlier round is missing now, and was told then.
+                if path_text(_user_path(tuple(detail["loc"]))) not in broken:
+                    problems.append(_problem(detail))
+            taken: set[Path] = set()
             for detail in reversed(details):
                 loc = tuple(detail["loc"])
                 wrong = loc[:-1] if detail["type"] == "missing" or loc[-1] == "[key]" else loc
-                broken.add(path_text(_user_path(drop(document, wrong) or wrong)))
+                if wrong not in taken:  # two keys that are missing are one table to take out
+                    taken.add(wrong)
+                    broken.add(path_text(_user_path(drop(document, wrong) or wrong)))
                 broken.add(path_text(_user_path(loc)))
             document.setdefault("name", default_name)
     return System(name=default_name)

@@ -10,10 +10,20 @@ built yet have their room in `RESERVED`, so that they are refused by name and no
 from __future__ import annotations
 
 import shlex
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    TypeAdapter,
+    WrapValidator,
+    model_validator,
+)
 
+from headway.model.overload import Criticality
 from headway.model.units import (
     parse_duration_s,
     parse_rate_per_s,
@@ -58,8 +68,7 @@ Argv = Annotated[tuple[str, ...], BeforeValidator(_argv)]
 Environment = Annotated[dict[str, str], BeforeValidator(_texts)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,30}$")]
 
-# Dotted path pattern of a key -> the sentence that refuses it. `*` stands for one name; `{}` at the end: the key is
-# refused only where its value is a table.
+# Dotted path pattern of a key -> the sentence that refuses it. `*` stands for one name.
 RESERVED: dict[str, str] = {
     "caches": "caches are not available yet",
     "fleet": "more than one machine is not available yet",
@@ -68,12 +77,8 @@ RESERVED: dict[str, str] = {
     "databases.*.keys": "sharded databases are not available yet",
     "databases.*.reference": "sharded databases are not available yet",
     "databases.*.migrations": "migrations are not available yet",
-    "services.*.replicas{}": "a number of replicas that follows the load is not available yet",
-    "services.*.at": "settings for single routes are not available yet",
     "services.*.before_deploy": "releases are not available yet",
     "services.*.shared": "releases are not available yet",
-    "services.*.criticality": "criticality is not available yet",
-    "services.*.overload": "adaptive overload control is not available yet",
     "services.*.cache": "response caching is not available yet",
 }
 # What `uses` may name one day besides databases: the section it is declared in -> the sentence that refuses it.
@@ -149,6 +154,50 @@ class Edge(Declared):
     )
 
 
+class ReplicaRange(Declared):
+    """A number of replicas that follows the load, between two bounds."""
+
+    min: Count = Field(ge=1, le=1000, description="Never fewer replicas than this.", examples=["2"])
+    max: Count = Field(ge=1, le=1000, description="Never more replicas than this.", examples=["16"])
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(
+                f"min {self.min} is above max {self.max}; write it like replicas = {{ min = {self.max}, "
+                f"max = {self.min} }}"
+            )
+        return self
+
+    def clamp(self, replicas: int) -> int:
+        """The number within the bounds that is nearest."""
+        return max(self.min, min(self.max, replicas))
+
+
+_FIXED_REPLICAS: TypeAdapter[int] = TypeAdapter(Annotated[Count, Field(ge=0, le=1000)])
+
+
+def _replicas(value: object, _handler: Any) -> Any:
+    """A number or a table. Told apart here, so that a mistake in one is not told as a mistake in both."""
+    if value is None or isinstance(value, ReplicaRange):
+        return value
+    return ReplicaRange.model_validate(value) if isinstance(value, dict) else _FIXED_REPLICAS.validate_python(value)
+
+
+class At(Declared):
+    """Routes of a service that differ. They queue by themselves; what is left out is as for the whole service."""
+
+    slo_s: DurationS | None = Field(
+        None, alias="slo", description="Time to first byte after which an answer counts as late.", examples=['"5s"']
+    )
+    deadline_s: DurationS | None = Field(
+        None, alias="deadline", description="After this nobody waits for the answer any more.", examples=['"60s"']
+    )
+    criticality: Criticality | None = Field(
+        None, description="Who waits, and who is refused, when there are too many requests.", examples=['"sheddable"']
+    )
+
+
 class Service(Declared):
     """A deployable unit: a web app, or a command without a port."""
 
@@ -177,11 +226,10 @@ class Service(Declared):
         description="URL prefix -> folder, served without Python by the worker's native server.",
         examples=['{ "/static" = "static/" }'],
     )
-    replicas: Count | None = Field(
+    replicas: Annotated[int | ReplicaRange | None, WrapValidator(_replicas)] = Field(
         None,
-        ge=0,
-        le=1000,
-        description="How many replicas, each one process. Default: public services share the cores, others get one.",
+        description="How many replicas, each one process, at most 1000. Or `{ min = 2, max = 16 }`: a number that "
+        "follows the load. Default: public services share the cores, others get one.",
         examples=["2"],
     )
     threads: Count | None = Field(
@@ -198,6 +246,17 @@ class Service(Declared):
     )
     deadline_s: DurationS = Field(
         30.0, alias="deadline", description="After this nobody waits for the answer any more.", examples=['"30s"']
+    )
+    criticality: Criticality = Field(
+        "critical",
+        description="Who waits, and who is refused, when there are too many requests: the least important first.",
+        examples=['"sheddable_plus"'],
+    )
+    at: dict[str, At] = Field(
+        default_factory=dict,
+        description="Path prefixes that differ in `slo`, `deadline` or `criticality`; at most 6. They queue by "
+        "themselves, so that a slow route does not hold up the others.",
+        examples=['{ "/reports" = { slo = "5s" } }'],
     )
     uses: Texts = Field(
         (),
@@ -223,7 +282,18 @@ class Service(Declared):
         False, description="A cookie keeps a client on its replica (in-memory sessions).", examples=["true"]
     )
     limit: Count | None = Field(
-        None, ge=1, le=100_000, description="Requests a replica may work on at the same time.", examples=["40"]
+        None,
+        ge=1,
+        le=100_000,
+        description="Requests a replica may work on at the same time. Default: found by measuring, and changed with "
+        "the app's speed.",
+        examples=["40"],
+    )
+    overload: Literal["adapt", "observe"] = Field(
+        "adapt",
+        description='What happens when more comes than can be served in time: `"adapt"` refuses the rest early, '
+        '`"observe"` refuses nothing and tells what would have been refused.',
+        examples=['"observe"'],
     )
     streams_max: Count = Field(
         1000,

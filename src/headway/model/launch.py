@@ -7,12 +7,24 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+SLOTS_MIN = 2048
+
+
+def slots_for(limit: int | None) -> int:
+    """Requests that a process is prepared to hold, in large steps.
+
+    The limit itself is told to edge and worker while they run. Only one beyond what a process was started for needs
+    another process, so that a limit can be tried out on replicas that serve.
+    """
+    return SLOTS_MIN if limit is None or limit <= SLOTS_MIN else int(2 ** (limit - 1).bit_length())
+
 
 @dataclass(frozen=True, slots=True)
 class Launch:
     """Everything a replica's process is started with. `env` may hold secrets: it is never stored or shown.
 
     `generation` counts reloads of the source, so that a replica started before one has another key.
+    `limit` is what the process is prepared to hold (`slots_for`), not how much it is sent.
     """
 
     service: str

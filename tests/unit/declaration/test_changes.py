@@ -35,6 +35,30 @@ def test_the_same_system_changes_nothing() -> None:
         ("replicas", 4, "services.web.replicas: 2 → 4; 2 are added", False, ()),
         ("replicas", 1, "services.web.replicas: 2 → 1; 1 is drained and stopped", False, ()),
         ("replicas", None, "services.web.replicas: 2 → shared cores; replicas are added or removed", False, ()),
+        (
+            "replicas",
+            {"min": 2, "max": 8},
+            "services.web.replicas: 2 → 2–8; their number follows the load",
+            False,
+            (),
+        ),
+        ("limit", 40, "services.web.limit: unset → 40; applies at once", False, ()),
+        (
+            "limit",
+            5000,
+            "services.web.limit: unset → 5000; its replicas are replaced one by one",
+            False,
+            ("web",),
+        ),
+        ("overload", "observe", "services.web.overload: adapt → observe; the edge reloads", True, ()),
+        ("criticality", "sheddable", "services.web.criticality: critical → sheddable; the edge reloads", True, ()),
+        (
+            "at",
+            {"/r": {"slo": "5s", "criticality": "sheddable"}, "/s": {}},
+            "services.web.at: none → /r slo 5 s, criticality sheddable; /s; the edge reloads",
+            True,
+            (),
+        ),
         ("routes", ["/a", "/b"], "services.web.routes: / → /a, /b; the edge reloads", True, ()),
         ("deadline", "90s", "services.web.deadline: 30 s → 90 s; the edge reloads", True, ()),
         ("slo", "250ms", "services.web.slo: unset → 250 ms; applies at once", False, ()),
@@ -61,6 +85,20 @@ def test_a_changed_key_is_a_sentence_with_its_cost(key, value, sentence, edge_re
     change = only(system(services={"web": WEB}), system(services={"web": {**WEB, key: value}}))
     assert (change.path, change.kind) == (f"services.web.{key}", "changed")
     assert (change.sentence, change.edge_reload, change.replaces) == (sentence, edge_reload, replaces)
+
+
+def test_another_slo_of_a_route_reloads_nothing() -> None:
+    before, after = (system(services={"web": {**WEB, "at": {"/r": {"slo": slo}}}}) for slo in ("1s", "2s"))
+    change = only(before, after)
+    assert change.sentence == "services.web.at: /r slo 1 s → /r slo 2 s; applies at once"
+    assert not change.edge_reload
+
+
+def test_a_range_becomes_a_number_again() -> None:
+    before = system(services={"web": {**WEB, "replicas": {"min": 1, "max": 8}}})
+    change = only(before, system(services={"web": WEB}))
+    assert change.sentence == "services.web.replicas: 1–8 → 2; replicas are added or removed"
+    assert change.replaces == ()
 
 
 def test_a_private_service_costs_the_edge_nothing() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from headway.declaration.keys import SECTIONS, fields_of, matches
 from headway.declaration.load import load
 from headway.declaration.reference import main, reference_markdown
+from headway.model.declared import ReplicaRange
 
 ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "examples" / "headway.toml"
@@ -31,7 +32,8 @@ def test_the_example_loads_where_its_files_are_there(folder) -> None:
 def test_the_example_shows_every_key() -> None:
     document = tomllib.loads(EXAMPLE.read_text())
     for section in SECTIONS:
-        shown = {key for _, table in matches(document, section) for key in table}
+        tables = [table for _, table in matches(document, section) if isinstance(table, dict)]
+        shown = {key for table in tables for key in table}
         assert shown == set(fields_of(section)), section
 
 
@@ -41,15 +43,19 @@ def test_the_reference_is_current() -> None:
 
 
 def test_the_references_examples_are_declarations(folder) -> None:
-    # Each is loaded by itself, with only what it names beside it.
+    # All at once, with only what they name beside them; a range of replicas stands where their number stood.
     folder.write("schema.sql")
     for name in ("certs/shop.pem", "certs/shop.key", "static/a.css", "src/shop.py", ".venv/bin/python"):
         folder.write(name).chmod(0o755)
     blocks = re.findall(r"```toml\n(.*?)```", reference_markdown(), re.DOTALL)
     assert len(blocks) == len(SECTIONS)
     everything = "\n".join(blocks)
+    assert "\nreplicas = 2\n" in everything
+    everything = everything.replace("\nreplicas = 2\n", "\n")
     environment = {"DATABASE_URL": "postgresql://u@h/d"}
-    assert folder.load(everything, environment).system.services["web"].slo_s == 0.25
+    web = folder.load(everything, environment).system.services["web"]
+    assert web.slo_s == 0.25
+    assert web.replicas == ReplicaRange(min=2, max=16)
 
 
 def test_the_reference_can_be_written_and_checked(tmp_path, monkeypatch, capsys) -> None:

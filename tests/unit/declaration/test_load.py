@@ -318,3 +318,17 @@ def test_no_table_makes_reading_it_fail(tables) -> None:
     told = (*read.problems, *check(read.system, environment={}, broken=read.broken))
     assert told or read.system.services
     assert all(problem.path and problem.message for problem in told)
+
+
+def test_routes_that_differ_have_one_spelling_and_keep_their_order(folder) -> None:
+    loaded = folder.load('[services.web]\napp = "shop:app"\nat = { "/b/" = { slo = "5s" }, "/a" = {} }\n')
+    web = loaded.system.services["web"]
+    assert list(web.at) == ["/b", "/a"]
+    assert (web.at["/b"].slo_s, web.at["/b"].deadline_s, web.criticality) == (5.0, None, "critical")
+
+
+def test_a_range_without_room_is_told(folder) -> None:
+    loaded = folder.load('[services.web]\napp = "shop:app"\nreplicas = { min = 2, max = 2 }\n')
+    assert [(warning.path, warning.hint) for warning in loaded.warnings] == [
+        ("services.web.replicas", "write replicas = 2")
+    ]

@@ -11,6 +11,7 @@ from headway.errors import DeclarationError
 
 HERE = Path(__file__).parent
 WEB = '[services.web]\napp = "shop:app"\n'
+AT = '[services.web.at."/x"]\n'
 
 
 def test_ten_mistakes_at_once_read_exactly_like_this(folder) -> None:
@@ -65,8 +66,6 @@ CASES = [
     (WEB + "[caches.hot]\n", "caches", "caches are not available yet", "take it out"),
     (WEB + "[fleet]\n", "fleet", "more than one machine is not available yet", "take it out"),
     (WEB + "[databases.a]\nshards = 4\n", "databases.a.shards", "sharded databases are not available yet", "plain"),
-    (WEB + "replicas = { min = 1, max = 4 }\n", "services.web.replicas", "follows the load is not", "replicas = 2"),
-    (WEB + '[services.web.at."/x"]\nslo = "5s"\n', "services.web.at", "single routes are not available yet", ""),
     (WEB + 'before_deploy = "x"\n', "services.web.before_deploy", "releases are not available yet", ""),
     (WEB + 'uses = ["mail"]\n[services.mail]\ncommand = "m"\n', "services.web.uses[0]", "calls between services", ""),
     # what it runs
@@ -147,6 +146,55 @@ CASES = [
     (WEB + '[databases.a]\nurl = "{b.url}"\n', "databases.a.url", "{b.url} cannot stand here", "{env.NAME}"),
     (WEB + '[databases.a]\nurl = "{"\n', "databases.a.url", "single brace", "{{"),
     (WEB + '[databases.a]\nurl = "{file.s}"\n', "databases.a.url", "file s is missing", "0600"),
+    # a range of replicas
+    (WEB + "replicas = { min = 4, max = 2 }\n", "services.web.replicas", "min 4 is above max 2", "min = 2, max = 4"),
+    (WEB + "replicas = { min = 0, max = 2 }\n", "services.web.replicas.min", "must be at least 1, not 0", "min = 2"),
+    (WEB + "replicas = { min = 1, max = 2000 }\n", "services.web.replicas.max", "must be at most 1000", "max = 16"),
+    (WEB + "replicas = { min = 1 }\n", "services.web.replicas.max", "is missing", "max = 16"),
+    (WEB + 'replicas = { min = "a", max = 2 }\n', "services.web.replicas.min", "must be a whole number", "min = 2"),
+    (WEB + "replicas = { min = true, max = 2 }\n", "services.web.replicas.min", "true is not a whole number", "min"),
+    (WEB + "replicas = { min = 1, max = 2, now = 2 }\n", "services.web.replicas.now", "unknown key", "min, max"),
+    (WEB + "min_replicas = 2\n", "services.web.min_replicas", "unknown key", "did you mean `replicas`?"),
+    # routes that differ
+    (WEB + "at = 3\n", "services.web.at", "must be a table, not a number", "at = {"),
+    (WEB + 'at = { "/x" = 3 }\n', 'services.web.at."/x"', "must be a table, not a number", '[services.web.at."/x"]'),
+    (WEB + AT + "weight = 3\n", 'services.web.at."/x".weight', "unknown key", "slo, deadline, criticality"),
+    (WEB + AT + "slo = 5\n", 'services.web.at."/x".slo', "5 is not a duration", '"5s"'),
+    (WEB + AT + 'criticality = "high"\n', 'services.web.at."/x".criticality', 'must be "critical_plus",', "sheddable"),
+    (WEB + '[services.web.at.x]\nslo = "5s"\n', "services.web.at.x", 'must begin with "/"', "write the path alone"),
+    (WEB + '[services.web.at."/a b"]\n', 'services.web.at."/a b"', "characters that no path has", ""),
+    (WEB + '[services.web.at."a.de/x"]\n', 'services.web.at."a.de/x"', 'must begin with "/"', '"/x"'),
+    (WEB + '[services.web.at."/"]\n', 'services.web.at."/"', "is a whole route", "[services.web] itself"),
+    (WEB + AT + '[services.web.at."/x/"]\n', 'services.web.at."/x/"', 'means the same as "/x"', "keep one"),
+    (WEB + 'routes = ["/a", "b.de/c"]\n' + AT, 'services.web.at."/x"', 'outside the routes of web: "/a", "b.de/c"', ""),
+    (WEB + 'routes = ["a.de/x"]\n' + AT, 'services.web.at."/x"', "is a whole route of the service", "itself"),
+    (
+        WEB + '[services.b]\napp = "b:b"\nroutes = ["/"]\n' + AT,
+        "services.web.at",
+        "a service without routes gets none",
+        'routes = ["/"]',
+    ),
+    (
+        WEB + "".join(f'[services.web.at."/{letter}"]\n' for letter in "abcdefg"),
+        "services.web.at",
+        "has 7 routes, and at most 6",
+        "differ most",
+    ),
+    ('[services.a]\ncommand = "x"\nat = { "/" = {} }\n', "services.a.at", "no meaning for a command", "take it out"),
+    ('[services.a]\ncommand = "x"\noverload = "adapt"\n', "services.a.overload", "no meaning for a command", ""),
+    (WEB + AT + 'slo = "40s"\n', 'services.web.at."/x".slo', "above the service's deadline of 30 s", "raise"),
+    (WEB + AT + 'slo = "4s"\ndeadline = "2s"\n', 'services.web.at."/x".slo', "above the deadline of 2 s", "raise"),
+    (
+        WEB + 'slo = "3s"\n' + AT + 'deadline = "2s"\n',
+        'services.web.at."/x".deadline',
+        "below the service's slo of 3 s",
+        "an slo of its own",
+    ),
+    (WEB + AT + 'deadline = "3d"\n', 'services.web.at."/x".deadline', "longer than a day", "30s"),
+    # overload
+    (WEB + 'overload = "off"\n', "services.web.overload", 'must be "adapt" or "observe", not "off"', "observe"),
+    (WEB + 'criticality = "low"\n', "services.web.criticality", '"sheddable_plus" or "sheddable", not "low"', ""),
+    (WEB + "limit = 0\n", "services.web.limit", "must be at least 1, not 0", "limit = 40"),
     # limits
     (WEB + 'slo = "40s"\n', "services.web.slo", "above the deadline of 30 s", "raise the deadline"),
     (WEB + 'drain_timeout = "3d"\n', "services.web.drain_timeout", "longer than a day", "30s"),
@@ -236,3 +284,23 @@ def test_a_file_without_permission_is_told(folder) -> None:
     folder.write("c.pem").chmod(0)
     (problem,) = folder.problems('[edge.tls]\ncertificate = "c.pem"\n' + WEB)
     assert problem.message == "c.pem cannot be read"
+
+
+def test_every_mistake_of_ranges_and_routes_is_told_at_once(folder) -> None:
+    told = folder.problems(
+        WEB
+        + 'routes = ["/api"]\nslo = "3s"\nreplicas = { min = 0, max = "x" }\n'
+        + '[services.web.at."/api"]\n'
+        + '[services.web.at."/other"]\nslo = "40s"\nweight = 3\n'
+        + '[services.web.at."/api/b"]\ndeadline = "2s"\ncriticality = "low"\n'
+    )
+    assert [problem.path for problem in told] == [
+        "services.web.replicas.min",
+        "services.web.replicas.max",
+        'services.web.at."/api"',
+        'services.web.at."/other"',
+        'services.web.at."/other".slo',
+        'services.web.at."/other".weight',
+        'services.web.at."/api/b".deadline',
+        'services.web.at."/api/b".criticality',
+    ]

@@ -8,14 +8,20 @@ import pytest
 from pydantic import ValidationError
 
 from headway.declaration.keys import SECTIONS, fields_of
-from headway.model.declared import RESERVED, Service, System
+from headway.model.declared import RESERVED, ReplicaRange, Service, System
 
 FULL = {
     "name": "shop",
     "edge": {"bind": ["127.0.0.1:1"], "client_rate": "0.1/s", "header_timeout": "1m30s", "tls": {"certificate": "c"}},
     "services": {
         "web": {"app": "a:b", "slo": "333ms", "memory_max": "1.5GiB", "env": {"A": 1}, "static": {"/s": "x"}},
-        "mail": {"command": "celery -A shop"},
+        "mail": {"command": "celery -A shop", "replicas": {"min": 1, "max": 3}},
+        "api": {
+            "app": "a:b",
+            "at": {"/reports": {"slo": "1m30s", "criticality": "sheddable"}, "/x": {}},
+            "overload": "observe",
+            "criticality": "critical_plus",
+        },
     },
     "databases": {"main": {"schema": "s.sql"}},
 }
@@ -48,5 +54,14 @@ def test_every_key_has_a_description_and_an_example_that_is_toml(section) -> Non
 def test_what_is_reserved_is_not_there_already() -> None:
     for pattern in RESERVED:
         section, _, key = pattern.rpartition(".")
-        if not key.endswith("{}"):
-            assert key not in (fields_of(section) if section in SECTIONS else ())
+        assert key not in (fields_of(section) if section in SECTIONS else ())
+
+
+def test_a_number_that_follows_the_load_has_two_bounds() -> None:
+    service = Service.model_validate({"app": "a:b", "replicas": {"min": 2, "max": 4}})
+    assert service.replicas == ReplicaRange(min=2, max=4)
+    assert [ReplicaRange(min=2, max=4).clamp(count) for count in (0, 2, 3, 4, 9)] == [2, 2, 3, 4, 4]
+    with pytest.raises(ValidationError, match="min 5 is above max 2"):
+        ReplicaRange(min=5, max=2)
+    with pytest.raises(ValidationError):
+        ReplicaRange(min=0, max=2)
