@@ -173,13 +173,28 @@ def run(service: str, command: tuple[str, ...], state: str | None) -> None:
 
 @cli.command()
 @click.argument("url")
+@click.option("--rate", metavar="R", type=float, help="Requests per second, whether answers come or not.")
+@click.option("--for", "duration", metavar="S", help="How long, like 10s or 5m; 10s when left out.")
 @click.option(
-    "--rate", metavar="R", type=float, required=True, help="Requests per second, whether answers come or not."
+    "--schedule",
+    metavar="TEXT",
+    multiple=True,
+    help='A rate that changes, instead of --rate and --for: "100 for 10s, 1000 for 3s" (a spike), '
+    '"100..1000 for 60s" (a ramp), "100 200 400 for 10s each" (steps). May be repeated.',
 )
-@click.option("--for", "duration", metavar="S", default="10s", help="How long, like 10s or 5m.")
 @click.option("--slo", metavar="MS", help="An answer that is whole later than this is late, like 250ms.")
 @click.option("--deadline", metavar="MS", default="10s", help="When a client gives up.")
 @click.option("--method", metavar="M", default="GET", help="HTTP method.")
+@click.option(
+    "--request",
+    metavar="TEXT",
+    multiple=True,
+    help='One of several kinds of requests: "/", "/search?q=tea x8", "POST /cart x2" (method, path, how often '
+    "compared with the others). May be repeated; the path of the URL is not used then.",
+)
+@click.option("--requests", metavar="FILE", help="More kinds of requests, from a TOML file, with bodies and headers.")
+@click.option("--header", metavar="TEXT", multiple=True, help='For all requests: "Name: value". May be repeated.')
+@click.option("--body", metavar="TEXT|@FILE", help="Body of all POST, PUT and PATCH requests.")
 @click.option(
     "--connections", type=click.Choice(["new", "keep"]), default="new", help="A new one for each request, or kept."
 )
@@ -190,13 +205,17 @@ def run(service: str, command: tuple[str, ...], state: str | None) -> None:
     help="How requests are spread: by chance as from many users, evenly, or all at the start.",
 )
 @click.option("--insecure", is_flag=True, help="Do not check the certificate of an HTTPS target.")
+@click.option("--ca", metavar="FILE", help="Trust the authorities in this PEM file instead of the machine's.")
 @click.option("--seed", metavar="N", type=int, default=1, help="Seed of the arrivals.")
+@click.option("--report", metavar="FILE", help="Write an HTML page with plots over time.")
+@click.option("--state", metavar="DIR", help="Plot the limits of the system with this state folder, too.")
 @_JSON
-def load(url: str, rate: float, duration: str, as_json: bool, **options: Any) -> None:
-    """Send requests at a steady rate and measure what comes back (open loop)."""
+def load(state: str | None, as_json: bool, **options: Any) -> None:
+    """Send requests at a steady or changing rate and measure what comes back (open loop)."""
+    from headway.cli.load import Options
     from headway.cli.load import load as go
 
-    go(url, rate=rate, duration=duration, as_json=as_json, **options)
+    go(Options(**options), _system(state), state_given=state is not None, as_json=as_json)
 
 
 @cli.command()
