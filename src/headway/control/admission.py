@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from headway.model.action import (
     Action,
@@ -14,6 +14,7 @@ from headway.model.action import (
     SuspendReplica,
 )
 from headway.model.observed import EdgeObserved, Observed
+from headway.model.overload import MAIN, SLOW
 from headway.model.replica import Phase, Replica
 from headway.model.wanted import Wanted
 
@@ -21,8 +22,17 @@ EDGE_HANG_S = 0.8  # a live edge answers in well under a millisecond; replaced w
 EDGE_START_S = 5.0  # until its first answer: a slow machine must not see it killed again and again while it starts
 
 
-def reconcile(replicas: Iterable[Replica], wanted: Wanted, observed: Observed) -> list[Action]:
-    """Actions on the edge for every public replica, and for servers nobody knows any more."""
+def reconcile(
+    replicas: Iterable[Replica],
+    wanted: Wanted,
+    observed: Observed,
+    limits: Mapping[tuple[str, int], int] | None = None,
+    slow: Mapping[str, frozenset[str]] | None = None,
+) -> list[Action]:
+    """Actions on the edge for every public replica, and for servers nobody knows any more.
+
+    `limits` by replica and class, where they are not the declared ones; `slow`: services with slow routes.
+    """
     edge = observed.edge
     if not edge.reachable:
         if edge.pid is not None and edge.unreachable_s > (EDGE_HANG_S if edge.answered else EDGE_START_S):
@@ -36,14 +46,31 @@ def reconcile(replicas: Iterable[Replica], wanted: Wanted, observed: Observed) -
         if service is not None and not service.is_public and replica.name not in edge.servers:
             continue
         seen = observed.replicas.get(replica.name)
-        limit = service.limit_of(is_wsgi=seen.is_wsgi if seen else False) if service else 1
-        limit += seen.streams if seen else 0  # an open stream holds a place for long: it must not take a request's
-        actions += _one(replica, limit, edge)
+        otherwise = service.limit_of(is_wsgi=seen.is_wsgi if seen else False) if service else 1
+        streams = seen.streams if seen else 0  # an open stream holds a place for long: it must not take a request's
+
+        def limit(number: int, replica: Replica = replica, otherwise: int = otherwise, streams: int = streams) -> int:
+            return (limits or {}).get((replica.name, number), otherwise) + streams
+
+        actions += _one(replica, limit(MAIN), edge)
+        if service is not None and replica.phase is Phase.READY and replica.name in edge.servers:
+            numbers = [cls.number for cls in service.at] + ([SLOW] if (slow or {}).get(service.name) else [])
+            actions += [action for number in numbers for action in _in_class(replica, number, limit(number), edge)]
     for name in edge.servers:
         if name not in known:
             service_name = name.rpartition(".")[0]
             actions.append(RemoveReplica(name, service_name, "nobody knows it any more"))
     return actions
+
+
+def _in_class(replica: Replica, number: int, limit: int, edge: EdgeObserved) -> list[Action]:
+    """The same replica in a class beside the main one, where only being there and the limit are to be mended."""
+    server = edge.classes.get((replica.name, number))
+    if server is None or server.admin != "ready":
+        return [AdmitReplica(replica.name, replica.service, limit, "ready", number)]
+    if server.limit != limit:
+        return [LimitReplica(replica.name, replica.service, limit, "its limit and open streams", number)]
+    return []
 
 
 def _one(replica: Replica, limit: int, edge: EdgeObserved) -> list[Action]:

@@ -1,6 +1,7 @@
 """The decision of one tick: from what is remembered, wanted and observed to what is done next, and why. Pure.
 
-Every rule lives in a module of its own: `lifecycle` (one replica), `placement` (how many), `admission` (the edge).
+Every rule lives in a module of its own: `lifecycle` (one replica), `placement` (how many), `adapting` (limits and
+queues), `admission` (the edge).
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from headway.control.adapting import Adapted, adapt
 from headway.control.admission import reconcile
 from headway.control.lifecycle import adopt, advance
 from headway.control.placement import place, starts
@@ -23,9 +25,16 @@ class Decision:
 
     replicas: Mapping[str, Replica]
     actions: tuple[Action, ...]
+    adapted: Adapted
 
 
-def decide(replicas: Mapping[str, Replica], wanted: Wanted, observed: Observed, now_s: float) -> Decision:
+def decide(
+    replicas: Mapping[str, Replica],
+    wanted: Wanted,
+    observed: Observed,
+    now_s: float,
+    adapted: Adapted | None = None,
+) -> Decision:
     """What to do in this tick; the same arguments always give the same decision."""
     actions: list[Action] = []
     held: dict[str, Replica] = {}
@@ -61,5 +70,6 @@ def decide(replicas: Mapping[str, Replica], wanted: Wanted, observed: Observed, 
         if replica.service not in known and not replica.leave:
             held[name] = replace(replica, leave=True)
             actions.append(Tell(name, "leaves: its service is not declared any more"))
-    actions += reconcile(held.values(), wanted, observed)
-    return Decision(held, tuple(actions))
+    adapted, told = adapt(adapted or Adapted(), held, wanted, observed, now_s)
+    actions += reconcile(held.values(), wanted, observed, adapted.limits, adapted.slow)
+    return Decision(held, tuple(actions + told), adapted)

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 
+from headway.control.adapting import Adapted
 from headway.control.decide import decide
 from headway.control.journal import Journal
-from headway.model.action import Action, EndReplica, ReplaceEdge, Tell
+from headway.model.action import (
+    Action,
+    AssignRoute,
+    BoundQueue,
+    CapReplica,
+    EndReplica,
+    LimitReplica,
+    ReplaceEdge,
+    Tell,
+)
 from headway.model.observed import Observed
 from headway.model.replica import Replica
 from headway.model.wanted import Wanted
@@ -24,9 +34,15 @@ _DEEDS = {
     "SuspendReplica": "take out of the edge",
     "RemoveReplica": "remove from the edge",
     "LimitReplica": "limit",
+    "CapReplica": "cap",
+    "BoundQueue": "bound the queue",
+    "AssignRoute": "assign a route",
     "ReplaceEdge": "replace the edge",
 }
-_QUIET = frozenset({"LimitReplica", "ForgetReplica", "RemoveReplica"})  # many, and no news to anyone
+# Many, and no news to anyone: what limits and bounds mean is told by what begins and ends an overload.
+_QUIET = frozenset({"LimitReplica", "CapReplica", "BoundQueue", "AssignRoute", "ForgetReplica", "RemoveReplica"})
+_ADJUSTING = (LimitReplica, CapReplica, BoundQueue, Tell)
+_ADJUSTED_EVERY_S = 1.0  # limits that follow the load are stored this often; a restarted edge is told anew anyway
 
 
 class Loop:
@@ -40,13 +56,18 @@ class Loop:
         self.wanted = wanted
         self.replicas: dict[str, Replica] = dict(replicas or {})
         self.observed = Observed()
+        self.adapted = Adapted()
+        self._unsettled = False
+        self._settled_at_s = 0.0
         self._refused: dict[str, str] = {}
 
     def tick(self) -> tuple[Action, ...]:
         """One turn; gives the actions carried out."""
         wanted = self.wanted
         self.observed = self.runtime.observe(self.replicas)
-        decision = decide(self.replicas, wanted, self.observed, self.runtime.now_s())
+        now_s = self.runtime.now_s()
+        decision = decide(self.replicas, wanted, self.observed, now_s, self.adapted)
+        self.adapted = decision.adapted
         changed = decision.replicas != self.replicas
         before, self.replicas = self.replicas, dict(decision.replicas)
         for action in decision.actions:
@@ -54,11 +75,33 @@ class Loop:
             if not done and isinstance(action, EndReplica) and action.how == "ask" and action.replica in before:
                 # Not told to end: remembering that it was would make it wait for a kill. (A lost kill is repeated.)
                 self.replicas[action.replica] = before[action.replica]
+            if not done:
+                self._not_told(action)
         # After the deeds, never before: a controller that dies in between then does again what it did not finish, and
         # adopts what it started without a record. The other way round it would take for done what was not.
-        if changed or decision.actions:
-            self.runtime.settle(self.replicas, wanted)
+        adjusting = all(isinstance(action, _ADJUSTING) for action in decision.actions)
+        self._unsettled = self._unsettled or bool(decision.actions)
+        is_due = self._unsettled and now_s - self._settled_at_s >= _ADJUSTED_EVERY_S
+        if changed or (decision.actions and not adjusting) or is_due:
+            self._settle(wanted, now_s)
         return decision.actions
+
+    def _settle(self, wanted: Wanted, now_s: float) -> None:
+        self._unsettled, self._settled_at_s = False, now_s
+        self.runtime.settle(self.replicas, wanted)
+
+    def _not_told(self, action: Action) -> None:
+        """What the edge or a worker was not told of is not in force: it is told again in the next tick."""
+        adapted = self.adapted
+        if isinstance(action, BoundQueue):
+            kept = {key: b for key, b in adapted.in_force.items() if key != (action.service, action.number)}
+            self.adapted = replace(adapted, in_force=kept)
+        elif isinstance(action, CapReplica):
+            caps = {name: cap for name, cap in adapted.caps.items() if name != action.replica}
+            self.adapted = replace(adapted, caps=caps)
+        elif isinstance(action, AssignRoute):
+            slow = adapted.slow.get(action.service, frozenset()) ^ {action.prefix}
+            self.adapted = replace(adapted, slow={**adapted.slow, action.service: slow})
 
     def _act(self, action: Action, wanted: Wanted) -> bool:
         """Carry one action out and journal it; False when it failed."""

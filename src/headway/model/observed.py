@@ -60,6 +60,16 @@ class EdgeObserved:
     servers: Mapping[str, EdgeServer] = field(default_factory=dict)
     classes: Mapping[tuple[str, int], EdgeServer] = field(default_factory=dict)  # by replica and class, without main
     queues: Mapping[tuple[str, int], EdgeQueue] = field(default_factory=dict)  # by service and class
+    clients: int = 0  # addresses seen lately under overload; 0 = not counted
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryObserved:
+    """Memory of the machine, or of our control group where that is less. `stalled_share` is PSI's 10 s average."""
+
+    total_bytes: int = 0
+    available_bytes: int = 0
+    stalled_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,4 +79,5 @@ class Observed:
     replicas: Mapping[str, ReplicaObserved] = field(default_factory=dict)
     edge: EdgeObserved = field(default_factory=EdgeObserved)
     ready_databases: frozenset[str] = frozenset()
+    memory: MemoryObserved = field(default_factory=MemoryObserved)
     can_start: bool = True  # False while nobody can start processes (the supervisor is gone)

@@ -1,0 +1,409 @@
+"""Holding under overload, once a tick: from the workers' counters and the edge's queues to limits and bounds. Pure.
+
+The rules are in `headway.overload`; here they are applied to every class of every replica, and their state is kept from
+tick to tick. What cannot be measured is not changed: a worker that tells nothing, an edge that does not answer, a
+service held by hand all keep the limits that are in force.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from headway.model.action import Action, AssignRoute, BoundQueue, CapReplica, Tell
+from headway.model.observed import EdgeObserved, Observed, ReplicaObserved
+from headway.model.overload import MAIN, SLOW, ClassCounts, Counts, EdgeQueue, QueueBound, class_name
+from headway.model.replica import Phase, Replica
+from headway.model.wanted import Wanted, WantedClass, WantedService
+from headway.overload import limiter, memory, queueing, routes
+
+START_LIMIT = 16  # of an async replica that knows nothing: found in a second or two from here, up or down
+BLIND_S = 1.0  # a replica that works but tells nothing for so long
+LIE_FACTOR = 0.1  # a claimed service time below this share of what Little's law says is no service time
+CAP_FACTOR, CAP_MIN_ROOM = 2, 16  # above the limits, for what the edge lets through while it changes its mind
+OVER_AFTER_S = 2.0  # nothing waited or was refused for so long: the overload is over
+
+_UNBOUND = queueing.begin().bound  # as an edge begins that was never told
+
+Key = tuple[str, int]  # a replica or a service, and the number of a class
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was seen of a replica at the last look, to tell what happened since."""
+
+    counts: Counts
+    cpu_s: float
+    at_s: float  # when the counts last moved on
+    saturated: frozenset[int] = frozenset()
+    told_blind: bool = False
+    told_lie: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """An overload of a service from its beginning to its end, for the journal."""
+
+    since_s: float
+    last_s: float = 0.0
+    refused: int = 0
+    rate_per_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Adapted:
+    """All that is remembered from tick to tick. `limits` are to be in force at the edge."""
+
+    limits: Mapping[Key, int] = field(default_factory=dict)  # by replica and class
+    limiters: Mapping[Key, limiter.Limiter] = field(default_factory=dict)
+    queues: Mapping[Key, queueing.Queue] = field(default_factory=dict)  # by service and class
+    in_force: Mapping[Key, QueueBound] = field(default_factory=dict)  # what the edge was told last
+    edge_queues: Mapping[Key, EdgeQueue] = field(default_factory=dict)
+    refused_per_s: Mapping[Key, float] = field(default_factory=dict)
+    looks: Mapping[str, Look] = field(default_factory=dict)
+    footprints: Mapping[str, memory.Footprint] = field(default_factory=dict)
+    caps: Mapping[str, int] = field(default_factory=dict)
+    shortage: memory.Shortage = field(default_factory=memory.Shortage)
+    slow: Mapping[str, frozenset[str]] = field(default_factory=dict)  # learned slow prefixes by service
+    sampled: Mapping[str, Mapping[str, tuple[int, float]]] = field(default_factory=dict)
+    pressure: Mapping[str, Pressure] = field(default_factory=dict)
+    at_s: float = 0.0
+
+    def active(self, service: WantedService) -> tuple[WantedClass, ...]:
+        """The classes of a service that have servers at the edge."""
+        return tuple(c for c in service.classes if c.number != SLOW or self.slow.get(service.name))
+
+
+def adapt(
+    before: Adapted, replicas: Mapping[str, Replica], wanted: Wanted, observed: Observed, now_s: float
+) -> tuple[Adapted, list[Action]]:
+    """The limits of this tick, and what is to be told to the edge, the workers and the journal."""
+    shortage = memory.shorten(
+        before.shortage,
+        observed.memory.available_bytes,
+        observed.memory.total_bytes,
+        observed.memory.stalled_share,
+    )
+    actions: list[Action] = []
+    if shortage.factor < 1.0 and before.shortage.factor == 1.0:
+        actions.append(Tell("controller", "memory is short: all limits shrink until it is not", "warning"))
+    after = replace(before, shortage=shortage, limits={}, limiters={}, looks={}, footprints={}, queues={}, at_s=now_s)
+    for service in wanted.services:
+        if service.kind != "app" or not service.is_public:
+            continue
+        mine = [r for r in replicas.values() if r.service == service.name]
+        after, told = _service(before, after, service, mine, observed, now_s)
+        actions += told
+    return after, actions
+
+
+def _service(
+    before: Adapted,
+    after: Adapted,
+    service: WantedService,
+    mine: Iterable[Replica],
+    observed: Observed,
+    now_s: float,
+) -> tuple[Adapted, list[Action]]:
+    actions: list[Action] = []
+    limits, limiters = dict(after.limits), dict(after.limiters)
+    looks, footprints, caps = dict(after.looks), dict(after.footprints), dict(before.caps) | dict(after.caps)
+    total: dict[int, ClassCounts] = {}
+    longest_s = 0.0
+    for replica in mine:
+        seen = observed.replicas.get(replica.name)
+        view = _view(before, replica, seen, observed.edge, service, now_s)
+        if view.look is not None:
+            looks[replica.name] = view.look
+        actions += view.told
+        longest_s = max(longest_s, view.duration_s)
+        foot = before.footprints.get(replica.name, memory.Footprint())
+        if seen is not None and seen.alive and view.new:
+            foot = memory.observe(foot, seen.rss_bytes, seen.in_flight)
+        footprints[replica.name] = foot
+        if (seen is None or seen.counts is None) and (replica.name, MAIN) not in before.limiters:
+            continue  # it tells nothing (yet, or a worker from before an upgrade): the declared limit holds
+        for cls in before.active(service):
+            key = (replica.name, cls.number)
+            bounds = _bounds(service, cls, seen, foot, before.shortage)
+            state = before.limiters.get(key) or limiter.begin(
+                bounds, _inherited(before, service, replica, cls.number, observed.edge)
+            )
+            if service.held_limit is not None and cls.number == MAIN:
+                state = limiter.begin(replace(bounds, ceiling=service.held_limit), service.held_limit)
+            elif not service.adapts:
+                state = limiter.begin(bounds, bounds.ceiling)
+            elif not service.held and view.new and replica.phase is Phase.READY:
+                state = limiter.step(state, view.measured[cls.number], bounds, now_s)
+            limiters[key], limits[key] = state, state.limit
+            if view.new:
+                total[cls.number] = _sum(total.get(cls.number), view.done.get(cls.number))
+        if replica.phase is Phase.READY and view.new:
+            cap = sum(limits[replica.name, cls.number] for cls in before.active(service))
+            cap = max(CAP_FACTOR * cap, cap + CAP_MIN_ROOM)
+            if abs(cap - caps.get(replica.name, 0)) > caps.get(replica.name, 0) // 5:
+                caps[replica.name] = cap
+                actions.append(CapReplica(replica.name, cap, "above its limits"))
+    after = replace(after, limits=limits, limiters=limiters, looks=looks, footprints=footprints, caps=caps)
+    after, told = _queues(before, after, service, total, longest_s, observed.edge, now_s)
+    actions += told
+    after, told = _learn_routes(before, after, service, mine, observed)
+    return after, actions + told
+
+
+# -- one replica ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What one replica did since the last look."""
+
+    look: Look | None
+    new: bool = False  # its counters moved on
+    duration_s: float = 0.0
+    measured: Mapping[int, limiter.Measured] = field(default_factory=dict)
+    done: Mapping[int, ClassCounts] = field(default_factory=dict)
+    told: tuple[Action, ...] = ()
+
+
+def _view(
+    before: Adapted,
+    replica: Replica,
+    seen: ReplicaObserved | None,
+    edge: EdgeObserved,
+    service: WantedService,
+    now_s: float,
+) -> _View:
+    last = before.looks.get(replica.name)
+    if seen is None or not seen.alive or seen.counts is None:
+        return _View(last if last is not None and replica.phase is Phase.READY else None)
+    counts = seen.counts
+    saturated = frozenset(c.number for c in before.active(service) if _is_saturated(before, replica, c.number, edge))
+    if last is None or counts.at_s < last.counts.at_s or _went_back(last.counts, counts):
+        return _View(Look(counts, seen.cpu_s, now_s, saturated))  # another process, or the first look
+    if counts.at_s == last.counts.at_s:
+        return _blind(last, replica, edge, now_s)
+    duration_s = counts.at_s - last.counts.at_s
+    cpu_share = max(0.0, seen.cpu_s - last.cpu_s) / duration_s if seen.cpu_s else 1.0
+    measured: dict[int, limiter.Measured] = {}
+    done: dict[int, ClassCounts] = {}
+    lies = False
+    for cls in before.active(service):
+        since = _since(counts, last.counts, cls.number)
+        both = cls.number in saturated and cls.number in last.saturated
+        service_s, lie = _believed(since, before.limits.get((replica.name, cls.number), 0), duration_s, both)
+        lies = lies or lie
+        done[cls.number] = replace(since, service_s=service_s)
+        measured[cls.number] = limiter.Measured(
+            duration_s, since.completed, since.failed, service_s, since.in_flight, both, cpu_share
+        )
+    told = []
+    if lies and not last.told_lie:
+        told.append(
+            Tell(replica.name, "claims service times that cannot be: Little's law is believed instead", "warning")
+        )
+    if last.told_blind:
+        told.append(Tell(replica.name, "tells again what it does: its limit adapts again"))
+    look = Look(counts, seen.cpu_s, now_s, saturated, told_lie=lies or last.told_lie)
+    return _View(look, True, duration_s, measured, done, tuple(told))
+
+
+def _is_saturated(before: Adapted, replica: Replica, number: int, edge: EdgeObserved) -> bool:
+    """All places taken at the edge, so that what the limit allows is what was measured."""
+    server = edge.servers.get(replica.name) if number == MAIN else edge.classes.get((replica.name, number))
+    if server is None or server.admin != "ready":
+        return False
+    queue = edge.queues.get((replica.service, number))
+    # A limit that was lowered a moment ago is still overrun; one that was raised is filled at once where many wait.
+    return (queue is not None and queue.queued > 0) or server.sessions >= server.limit
+
+
+def _blind(last: Look, replica: Replica, edge: EdgeObserved, now_s: float) -> _View:
+    server = edge.servers.get(replica.name)
+    is_blind = now_s - last.at_s > BLIND_S and server is not None and server.sessions > 0
+    if not is_blind or last.told_blind:
+        return _View(last)
+    told = Tell(replica.name, f"tells nothing for {BLIND_S:g} s while it works: its limit stays as it is", "warning")
+    return _View(replace(last, told_blind=True), told=(told,))
+
+
+def _went_back(last: Counts, now: Counts) -> bool:
+    return any(new.completed < old.completed for old, new in zip(last.classes, now.classes, strict=False))
+
+
+def _since(now: Counts, last: Counts, number: int) -> ClassCounts:
+    if number >= len(now.classes) or number >= len(last.classes):
+        return ClassCounts()
+    new, old = now.classes[number], last.classes[number]
+    return ClassCounts(
+        completed=new.completed - old.completed,
+        failed=max(0, new.failed - old.failed),
+        service_s=max(0.0, new.service_s - old.service_s),
+        in_flight=new.in_flight,
+        dropped=max(0, new.dropped - old.dropped),
+        refused=max(0, new.refused - old.refused),
+    )
+
+
+def _believed(since: ClassCounts, limit: int, duration_s: float, saturated: bool) -> tuple[float, bool]:
+    """The sum of service times, or what Little's law makes of the edge's own count where that cannot be."""
+    if not saturated or since.completed < 5 or limit < 2:
+        return since.service_s, False
+    by_little_s = limit * duration_s  # of all completed together
+    if since.service_s < LIE_FACTOR * by_little_s:
+        return by_little_s, True
+    return since.service_s, False
+
+
+def _sum(one: ClassCounts | None, other: ClassCounts | None) -> ClassCounts:
+    one, other = one or ClassCounts(), other or ClassCounts()
+    return ClassCounts(
+        completed=one.completed + other.completed,
+        failed=one.failed + other.failed,
+        service_s=one.service_s + other.service_s,
+        in_flight=one.in_flight + other.in_flight,
+        dropped=one.dropped + other.dropped,
+        refused=one.refused + other.refused,
+    )
+
+
+def _bounds(
+    service: WantedService,
+    cls: WantedClass,
+    seen: ReplicaObserved | None,
+    foot: memory.Footprint,
+    shortage: memory.Shortage,
+) -> limiter.Bounds:
+    is_wsgi = seen is not None and seen.is_wsgi
+    ceiling = service.limit_of(is_wsgi=is_wsgi)
+    if is_wsgi and cls.number != MAIN:
+        ceiling = max(1, ceiling // 2)  # the threads are the same: slow routes must leave some to the rest
+    if service.memory_share_bytes and (fit := memory.ceiling(foot, service.memory_share_bytes)) is not None:
+        ceiling = min(ceiling, fit)
+    ceiling = max(1, int(ceiling * shortage.factor))
+    return limiter.Bounds(start=ceiling if is_wsgi else min(START_LIMIT, ceiling), ceiling=ceiling, slo_s=cls.slo_s)
+
+
+def _inherited(
+    before: Adapted, service: WantedService, replica: Replica, number: int, edge: EdgeObserved
+) -> int | None:
+    """Where a limiter begins: what a former controller left at the edge, else what its siblings have learned."""
+    server = edge.servers.get(replica.name) if number == MAIN else edge.classes.get((replica.name, number))
+    if server is not None and not before.at_s:
+        return max(1, server.limit)
+    siblings = sorted(
+        state.limit
+        for (name, other), state in before.limiters.items()
+        if other == number and name.rpartition(".")[0] == service.name and state.rate_per_s
+    )
+    return siblings[len(siblings) // 2] if siblings else None
+
+
+# -- one service ----------------------------------------------------------------------------------------------------
+
+
+def _queues(
+    before: Adapted,
+    after: Adapted,
+    service: WantedService,
+    total: Mapping[int, ClassCounts],
+    duration_s: float,
+    edge: EdgeObserved,
+    now_s: float,
+) -> tuple[Adapted, list[Action]]:
+    actions: list[Action] = []
+    queues, in_force = dict(after.queues), dict(after.in_force)
+    edge_queues, rates = dict(after.edge_queues), dict(after.refused_per_s)
+    refused_now = 0
+    for cls in service.classes:
+        key = (service.name, cls.number)
+        state = before.queues.get(key) or queueing.begin(before.in_force.get(key))
+        now, last = edge.queues.get(key), before.edge_queues.get(key)
+        if edge.reachable and now is not None:
+            elapsed_s = max(1e-3, now_s - before.at_s)
+            refused = max(0, now.refused - last.refused) if last is not None else 0
+            rates[key] = rates.get(key, 0.0) + 0.3 * (refused / elapsed_s - rates.get(key, 0.0))
+            refused_now += refused
+            edge_queues[key] = now
+            done = total.get(cls.number)
+            if done is not None and duration_s > 0 and not service.held:
+                places = sum(n for (name, c), n in after.limits.items() if c == cls.number and _of(name, service))
+                seen = queueing.Seen(
+                    duration_s=duration_s,
+                    completed=done.completed,
+                    service_s=done.service_s,
+                    places=places,
+                    queued=now.queued,
+                    refused=refused,
+                    saturated=bool(now.queued and last is not None and last.queued),
+                    clients=edge.clients,
+                )
+                levels = {c.level for c in service.classes}
+                state = queueing.step(state, seen, queueing.Promise(cls.slo_s, cls.deadline_s, len(levels) > 1))
+        queues[key] = state
+        if edge.reachable and in_force.get(key, _UNBOUND) != state.bound and cls in before.active(service):
+            in_force[key] = state.bound
+            actions.append(BoundQueue(service.name, cls.number, state.bound, state.reason))
+    after = replace(after, queues=queues, in_force=in_force, edge_queues=edge_queues, refused_per_s=rates)
+    return _tell(before, after, service, refused_now, now_s, actions)
+
+
+def _of(replica: str, service: WantedService) -> bool:
+    return replica.rpartition(".")[0] == service.name
+
+
+def _tell(
+    before: Adapted, after: Adapted, service: WantedService, refused: int, now_s: float, actions: list[Action]
+) -> tuple[Adapted, list[Action]]:
+    """When an overload begins and when it is over, for the journal."""
+    pressure = dict(before.pressure) | dict(after.pressure)
+    over = any(after.queues[service.name, c.number].bound.overloaded for c in service.classes)
+    held = pressure.get(service.name)
+    rate = sum(after.queues[service.name, c.number].rate_per_s for c in service.classes)
+    word = "refused" if service.refuses else "would have been refused"
+    if over or refused:
+        if held is None:
+            what = "the rest is refused at once" if service.refuses else "nothing is refused, it is only observed"
+            actions.append(
+                Tell(service.name, f"more comes than is answered in time ({rate:,.0f}/s): {what}", "warning")
+            )
+            held = Pressure(now_s, now_s)
+        pressure[service.name] = Pressure(held.since_s, now_s, held.refused + refused, rate or held.rate_per_s)
+    elif held is not None and now_s - held.last_s > OVER_AFTER_S:
+        took_s = held.last_s - held.since_s
+        actions.append(Tell(service.name, f"the overload is over after {took_s:.0f} s: {held.refused:,} {word}"))
+        del pressure[service.name]
+    return replace(after, pressure=pressure), actions
+
+
+def _learn_routes(
+    before: Adapted, after: Adapted, service: WantedService, mine: Iterable[Replica], observed: Observed
+) -> tuple[Adapted, list[Action]]:
+    """Routes that are much slower than the rest queue by themselves from now on."""
+    if service.held or not service.adapts or not observed.edge.reachable:
+        return after, []
+    seen = [observed.replicas[r.name].counts for r in mine if r.name in observed.replicas]
+    now = routes.totals(counts.routes for counts in seen if counts is not None)
+    declared = set(service.at_prefixes)
+    now = {prefix: value for prefix, value in now.items() if prefix not in declared}
+    base = before.sampled.get(service.name, {})
+    if any(now.get(prefix, (0, 0.0))[0] < samples for prefix, (samples, _s) in base.items()):
+        base = {}  # a replica was started again and counts from zero
+    slow = before.slow.get(service.name, frozenset())
+    found = routes.assign(now, base, slow)
+    if found is None:
+        return replace(after, sampled={**after.sampled, service.name: base}), []
+    slow = slow | {found.prefix} if found.slow else slow - {found.prefix}
+    number = SLOW if found.slow else MAIN
+    where = "queues by itself" if found.slow else "queues with the rest again"
+    return (
+        replace(
+            after,
+            slow={**after.slow, service.name: slow},
+            sampled={**after.sampled, service.name: now},
+        ),
+        [
+            AssignRoute(service.name, found.prefix, number, found.reason),
+            Tell(class_name(service.name, number), f"{found.prefix} {where}: it {found.reason}"),
+        ],
+    )
