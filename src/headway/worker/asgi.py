@@ -1,8 +1,8 @@
-"""The thin layer around an ASGI app: counts, real client addresses, body bounds, and an orderly end of open streams.
+"""The thin layer around an ASGI app: counts, real client addresses, bounds, and an orderly end of open streams.
 
 It runs for every request, so the common path is a handful of byte-code instructions: no header is searched for that the
-edge could put in a known place. The edge's internal header `x-headway-from: SCHEME ADDRESS PORT [stream]` is the last
-header of a request; it is taken out before the app sees it.
+edge could put in a known place (see `origin`), nothing is written to shared memory, and one closure is made,
+around `send`.
 """
 
 from __future__ import annotations
@@ -13,23 +13,32 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from time import monotonic_ns
 from typing import Any
 
+from . import origin
+from .answers import CAP_REACHED, NOBODY_WAITS, STREAMS_FULL
+from .deadline import NOTHING_IS_DUE, WallClock, is_past
+from .tally import SAMPLE_EVERY, Tallies, Tally
 from .telemetry import Slot, Stage
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Known = tuple[tuple[str, int], bool, bool]  # client address, whether by TLS, whether an event stream
+Known = tuple[tuple[str, int] | None, bool, bool, Tally]  # client, whether by TLS, whether an event stream, its class
 
 _FROM = b"x-headway-from"
 _NO_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
 _CLIENTS_MAX = 4096
 _BEAT_S = 0.1
+_BEAT_NS = 100_000_000
 _CLOSE_SERVICE_RESTART = 1012
 _CLOSE_TRY_LATER = 1013
 _CLOSE_GRACE_S = 0.25  # for close frames and cancelled handlers before the server itself is told to end
+_NO_CAP = 1 << 64
+_NEVER_DUE = b"9" * 18
+_CUT = -1  # instead of a status: cancelled, nobody's success or failure
 
 
 class BodyTooLarge(Exception):
@@ -54,19 +63,8 @@ def _move_last(headers: list[tuple[bytes, bytes]]) -> bool:
     return False
 
 
-def framed(send: Send) -> Send:
-    """Drops an app's own Transfer-Encoding: framing is the server's, and granian breaks off when both say something."""
-
-    def send_framed(message: dict[str, Any]) -> Awaitable[None]:
-        if message["type"] == "http.response.start" and "headers" in message:
-            headers = message["headers"]
-            for header in headers:
-                if len(header[0]) == 17 and bytes(header[0]).lower() == b"transfer-encoding":
-                    kept = [(name, value) for name, value in headers if bytes(name).lower() != b"transfer-encoding"]
-                    return send({**message, "headers": kept})
-        return send(message)
-
-    return send_framed
+def _without_transfer_encoding(message: dict[str, Any]) -> dict[str, Any]:
+    return {**message, "headers": [h for h in message["headers"] if bytes(h[0]).lower() != b"transfer-encoding"]}
 
 
 class Layer:
@@ -87,10 +85,17 @@ class Layer:
         self._streams_max = streams_max
         self._failed = failed
         self._sockets: dict[asyncio.Task[Any], Send] = {}
-        self._in_flight = 0
         self._clients: dict[bytes, Known] = {}
-        self._completed = 0
-        self._failures = 0
+        self._tallies = Tallies()
+        self._main = self._tallies.classes[0]
+        self._in_flight = 0  # without event streams
+        self._event_streams = 0
+        self._ended = 0
+        self._raised = 0
+        self._cap = _NO_CAP
+        self._clock = WallClock()
+        self._ahead_ns = NOTHING_IS_DUE
+        self._beat_due_ns = 0
         self._stopping = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -98,51 +103,119 @@ class Layer:
             await (self._websocket if scope["type"] == "websocket" else self._lifespan)(scope, receive, send)
             return
         # One coroutine and as few calls as can be: this is paid for every request.
+        began_ns = monotonic_ns()
+        tally = self._main
         headers = scope["headers"]
-        is_stream = False
-        if headers:
-            name, value = headers[-1]
-            if name == _FROM or _move_last(headers):
-                known = self._clients.get(value) if name == _FROM else None
-                if known is None:
-                    known = self._remember(headers[-1][1])
-                del headers[-1]
-                scope["client"] = known[0]
-                if known[1]:
-                    scope["scheme"] = "https"
-                is_stream = known[2]
+        if headers and (headers[-1][0] == _FROM or _move_last(headers)):
+            value = headers.pop()[1]
+            head, _, due = value.rpartition(b" ")
+            known = self._clients.get(head)
+            if known is None:
+                known, due = self._remember(value, head, due)
+            client, is_secure, is_stream, tally = known
+            if client is not None:
+                scope["client"] = client
+            if is_secure:
+                scope["scheme"] = "https"
+            try:
+                is_late = int(due) * 1_000_000 < began_ns + self._ahead_ns and is_past(int(due))
+            except ValueError:
+                is_late = False
+            if is_late:
+                tally.dropped += 1
+                await self._refuse(send, NOBODY_WAITS)
+                return
+            if is_stream:
+                await self._event_stream(scope, receive, send)
+                return
+        if self._in_flight >= self._cap:
+            tally.refused += 1
+            await self._refuse(send, CAP_REACHED)
+            return
         if scope["method"] not in _NO_BODY:
             receive = self._bounded(receive)
-        if is_stream:
-            if self._slots[6] >= self._streams_max:
-                await self._refuse(send)
-                return
-            self._slots[6] += 1
+        path = scope["path"]
+        status = 0
+
+        def answer(message: dict[str, Any]) -> Awaitable[None]:
+            # Framing is the server's: granian breaks off when an app's own Transfer-Encoding says something as well.
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if "headers" in message:
+                    for name, _value in message["headers"]:
+                        if len(name) == 17 and bytes(name).lower() == b"transfer-encoding":
+                            return send(_without_transfer_encoding(message))
+            return send(message)
+
         self._in_flight += 1
+        tally.in_flight += 1
         try:
-            await self._app(scope, receive, framed(send))
+            await self._app(scope, receive, answer)
         except BodyTooLarge:
-            with contextlib.suppress(Exception):  # too late when the answer has begun
-                await send({"type": "http.response.start", "status": 413, "headers": [(b"connection", b"close")]})
-                await send({"type": "http.response.body", "body": b"the request body is too large\n"})
+            status = 413
+            await self._too_large(send)
         except asyncio.CancelledError:
+            status = _CUT
             if not self._stopping:
                 raise
-            await self._end(send, is_stream)
+            await self._end(send, False)
         except Exception:
-            self._failures += 1
+            status = 500
+            self._raised += 1
             raise
         finally:
             self._in_flight -= 1
-            self._completed += 1
-            if is_stream:
-                self._slots[6] -= 1
+            tally.in_flight -= 1
+            self._ended = ended = self._ended + 1
+            if 0 < status < 500:
+                service_ns = monotonic_ns() - began_ns
+                tally.service_ns += service_ns
+                tally.histogram[(service_ns >> 10).bit_length()] += 1
+                if not ended % SAMPLE_EVERY:
+                    self._tallies.sample(path, status, service_ns)
+            elif status != _CUT:
+                tally.failed += 1
 
-    async def _refuse(self, send: Send) -> None:
-        """It holds as many streams as it may: another replica, or this one a moment later, may take it."""
+    async def _event_stream(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """It is in no class: it holds its slot for long, and its time says nothing of the app's speed."""
+        if self._slots[Slot.STREAMS] >= self._streams_max:
+            await self._refuse(send, STREAMS_FULL)
+            return
+        if scope["method"] not in _NO_BODY:
+            receive = self._bounded(receive)
+
+        def answer(message: dict[str, Any]) -> Awaitable[None]:
+            return send(_without_transfer_encoding(message) if message.get("headers") else message)
+
+        self._slots[6] += 1
+        self._event_streams += 1
+        try:
+            await self._app(scope, receive, answer)
+        except BodyTooLarge:
+            await self._too_large(send)
+        except asyncio.CancelledError:
+            if not self._stopping:
+                raise
+            await self._end(send, True)
+        except Exception:
+            self._raised += 1
+            raise
+        finally:
+            self._event_streams -= 1
+            self._ended += 1
+            self._slots[6] -= 1
+
+    async def _refuse(self, send: Send, why: bytes) -> None:
+        """Not run at all: another replica, or this one a moment later, may take it."""
         headers = [(b"content-type", b"text/plain"), (b"retry-after", b"1")]
         await send({"type": "http.response.start", "status": 503, "headers": headers})
-        await send({"type": "http.response.body", "body": b"as many event streams are open as may be\n"})
+        await send({"type": "http.response.body", "body": why})
+
+    async def _too_large(self, send: Send) -> None:
+        with contextlib.suppress(Exception):  # too late when the answer has begun
+            await send({"type": "http.response.start", "status": 413, "headers": [(b"connection", b"close")]})
+            await send({"type": "http.response.body", "body": b"the request body is too large\n"})
 
     async def _end(self, send: Send, is_stream: bool) -> None:
         """The replica stops and this request was still open: end an event stream cleanly, refuse what has not begun."""
@@ -154,13 +227,21 @@ class Layer:
                 raise ConnectionAbortedError("the replica stopped before the answer was whole") from error
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    def _remember(self, value: bytes) -> Known:
-        """Reads the edge's header once for a connection: on a kept one it is always the same."""
-        parts = value.decode("latin-1").split(" ")
-        if len(self._clients) >= _CLIENTS_MAX:
-            self._clients.clear()
-        known = self._clients[value] = ((parts[1], int(parts[2])), parts[0] == "https", len(parts) > 3)
-        return known
+    def _remember(self, value: bytes, head: bytes, due: bytes) -> tuple[Known, bytes]:
+        """Reads the edge's header once for a connection and class: all but its end is then the same.
+
+        The form from before there were classes has no DUE_MS at its end, so what was split off is not one.
+        """
+        read = origin.read(value.decode("latin-1"))
+        if read is None:
+            return (None, False, False, self._main), _NEVER_DUE
+        known = ((read.address, read.port), read.is_secure, read.is_stream, self._tallies.classes[read.number])
+        if read.has_due:
+            if len(self._clients) >= _CLIENTS_MAX:
+                self._clients.clear()
+            self._clients[head] = known
+            return known, due
+        return known, _NEVER_DUE
 
     def _bounded(self, receive: Receive) -> Receive:
         left = self._body_max_bytes
@@ -179,8 +260,10 @@ class Layer:
         slots = self._slots
         headers = scope["headers"]
         if headers and (headers[-1][0] == _FROM or _move_last(headers)):
-            scope["client"], is_secure, _ = self._remember(headers.pop()[1])
-            scope["scheme"] = "wss" if is_secure else "ws"
+            came = origin.read(headers.pop()[1].decode("latin-1"))
+            if came is not None:
+                scope["client"] = (came.address, came.port)
+                scope["scheme"] = "wss" if came.is_secure else "ws"
         if self._stopping or slots[Slot.STREAMS] >= self._streams_max:
             # Closing it before it is accepted would say 403, which a client takes for its own fault.
             await receive()
@@ -230,11 +313,18 @@ class Layer:
         # The counts of requests are written here and not where they change: that costs a request nothing. The edge
         # counts open requests exactly, and a replica is taken for idle only when both say so.
         slots = self._slots
-        slots[Slot.LOOP_BEAT_NS] = time.monotonic_ns()
-        slots[Slot.IN_FLIGHT] = self._in_flight
-        slots[Slot.COMPLETED] = self._completed
-        slots[Slot.STARTED] = self._completed + self._in_flight
-        slots[Slot.FAILED] = self._failures
+        now_ns = monotonic_ns()
+        lag_ns = max(0, now_ns - self._beat_due_ns) if self._beat_due_ns else 0
+        self._ahead_ns = self._clock.look(now_ns, time.time_ns())
+        self._cap = slots[Slot.CAP] or _NO_CAP
+        in_flight = self._in_flight + self._event_streams
+        slots[Slot.LOOP_BEAT_NS] = now_ns
+        slots[Slot.IN_FLIGHT] = in_flight
+        slots[Slot.COMPLETED] = self._ended
+        slots[Slot.STARTED] = self._ended + in_flight
+        slots[Slot.FAILED] = self._raised
+        self._tallies.publish(slots, now_ns, lag_ns)
+        self._beat_due_ns = monotonic_ns() + _BEAT_NS
         loop.call_later(_BEAT_S, self._beat, loop)
 
     def _stop(self, loop: asyncio.AbstractEventLoop) -> None:

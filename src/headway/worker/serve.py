@@ -21,7 +21,7 @@ from . import telemetry
 from .target import Refusal, load_app, tell_apart
 from .telemetry import Slot, Stage
 
-_BEAT_S = 0.25
+_BEAT_S = 0.1
 _IDLE_CONNECTION_MS = (
     3_600_000  # the edge closes idle connections; a worker that does it first loses a race with a POST
 )

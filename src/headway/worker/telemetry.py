@@ -3,6 +3,10 @@
 The worker writes plain 64-bit counters, the controller reads them every tick; neither ever waits for the other, and a
 controller that comes back simply maps the file again. Times are nanoseconds of the machine's monotonic clock, which all
 its processes share. A slot is written by one thread or under a lock.
+
+The first slots stand each for itself. From AT_NS on lies a *page* that is one reading as a whole: it is written at once
+between two steps of SEQ, which is odd meanwhile, so a reader that met the writer sees it and looks again. The page is
+AT_NS, LAG_NS, CLASS_SLOTS for each class, ROUTE_SLOTS for each sampled route. CAP alone is written by the controller.
 """
 
 from __future__ import annotations
@@ -11,8 +15,17 @@ import mmap
 import os
 from enum import IntEnum
 
-_MAGIC = 0x4845_4144_5741_5901  # "HEADWAY" and the version of the layout
-SIZE_BYTES = 4096
+_MAGIC = 0x4845_4144_5741_5902  # "HEADWAY" and the version of the layout
+_MAGIC_1 = 0x4845_4144_5741_5901  # before there were pages: the first twelve slots are the same
+SIZE_BYTES = 16384
+_SIZE_1_BYTES = 4096
+
+CLASSES_MAX = 8
+HISTOGRAM_BUCKETS = 32
+ROUTES_MAX = 32
+PREFIX_BYTES = 48  # ended by a zero
+CLASS_SLOTS = 8 + HISTOGRAM_BUCKETS  # completed, failed, service ns, in flight, dropped, refused, two spare, histogram
+ROUTE_SLOTS = PREFIX_BYTES // 8 + 2  # prefix, samples, service ns
 
 
 class Slot(IntEnum):
@@ -30,6 +43,15 @@ class Slot(IntEnum):
     FAILED = 9  # the app raised
     IS_WSGI = 10
     THREADS = 11
+    CAP = 12  # how many requests, streams not counted, the worker may hold; 0 = as many as come
+    SEQ = 13  # odd while the page is being written
+    AT_NS = 14  # when the page was written
+    LAG_NS = 15  # how late the event loop's beat was, at most, since the page before; WSGI: 0
+
+
+PAGE_CLASSES = 2  # where in the page the classes begin
+PAGE_ROUTES = PAGE_CLASSES + CLASSES_MAX * CLASS_SLOTS
+PAGE = slice(int(Slot.AT_NS), int(Slot.AT_NS) + PAGE_ROUTES + ROUTES_MAX * ROUTE_SLOTS)
 
 
 class Stage(IntEnum):
@@ -59,15 +81,24 @@ def create(path: str) -> memoryview:
 
 
 def attach(path: str) -> memoryview | None:
-    """Map an existing file for reading; None when it is not there or of another layout."""
+    """Map an existing file; None when it is not there or of an unknown layout.
+
+    A worker from before an upgrade has no page (`has_page`), but its first slots are read like any other's.
+    """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         return None
     try:
-        if os.fstat(fd).st_size < SIZE_BYTES:
+        size_bytes = os.fstat(fd).st_size
+        if size_bytes not in (SIZE_BYTES, _SIZE_1_BYTES):
             return None
-        slots = memoryview(mmap.mmap(fd, SIZE_BYTES, prot=mmap.PROT_READ)).cast("Q")
+        slots = memoryview(mmap.mmap(fd, size_bytes)).cast("Q")
     finally:
         os.close(fd)
-    return slots if slots[Slot.MAGIC] == _MAGIC else None
+    return slots if slots[Slot.MAGIC] == (_MAGIC if size_bytes == SIZE_BYTES else _MAGIC_1) else None
+
+
+def has_page(slots: memoryview) -> bool:
+    """Whether this worker counts by class, and knows a cap."""
+    return len(slots) * 8 == SIZE_BYTES

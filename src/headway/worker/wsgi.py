@@ -1,6 +1,7 @@
-"""The thin layer around a WSGI app: counts, real client addresses, body bounds, and a pulse of its threads.
+"""The thin layer around a WSGI app: counts, real client addresses, bounds, and a pulse of its threads.
 
-The edge's internal header arrives as HTTP_X_HEADWAY_FROM ("SCHEME ADDRESS PORT [stream]") and is taken out.
+The edge's internal header (see `origin`) arrives as HTTP_X_HEADWAY_FROM and is taken out. Counts are integers under one
+lock, held for a few assignments; the process's beat publishes them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from . import origin
+from .answers import CAP_REACHED, NOBODY_WAITS, STREAMS_FULL
+from .deadline import NOTHING_IS_DUE, WallClock, is_past
+from .tally import SAMPLE_EVERY, Tallies, Tally
 from .telemetry import Slot
 
 Environ = dict[str, Any]
@@ -21,6 +26,31 @@ _PIECE_BYTES = 1 << 16
 
 class BodyTooLarge(Exception):
     """The request body grew over the declared bound while it was read."""
+
+
+class _Exchange:
+    """One request on its way through the app, and what its answer turned out to be."""
+
+    __slots__ = ("_start_response", "began_ns", "has_failed", "path", "status", "tally")
+
+    def __init__(self, start_response: Callable[..., Any], tally: Tally | None, path: str, began_ns: int) -> None:
+        self._start_response = start_response
+        self.tally = tally  # None: an event stream, in no class
+        self.path = path
+        self.began_ns = began_ns
+        self.status = 0
+        self.has_failed = False
+
+    def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        """`start_response` for the app. Drops its own Transfer-Encoding: framing is the server's, and granian breaks
+        off when both say something.
+        """
+        self.status = int(status[:3])
+        for name, _value in headers:
+            if len(name) == 17 and name.lower() == "transfer-encoding":
+                headers = [header for header in headers if header[0].lower() != "transfer-encoding"]
+                break
+        return self._start_response(status, headers, exc_info)
 
 
 class Layer:
@@ -41,87 +71,128 @@ class Layer:
         self._streams_max = streams_max
         self._threads = threads
         self._lock = threading.Lock()
+        self._tallies = Tallies()
+        self._in_flight = 0  # without event streams
+        self._event_streams = 0
+        self._ended = 0
+        self._raised = 0
+        self._free_ns = time.monotonic_ns()  # when a thread was last known to be free, or a request ended
+        self._clock = WallClock()
+        self._ahead_ns = NOTHING_IS_DUE
         self.stopping = False
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-        slots = self._slots
-        came_from = environ.pop("HTTP_X_HEADWAY_FROM", None)
-        is_stream = False
-        if came_from is not None:
-            parts = came_from.split(" ")
-            environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = parts[1], parts[2]
-            environ["wsgi.url_scheme"] = parts[0]
-            if parts[0] == "https":
-                environ["HTTPS"] = "on"
-            is_stream = len(parts) > 3
-        is_chunked = "HTTP_TRANSFER_ENCODING" in environ  # a stated length was checked at the edge
+        began_ns = time.monotonic_ns()
+        came = self._take_origin(environ)
+        is_stream = came is not None and came.is_stream
+        tally = self._tallies.classes[came.number if came is not None else 0]
+        due_ms = came.due_ms if came is not None else None
+        is_late = due_ms is not None and due_ms * 1_000_000 < began_ns + self._ahead_ns and is_past(due_ms)
         with self._lock:
-            is_refused = is_stream and slots[6] >= self._streams_max
-            slots[5] += 1
-            slots[7] += 1
-            slots[6] += is_stream
-            if slots[5] < self._threads:
-                slots[4] = time.monotonic_ns()
-        if is_refused:
-            self._done(is_stream)
+            refusal = self._admit(tally, is_stream, is_late, began_ns)
+        if refusal is not None:
             start_response("503 Service Unavailable", [("content-type", "text/plain"), ("retry-after", "1")])
-            return [b"as many event streams are open as may be\n"]
+            return [refusal]
+        path = environ.get("PATH_INFO") or "/"
+        exchange = _Exchange(start_response, None if is_stream else tally, path, began_ns)
         try:
-            if is_chunked:
+            if "HTTP_TRANSFER_ENCODING" in environ:  # a stated length was checked at the edge
                 # WSGI knows no body without a length: most frameworks would see none at all.
                 environ["wsgi.input"], length = _whole(environ["wsgi.input"], self._body_max_bytes)
                 environ["CONTENT_LENGTH"] = str(length)
                 del environ["HTTP_TRANSFER_ENCODING"]
-            body = self._app(environ, _framed(start_response))
+            body = self._app(environ, exchange.start)
         except BodyTooLarge:
-            self._done(is_stream)
+            exchange.status = 413
+            self._done(exchange)
             start_response("413 Content Too Large", [("content-type", "text/plain"), ("connection", "close")])
             return [b"the request body is too large\n"]
         except BaseException:
-            self._slots[9] += 1
-            self._done(is_stream)
+            exchange.has_failed = True
+            self._done(exchange)
             raise
         if isinstance(body, list):
-            self._done(is_stream)
+            self._done(exchange)
             return body
-        return _CountedBody(body, self, is_stream)
+        return _CountedBody(body, self, exchange)
 
-    def _done(self, is_stream: bool) -> None:
+    def _take_origin(self, environ: Environ) -> origin.Origin | None:
+        value = environ.pop("HTTP_X_HEADWAY_FROM", None)
+        came = origin.read(value) if value is not None else None
+        if came is not None:
+            environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = came.address, str(came.port)
+            environ["wsgi.url_scheme"] = "https" if came.is_secure else "http"
+            if came.is_secure:
+                environ["HTTPS"] = "on"
+        return came
+
+    def _admit(self, tally: Tally, is_stream: bool, is_late: bool, now_ns: int) -> bytes | None:
+        """Count a request in, or say why it is not to be run. Under the lock."""
         slots = self._slots
+        if is_late:
+            tally.dropped += 1
+            return NOBODY_WAITS
+        if is_stream:
+            if slots[Slot.STREAMS] >= self._streams_max:
+                return STREAMS_FULL
+            slots[Slot.STREAMS] += 1
+            self._event_streams += 1
+        else:
+            if 0 < slots[Slot.CAP] <= self._in_flight:
+                tally.refused += 1
+                return CAP_REACHED
+            self._in_flight += 1
+            tally.in_flight += 1
+        if self._in_flight + self._event_streams < self._threads:
+            self._free_ns = now_ns
+        return None
+
+    def _done(self, exchange: _Exchange) -> None:
+        tally = exchange.tally
         with self._lock:
-            slots[5] -= 1
-            slots[8] += 1
-            slots[6] -= is_stream
-            slots[4] = time.monotonic_ns()
+            now_ns = self._free_ns = time.monotonic_ns()
+            self._ended += 1
+            self._raised += exchange.has_failed
+            if tally is None:
+                self._event_streams -= 1
+                self._slots[Slot.STREAMS] -= 1
+                return
+            self._in_flight -= 1
+            tally.in_flight -= 1
+            if exchange.has_failed or not 0 < exchange.status < 500:
+                tally.failed += 1
+                return
+            service_ns = now_ns - exchange.began_ns
+            tally.service_ns += service_ns
+            tally.histogram[(service_ns >> 10).bit_length()] += 1
+            if not self._ended % SAMPLE_EVERY:
+                self._tallies.sample(exchange.path, exchange.status, service_ns)
 
     def pulse(self) -> None:
         """Called by the process's beat: an idle thread is a sign of life, for no request may come to give one."""
+        slots = self._slots
+        now_ns, wall_ns = time.monotonic_ns(), time.time_ns()
         with self._lock:
-            if self._slots[Slot.IN_FLIGHT] < self._threads:
-                self._slots[Slot.LOOP_BEAT_NS] = time.monotonic_ns()
-
-
-def _framed(start_response: Callable[..., Any]) -> Callable[..., Any]:
-    """Drops an app's own Transfer-Encoding: framing is the server's, and granian breaks off when both say something."""
-
-    def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-        for name, _value in headers:
-            if len(name) == 17 and name.lower() == "transfer-encoding":
-                headers = [header for header in headers if header[0].lower() != "transfer-encoding"]
-                break
-        return start_response(status, headers, exc_info)
-
-    return start
+            self._ahead_ns = self._clock.look(now_ns, wall_ns)
+            in_flight = self._in_flight + self._event_streams
+            if in_flight < self._threads:
+                self._free_ns = now_ns
+            slots[Slot.LOOP_BEAT_NS] = self._free_ns
+            slots[Slot.IN_FLIGHT] = in_flight
+            slots[Slot.COMPLETED] = self._ended
+            slots[Slot.STARTED] = self._ended + in_flight
+            slots[Slot.FAILED] = self._raised
+            self._tallies.publish(slots, now_ns, 0)
 
 
 class _CountedBody:
     """An iterable body that is counted as done when it ends or is closed, whichever comes first."""
 
-    def __init__(self, body: Iterable[bytes], layer: Layer, is_stream: bool) -> None:
+    def __init__(self, body: Iterable[bytes], layer: Layer, exchange: _Exchange) -> None:
         self._body = body
         self._iterator: Iterator[bytes] = iter(body)
         self._layer = layer
-        self._is_stream = is_stream
+        self._exchange = exchange
         self._open = True
 
     def __iter__(self) -> _CountedBody:
@@ -130,10 +201,16 @@ class _CountedBody:
     def __next__(self) -> bytes:
         if self._layer.stopping:
             self.close()
-            if self._is_stream:
+            if self._exchange.tally is None:
                 raise StopIteration  # a clean end: its client comes again
             raise ConnectionAbortedError("the replica is stopping")  # the client must see that it is cut
-        return next(self._iterator)
+        try:
+            return next(self._iterator)
+        except StopIteration:
+            raise
+        except BaseException:
+            self._exchange.has_failed = True
+            raise
 
     def close(self) -> None:
         if self._open:
@@ -143,7 +220,7 @@ class _CountedBody:
                 if close is not None:
                     close()
             finally:
-                self._layer._done(self._is_stream)
+                self._layer._done(self._exchange)
 
 
 def _whole(stream: Any, bound: int) -> tuple[Any, int]:

@@ -19,12 +19,14 @@ from typing import Any
 from headway.errors import HeadwayError
 from headway.model.launch import Launch
 from headway.model.observed import Failure, ReplicaObserved
+from headway.model.overload import Counts
 from headway.model.replica import Replica
 from headway.process import linux
 from headway.process.folders import Folders
 from headway.process.identity import Identity
 from headway.process.spec import ProcessSpec, ProcessState
 from headway.process.supervisor_client import SupervisorClient, SupervisorGone
+from headway.runtimes.local.counts import read_counts
 from headway.worker import telemetry
 from headway.worker.telemetry import Slot, Stage
 
@@ -34,16 +36,19 @@ _STATIC_EXPIRES_S = 3600
 _RSS_EVERY_S = 1.0
 _RECONNECT_EVERY_S = 0.25
 _PROBE_S = 1.0
+_COUNTS_KEPT_S = 1.0  # a worker that lost the processor in the middle of writing is not one that tells nothing
 STOP_PATIENCE_S = 6.0
 _GAP_S = 1.0
 _REPLICA = re.compile(r"(?!database\.|edge\.)[a-z][a-z0-9_-]*\.[0-9]+")
 _BOOT = str(Path(telemetry.__file__).with_name("boot.py"))
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(slots=True)
 class _Seen:
     slots: memoryview | None = None
+    counts: Counts | None = None
     rss_bytes: int = 0
     rss_at_s: float = 0.0
     answers: bool = False
@@ -63,6 +68,7 @@ class Processes:
     unstartable: dict[str, Failure] = field(default_factory=dict)
     stop_asked: bool = False
     _seen: dict[str, _Seen] = field(default_factory=dict)
+    _caps: dict[str, int] = field(default_factory=dict)
     _probes: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "probe"))
     _reconnect_at_s: float = 0.0
     _observed_at_s: float = 0.0
@@ -146,9 +152,22 @@ class Processes:
     def forget(self, name: str) -> str:
         """Remove what an ended replica left."""
         self._clear(name)
+        self._caps.pop(name, None)
         self.table.pop(name, None)
         with contextlib.suppress(HeadwayError):
             self.supervisor.forget(name)
+        return ""
+
+    def cap(self, name: str, cap: int) -> str:
+        """Tell a worker how many requests it may hold, streams not counted; 0 = as many as come.
+
+        It holds for the replica, whatever process it has: one that is started again is told before it serves. A worker
+        from before an upgrade knows no cap, and goes at the next deploy.
+        """
+        self._caps[name] = max(0, cap)
+        slots = self._slots(name)
+        if slots is not None and telemetry.has_page(slots):
+            slots[Slot.CAP] = self._caps[name]
         return ""
 
     def socket(self, name: str) -> str:
@@ -240,14 +259,16 @@ class Processes:
         state = self.table[name]
         if not state.alive:
             return ReplicaObserved(state.pid, False, state.status, failure=self._failure(name))
-        seen = self._seen.setdefault(name, _Seen())
-        if seen.slots is None:
-            seen.slots = telemetry.attach(str(self.folders.replicas / f"{name}.tele"))
+        slots = self._slots(name)
+        seen = self._seen[name]
+        cpu_s = _cpu_s(state.pid)
         if now_s - seen.rss_at_s > _RSS_EVERY_S:
             seen.rss_at_s, seen.rss_bytes = now_s, _rss_bytes(state.pid)
-        slots = seen.slots
         if slots is None:
-            return ReplicaObserved(state.pid, True, rss_bytes=seen.rss_bytes)
+            return ReplicaObserved(state.pid, True, rss_bytes=seen.rss_bytes, cpu_s=cpu_s)
+        counts = read_counts(slots)
+        if counts is not None or (seen.counts is not None and now_s - seen.counts.at_s > _COUNTS_KEPT_S):
+            seen.counts = counts
         now_ns = time.monotonic_ns()
         looking_s = now_s - self._looking_since_s
         stage = slots[Slot.STAGE]
@@ -262,7 +283,17 @@ class Processes:
             streams=slots[Slot.STREAMS],
             completed=slots[Slot.COMPLETED],
             rss_bytes=seen.rss_bytes,
+            counts=seen.counts,
+            cpu_s=cpu_s,
         )
+
+    def _slots(self, name: str) -> memoryview | None:
+        seen = self._seen.setdefault(name, _Seen())
+        if seen.slots is None:
+            seen.slots = telemetry.attach(str(self.folders.replicas / f"{name}.tele"))
+            if name in self._caps and seen.slots is not None and telemetry.has_page(seen.slots):
+                seen.slots[Slot.CAP] = self._caps[name]
+        return seen.slots
 
     def _failure(self, name: str) -> Failure | None:
         try:
@@ -325,3 +356,12 @@ def _rss_bytes(pid: int) -> int:
             return int(file.read().split()[1]) * _PAGE_BYTES
     except (OSError, IndexError):
         return 0
+
+
+def _cpu_s(pid: int) -> float:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+    except (OSError, IndexError):
+        return 0.0

@@ -1,0 +1,5 @@
+"""What a worker answers by itself, with 503 and Retry-After: the app is not run."""
+
+STREAMS_FULL = b"as many event streams are open as may be\n"
+CAP_REACHED = b"this worker has as many requests as it may hold\n"
+NOBODY_WAITS = b"nobody waits for this any more\n"

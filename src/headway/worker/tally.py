@@ -1,0 +1,94 @@
+"""What a worker counts, class by class and route by route, and how it is published.
+
+Counting is paid for by every request, so it is plain integers of this process; once per beat they are copied to the
+file that the controller reads. Bounds are fixed: so many classes, buckets and routes, whatever paths clients think of.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+
+from .telemetry import (
+    CLASS_SLOTS,
+    CLASSES_MAX,
+    HISTOGRAM_BUCKETS,
+    PAGE,
+    PAGE_CLASSES,
+    PAGE_ROUTES,
+    PREFIX_BYTES,
+    ROUTE_SLOTS,
+    ROUTES_MAX,
+    Slot,
+)
+
+# One request in so many is looked at for its route. A prime: clients that ask for two or sixteen paths in turn would
+# otherwise show always the same one.
+SAMPLE_EVERY = 17
+
+# The edge compares paths as they were sent, the app gets them decoded: only what is the same in both is kept.
+_PLAIN = re.compile(rf"/[A-Za-z0-9._~-]{{0,{PREFIX_BYTES - 2}}}")
+_UNKNOWN_PATH = 404
+_BUCKETS_COUNTED = 64  # as many as a time in 64 bits can need, so that no request pays for a bound
+
+
+class Tally:
+    """Of one class. Event streams and WebSockets are in none: they stay for long and say nothing of speed."""
+
+    __slots__ = ("dropped", "failed", "histogram", "in_flight", "refused", "service_ns")
+
+    def __init__(self) -> None:
+        self.failed = self.service_ns = self.in_flight = self.dropped = self.refused = 0
+        self.histogram = [0] * _BUCKETS_COUNTED  # its sum is the number of completed requests
+
+
+class Tallies:
+    """All classes and the sampled routes of one worker."""
+
+    def __init__(self) -> None:
+        self.classes = tuple(Tally() for _ in range(CLASSES_MAX))
+        self._routes: dict[str, int] = {}  # where each prefix lies in the page
+        self._page = array("Q", bytes(8 * (PAGE.stop - PAGE.start)))
+
+    def sample(self, path: str, status: int, service_ns: int) -> None:
+        """Count one request for its route."""
+        if status == _UNKNOWN_PATH:
+            return  # what scanners ask for would soon fill the table
+        end = path.find("/", 1)
+        prefix = path if end < 0 else path[:end]
+        place = self._routes.get(prefix)
+        if place is None:
+            if len(self._routes) == ROUTES_MAX or not _PLAIN.fullmatch(prefix):
+                return
+            place = self._routes[prefix] = PAGE_ROUTES + len(self._routes) * ROUTE_SLOTS
+            name = prefix.encode("ascii").ljust(PREFIX_BYTES, b"\0")
+            self._page[place : place + PREFIX_BYTES // 8] = array("Q", name)
+        self._page[place + ROUTE_SLOTS - 2] += 1
+        self._page[place + ROUTE_SLOTS - 1] += service_ns
+
+    def publish(self, slots: memoryview, at_ns: int, lag_ns: int) -> None:
+        """Copy everything to the file at once; SEQ is odd meanwhile, so that nobody takes half of it for a reading."""
+        page = self._page
+        page[0], page[1] = at_ns, lag_ns
+        place = PAGE_CLASSES
+        for tally in self.classes:
+            histogram = tally.histogram[:HISTOGRAM_BUCKETS]
+            histogram[-1] += sum(tally.histogram[HISTOGRAM_BUCKETS:])
+            page[place : place + CLASS_SLOTS] = array(
+                "Q",
+                [
+                    sum(histogram),
+                    tally.failed,
+                    tally.service_ns,
+                    tally.in_flight,
+                    tally.dropped,
+                    tally.refused,
+                    0,
+                    0,
+                    *histogram,
+                ],
+            )
+            place += CLASS_SLOTS
+        slots[Slot.SEQ] += 1
+        slots[PAGE] = page
+        slots[Slot.SEQ] += 1
