@@ -67,6 +67,7 @@ class Controller:
         self.edge = Edge(folders, self.supervisor, self.machine)
         self.runtime = LocalRuntime(self.processes, self.edge, self.databases, self.store.save_replicas)
         self.loop = Loop(self.runtime, self.journal, Wanted(), self.store.load_replicas())
+        self.loop.adapted = self.store.load_overload()
         self.was_ready = any(replica.ready_once for replica in self.loop.replicas.values())
         self.failure: dict[str, str] | None = None
         self.traffic = Traffic()
@@ -179,6 +180,7 @@ class Controller:
     def _slow(self, now_s: float) -> None:
         """What needs no hundred milliseconds: traffic, certificate, logs."""
         self.traffic = self.edge.traffic(now_s)
+        self.store.save_overload(self.loop.adapted)
         try:
             if told := self.edge.refresh_certificate():
                 self.journal.write("edge", "certificate", told)
@@ -329,6 +331,7 @@ class Controller:
                 for name, held in self.databases.held.items()
             ),
             traffic=self.traffic,
+            adapted=self.loop.adapted,
             failure=self.failure if not self.was_ready else None,
         )
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from headway.control.adapting import Adapted
 from headway.model.observed import Observed
+from headway.model.overload import MAIN, class_name
 from headway.model.replica import Phase, Replica, public_state
 from headway.model.traffic import Traffic
-from headway.model.wanted import Wanted
+from headway.model.wanted import Wanted, WantedService
 
 State = Literal["starting", "ready", "degraded", "stopping"]
 
@@ -43,6 +45,7 @@ class Facts:
     logs: str
     databases: tuple[DatabaseStatus, ...] = ()
     traffic: Traffic = field(default_factory=Traffic)
+    adapted: Adapted = field(default_factory=Adapted)
     failure: Mapping[str, str] | None = None
 
 
@@ -82,6 +85,7 @@ def document(wanted: Wanted, replicas: Mapping[str, Replica], observed: Observed
             "release": service.key,
             "limit": service.limit,
             "routes": list(facts.routes.get(service.name, ())),
+            "overload": overload_of(service, observed, facts.adapted),
             "replicas": [_replica(r, observed, facts) for r in mine],
         }
     return {
@@ -124,6 +128,48 @@ def document(wanted: Wanted, replicas: Mapping[str, Replica], observed: Observed
         "logs": facts.logs,
         "failure": dict(facts.failure) if facts.failure else None,
     }
+
+
+def overload_of(service: WantedService, observed: Observed, adapted: Adapted) -> dict[str, Any] | None:
+    """How a public service holds: its classes with their limits and queues; None for others."""
+    if service.kind != "app" or not service.is_public:
+        return None
+    classes = {}
+    for cls in adapted.active(service):
+        key = (service.name, cls.number)
+        queue, edge = adapted.queues.get(key), observed.edge.queues.get(key)
+        bound = adapted.in_force.get(key)
+        classes[class_name(*key)] = {
+            "limit": sum(n for (name, c), n in adapted.limits.items() if c == cls.number and _of(name, service)),
+            "queued": edge.queued if edge else 0,
+            "queue_max": bound.queue_max if bound else None,
+            "overloaded": bool(bound and bound.overloaded),
+            "newest_first": bool(bound and bound.newest_first),
+            "refused_per_s": round(adapted.refused_per_s.get(key, 0.0), 1),
+            "capacity_per_s": round(queue.rate_per_s, 1) if queue and queue.rate_per_s else None,
+            "service_ms": round(queue.service_s * 1000, 1) if queue and queue.service_s else None,
+            "reason": _why(service, adapted, cls.number),
+        }
+    return {
+        "mode": "fixed" if not service.adapts else "adapt" if service.refuses else "observe",
+        "overloaded": service.name in adapted.pressure,
+        "slow_routes": sorted(adapted.slow.get(service.name, ())),
+        "slo_ms": round(service.slo_s * 1000) if service.slo_s else None,
+        "classes": classes,
+    }
+
+
+def _of(replica: str, service: WantedService) -> bool:
+    return replica.rpartition(".")[0] == service.name
+
+
+def _why(service: WantedService, adapted: Adapted, number: int) -> str:
+    if service.held:
+        return "held by hand"
+    if not service.adapts and number == MAIN:
+        return "declared"
+    reasons = [s.reason for (name, c), s in adapted.limiters.items() if c == number and _of(name, service)]
+    return reasons[0] if reasons else ""
 
 
 def _replica(replica: Replica, observed: Observed, facts: Facts) -> dict[str, Any]:

@@ -15,9 +15,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from headway.control.adapting import Adapted
 from headway.model.declared import System
 from headway.model.observed import Failure
+from headway.model.overload import QueueBound
 from headway.model.replica import Phase, Replica
+from headway.overload import queueing
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +48,13 @@ def in_force(overrides: Mapping[str, Override], declared: Mapping[str, int]) -> 
 
 @dataclass(slots=True)
 class Store:
-    """Reads and writes the state folder's `applied.json` and `overrides.json`, and the run folder's `replicas.json`."""
+    """Reads and writes `applied.json` and `overrides.json` in the state folder, `replicas.json` and `overload.json` in the
+    run folder."""
 
     state: Path
     run: Path
     _last_replicas: str = field(default="", repr=False)
+    _last_overload: str = field(default="", repr=False)
 
     def load_applied(self) -> Applied | None:
         """The declaration applied last; None at the first start, or when another version of Headway wrote it."""
@@ -95,6 +100,33 @@ class Store:
         if text != self._last_replicas:
             self._last_replicas = text
             _write_text(self.run / "replicas.json", text)
+
+    def load_overload(self) -> Adapted:
+        """What a controller that died had learned of overload; limits are read from the edge itself."""
+        data = _read(self.run / "overload.json")
+        try:
+            bounds = {(service, number): QueueBound(**bound) for service, number, bound, *_ in data["queues"]}
+            queues = {
+                (service, number): queueing.Queue(bounds[service, number], rate_per_s, service_s)
+                for service, number, _bound, rate_per_s, service_s in data["queues"]
+            }
+            slow = {service: frozenset(prefixes) for service, prefixes in data["slow"].items()}
+        except (KeyError, TypeError, ValueError):
+            return Adapted()
+        return Adapted(in_force=bounds, queues=queues, slow=slow)
+
+    def save_overload(self, adapted: Adapted) -> None:
+        """Store what it has learned, when it changed."""
+        queues = [
+            (service, number, asdict(bound), round(queue.rate_per_s, 1), round(queue.service_s, 4))
+            for (service, number), bound in adapted.in_force.items()
+            if (queue := adapted.queues.get((service, number)))
+        ]
+        slow = {service: sorted(prefixes) for service, prefixes in adapted.slow.items()}
+        text = json.dumps({"queues": queues, "slow": slow})
+        if text != self._last_overload:
+            self._last_overload = text
+            _write_text(self.run / "overload.json", text)
 
 
 def _read(path: Path) -> Any:

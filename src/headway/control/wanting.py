@@ -6,8 +6,10 @@ from collections.abc import Mapping
 
 from headway.errors import HeadwayError
 from headway.model.declared import ReplicaRange, Service, System
+from headway.model.hold import Hold
 from headway.model.launch import SLOTS_MIN, Launch, slots_for
-from headway.model.wanted import Wanted, WantedService
+from headway.model.overload import CRITICALITIES, FIRST_AT
+from headway.model.wanted import Wanted, WantedClass, WantedService
 from headway.process.machine import Machine
 
 THREADS = 8
@@ -17,6 +19,7 @@ ASYNC_REQUEST_BYTES = 256 * 1024
 ASYNC_LIMIT_MIN, ASYNC_LIMIT_MAX = 64, SLOTS_MIN
 REPLICA_BYTES = 48 << 20  # what an idle replica takes at the least
 REPLICAS_PER_CORE = 64
+MEMORY_SHARE = 0.7  # of the machine's memory that all replicas together may fill; the rest is the engines' and yours
 
 
 def replicas_declared(system: System, machine: Machine) -> dict[str, int]:
@@ -89,6 +92,19 @@ def launch_of(name: str, service: Service, env: Mapping[str, str], machine: Mach
     )
 
 
+def at_classes(service: Service) -> tuple[WantedClass, ...]:
+    """The routes that differ, each a class of its own; what they leave out is as for the whole service."""
+    return tuple(
+        WantedClass(
+            number=FIRST_AT + index,
+            slo_s=at.slo_s if at.slo_s is not None else service.slo_s,
+            deadline_s=at.deadline_s if at.deadline_s is not None else service.deadline_s,
+            level=CRITICALITIES.index(at.criticality or service.criticality),
+        )
+        for index, at in enumerate(service.at.values())
+    )
+
+
 def want(
     system: System,
     *,
@@ -97,8 +113,11 @@ def want(
     limits: Mapping[str, int],
     machine: Machine,
     stopping: bool = False,
+    holds: Mapping[str, Hold] | None = None,
 ) -> Wanted:
     """The whole target. `keys`: of each launch, none while it cannot be resolved; `replicas` include overrides."""
+    holds = holds or {}
+    total = max(1, sum(replicas.values()))
     services = tuple(
         WantedService(
             name=name,
@@ -114,6 +133,16 @@ def want(
             drain_timeout_s=service.drain_timeout_s,
             hang_timeout_s=service.hang_timeout_s,
             threads_patience_s=max(service.hang_timeout_s, service.deadline_s),
+            slo_s=service.slo_s,
+            deadline_s=service.deadline_s,
+            level=CRITICALITIES.index(service.criticality),
+            at=at_classes(service),
+            at_prefixes=tuple(service.at),
+            adapts=service.limit is None,
+            refuses=service.overload != "observe",
+            held=name in holds,
+            held_limit=holds[name].limit if name in holds else None,
+            memory_share_bytes=service.memory_max_bytes or int(machine.memory_bytes * MEMORY_SHARE) // total,
         )
         for name, service in system.services.items()
     )

@@ -4,8 +4,8 @@ Below the knee of its throughput curve a replica idles; above it more requests a
 until they are late, fill the memory, or lock each other out of the database. Where the knee lies nobody knows, and it
 moves with every deployment. So the limit is found by trying.
 
-The rule, in the family of adaptive concurrency limits (Netflix concurrency-limits' Gradient2, failsafe-go's limiter with
-its throughput correlation), replaces their latency baseline by the throughput itself:
+The rule, in the family of adaptive concurrency limits (Netflix concurrency-limits' Gradient2, failsafe-go's limiter
+with its throughput correlation), replaces their latency baseline by the throughput itself:
 
 - The limit swings a little around its centre. Two neighbouring measurements give the *elasticity* of the throughput,
   e = Δln X / Δln L: 1 while more requests at once carry more, 0 above the knee, negative where they get in each

@@ -106,3 +106,45 @@ def look() -> Machine:
         descriptors_max=descriptors_allowed(),
         somaxconn=_read_int(Path("/proc/sys/net/core/somaxconn")) or 4096,
     )
+
+
+def memory_now() -> tuple[int, int, float]:
+    """Total and available bytes, by the machine or by the control group that has least left; and PSI's share of stalls.
+
+    The share is of the last 10 s in which some work waited for memory; 0 where the kernel does not tell.
+    """
+    total = available = 0
+    try:
+        found = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        total, available = (int(found[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
+    except (OSError, ValueError, KeyError):
+        pass
+    stalled = _stalled_share(Path("/proc/pressure/memory"))
+    for folder in _cgroups("memory"):
+        limit = _read_int(folder / "memory.max") or _read_int(folder / "memory.limit_in_bytes")
+        used = _read_int(folder / "memory.current") or _read_int(folder / "memory.usage_in_bytes")
+        if limit is None or used is None or not 0 < limit < _NO_LIMIT:
+            continue
+        # Pages of files can be given back at any moment: they count as available.
+        left = max(0, limit - max(0, used - _file_bytes(folder)))
+        if not total or left < available:
+            total, available = limit, left
+            stalled = max(stalled, _stalled_share(folder / "memory.pressure"))
+    return total, available, stalled
+
+
+def _file_bytes(folder: Path) -> int:
+    try:
+        lines = (folder / "memory.stat").read_text().splitlines()
+    except OSError:
+        return 0
+    found = dict(line.split() for line in lines if len(line.split()) == 2)
+    return int(found.get("inactive_file", found.get("total_inactive_file", 0)))
+
+
+def _stalled_share(path: Path) -> float:
+    try:
+        line = next(line for line in path.read_text().splitlines() if line.startswith("some"))
+        return float(line.split("avg10=")[1].split()[0]) / 100
+    except (OSError, StopIteration, IndexError, ValueError):
+        return 0.0
