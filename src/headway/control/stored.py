@@ -48,8 +48,7 @@ def in_force(overrides: Mapping[str, Override], declared: Mapping[str, int]) -> 
 
 @dataclass(slots=True)
 class Store:
-    """Reads and writes `applied.json` and `overrides.json` in the state folder, `replicas.json` and `overload.json` in the
-    run folder."""
+    """Reads and writes `applied.json` and `overrides.json` in the state folder, the rest in the run folder."""
 
     state: Path
     run: Path

@@ -5,8 +5,8 @@ It!"; the Google SRE book, chapter 22). A short one turns the same overload into
 
 - While requests wait now and then, the queue takes what the SLO leaves after the service time: a burst is carried.
 - When they wait all the time, a *standing* queue, waiting buys nothing: arrivals replace whoever leaves. Then it
-  shrinks to a few milliseconds of work. This is CoDel's distinction (Nichols and Jacobson, ACM Queue 2012), and Facebook's use
-  of it for requests (Maurer, "Fail at Scale", ACM Queue 2015).
+  shrinks to a few milliseconds of work. This is CoDel's distinction (Nichols and Jacobson, ACM Queue 2012), and
+  Facebook's use of it for requests (Maurer, "Fail at Scale", ACM Queue 2015).
 - Newest first (Maurer's adaptive LIFO) where those at the front have waited too long to be worth serving: what was let
   in before the bound was known, or before the app turned slower. Within a bound that keeps its promise, in order.
 
