@@ -1,0 +1,252 @@
+"""The layer around an ASGI app, called without a server: what it counts, refuses, drops and passes on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headway.model.overload import Counts
+from headway.runtimes.local.counts import read_counts
+from headway.worker import telemetry
+from headway.worker.asgi import Layer
+from headway.worker.tally import SAMPLE_EVERY
+from headway.worker.telemetry import Slot
+
+Message = dict[str, Any]
+LATER_MS = int(time.time() * 1000) + 3_600_000
+START = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]}
+
+
+async def ok(scope: Message, receive: Any, send: Any) -> None:
+    await send(START)
+    await send({"type": "http.response.body", "body": scope["path"].encode()})
+
+
+class Place:
+    """A layer on counters of its own; requests are asked one by one."""
+
+    def __init__(self, folder: Path, app: Any = ok, streams_max: int = 2) -> None:
+        self.slots = telemetry.create(str(folder / "web.1.tele"))
+        self.layer = Layer(app, self.slots, body_max_bytes=10, streams_max=streams_max, failed=pytest.fail)
+        self.scopes: list[Message] = []
+
+    def beat(self) -> Counts:
+        """What the loop does every 100 ms, now."""
+        loop = asyncio.get_running_loop()
+        self.layer._beat(loop)
+        counts = read_counts(self.slots)
+        assert counts is not None
+        return counts
+
+    async def ask(self, origin: bytes | None = None, path: str = "/", body: bytes = b"") -> list[Message]:
+        sent: list[Message] = []
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": body}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        headers = [(b"host", b"x")] + ([(b"x-headway-from", origin)] if origin is not None else [])
+        method = "POST" if body else "GET"
+        scope = {"type": "http", "method": method, "path": path, "scheme": "http", "client": None, "headers": headers}
+        self.scopes.append(scope)
+        await self.layer(scope, receive, send)
+        return sent
+
+
+def origin(number: int = 0, flag: str = "-", due_ms: object = LATER_MS) -> bytes:
+    return f"https 10.0.0.7 51234 {flag} {number} {due_ms}".encode()
+
+
+def status(sent: list[Message]) -> int:
+    found: int = sent[0]["status"]
+    return found
+
+
+def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 20))
+
+
+def test_the_header_is_taken_out_and_says_who_asks(tmp_path: Path) -> None:
+    async def test() -> None:
+        place = Place(tmp_path)
+        for value in (origin(), origin(), b"https 10.0.0.7 51234", b"https 10.0.0.7 51234 stream"):
+            assert status(await place.ask(value)) == 200
+            assert place.scopes[-1]["client"] == ("10.0.0.7", 51234)
+            assert place.scopes[-1]["scheme"] == "https"
+            assert place.scopes[-1]["headers"] == [(b"host", b"x")]
+
+    run(test)
+
+
+@pytest.mark.parametrize("value", [b"", b"x", b"http a", b"http a b - 0 1", b"http a 1 - 99 1", b"\xff\xfe 1 2 3 4 5"])
+def test_a_header_that_cannot_be_read_is_as_if_absent(tmp_path: Path, value: bytes) -> None:
+    async def test() -> None:
+        place = Place(tmp_path)
+        place.beat()
+        for _ in range(2):
+            assert status(await place.ask(value)) == 200
+            assert place.scopes[-1]["client"] is None
+            assert place.scopes[-1]["headers"] == [(b"host", b"x")]
+        assert place.beat().classes[0].completed == 2
+
+    run(test)
+
+
+def test_classes_count_apart(tmp_path: Path) -> None:
+    async def app(scope: Message, receive: Any, send: Any) -> None:
+        if scope["path"] == "/raise":
+            raise ValueError("of the app")
+        if scope["path"] == "/slow":
+            await asyncio.sleep(0.03)
+        await send({**START, "status": int(scope["path"][1:]) if scope["path"][1:].isdecimal() else 200})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def test() -> None:
+        place = Place(tmp_path, app)
+        await place.ask(None, "/200")
+        await place.ask(origin(0), "/404")
+        await place.ask(origin(2), "/slow")
+        await place.ask(origin(2), "/503")
+        with pytest.raises(ValueError, match="of the app"):
+            await place.ask(origin(7), "/raise")
+        counts = place.beat()
+        assert [(one.completed, one.failed) for one in counts.classes] == [
+            (2, 0), (0, 0), (1, 1), (0, 0), (0, 0), (0, 0), (0, 0), (0, 1)
+        ]  # fmt: skip
+        slow = counts.classes[2]
+        assert 0.03 <= slow.service_s < 5
+        bucket = slow.histogram.index(1)
+        assert 2 ** (bucket - 1) * 1.024e-6 <= slow.service_s < 2**bucket * 1.024e-6
+        assert place.slots[Slot.COMPLETED] == 5
+        assert place.slots[Slot.FAILED] == 1
+        assert all(one.in_flight == 0 for one in counts.classes)
+
+    run(test)
+
+
+def test_a_body_that_grows_too_large_is_answered_by_413_and_counted(tmp_path: Path) -> None:
+    async def app(scope: Message, receive: Any, send: Any) -> None:
+        await receive()
+        raise AssertionError("never reached")
+
+    async def test() -> None:
+        place = Place(tmp_path, app)
+        assert status(await place.ask(origin(1), body=b"more than ten bytes")) == 413
+        counts = place.beat().classes[1]
+        assert (counts.completed, counts.failed, counts.in_flight) == (1, 0, 0)
+
+    run(test)
+
+
+def test_the_cap_holds_over_all_classes_and_without_streams(tmp_path: Path) -> None:
+    go = asyncio.Event()
+
+    async def app(scope: Message, receive: Any, send: Any) -> None:
+        await go.wait()
+        await ok(scope, receive, send)
+
+    async def test() -> None:
+        place = Place(tmp_path, app)
+        place.slots[Slot.CAP] = 2
+        place.beat()
+        held = [asyncio.create_task(place.ask(origin(0, "stream"))) for _ in range(2)]
+        held += [asyncio.create_task(place.ask(origin(number))) for number in (0, 1)]
+        await asyncio.sleep(0)
+        counts = place.beat()
+        assert [one.in_flight for one in counts.classes[:2]] == [1, 1]
+        assert (place.slots[Slot.IN_FLIGHT], place.slots[Slot.STREAMS]) == (4, 2)
+        refused = await place.ask(origin(1))
+        assert status(refused) == 503
+        assert (b"retry-after", b"1") in refused[0]["headers"]
+        assert status(await place.ask(origin(0, "stream"))) == 503  # by the bound on streams
+        place.slots[Slot.CAP] = 0
+        place.beat()
+        held.append(asyncio.create_task(place.ask(origin(1))))
+        await asyncio.sleep(0)
+        go.set()
+        assert [status(sent) for sent in await asyncio.gather(*held)] == [200] * 5
+        counts = place.beat()
+        assert [(one.completed, one.refused, one.in_flight) for one in counts.classes[:2]] == [(1, 0, 0), (2, 1, 0)]
+        assert (place.slots[Slot.IN_FLIGHT], place.slots[Slot.STREAMS], place.slots[Slot.COMPLETED]) == (0, 0, 5)
+
+    run(test)
+
+
+def test_what_nobody_waits_for_is_not_run(tmp_path: Path) -> None:
+    async def test() -> None:
+        place = Place(tmp_path)
+        place.beat()
+        past_ms = int(time.time() * 1000) - 1
+        for flag in ("-", "stream"):
+            dropped = await place.ask(origin(3, flag, past_ms))
+            assert status(dropped) == 503
+            assert (b"retry-after", b"1") in dropped[0]["headers"]
+            assert dropped[1]["body"] == b"nobody waits for this any more\n"
+        for due in (LATER_MS, "-", "", "soon", "9" * 5000):
+            assert status(await place.ask(origin(3, due_ms=due))) == 200
+        counts = place.beat().classes[3]
+        assert (counts.dropped, counts.completed, counts.failed) == (2, 5, 0)
+
+    run(test)
+
+
+def test_a_wall_clock_that_was_set_drops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        place = Place(tmp_path)
+        place.beat()
+        true_ns, step_ns = time.time_ns, 0
+        monkeypatch.setattr(time, "time_ns", lambda: true_ns() + step_ns)
+        step_ns = -3_600_000_000_000
+        stamped = origin(due_ms=time.time_ns() // 1_000_000 + 1000)  # by the new clock, before the beat has seen it
+        assert status(await place.ask(stamped)) == 200
+        step_ns = 3_600_000_000_000
+        place.beat()
+        waiting = origin(due_ms=true_ns() // 1_000_000 + 1000)  # from before the step
+        assert status(await place.ask(waiting)) == 200
+
+    run(test)
+
+
+def test_one_request_in_so_many_is_sampled_for_its_route(tmp_path: Path) -> None:
+    async def app(scope: Message, receive: Any, send: Any) -> None:
+        scope["path"] = "/rewritten"
+        await ok(scope, receive, send)
+
+    async def test() -> None:
+        place = Place(tmp_path, app)
+        for turn in range(SAMPLE_EVERY * 40):
+            await place.ask(origin(), "/even/7" if turn % 2 else "/odd")
+        routes = {route.prefix: route.samples for route in place.beat().routes}
+        assert routes == {"/even": 20, "/odd": 20}
+
+    run(test)
+
+
+def test_a_late_beat_is_told(tmp_path: Path) -> None:
+    async def test() -> None:
+        place = Place(tmp_path)
+        place.beat()
+        time.sleep(0.25)  # the loop is blocked
+        assert 0.14 < place.beat().lag_s < 5
+        assert place.beat().lag_s == 0
+
+    run(test)
+
+
+def test_an_apps_own_transfer_encoding_is_left_out(tmp_path: Path) -> None:
+    async def app(scope: Message, receive: Any, send: Any) -> None:
+        await send({**START, "headers": [(b"Transfer-Encoding", b"chunked"), (b"a", b"b")]})
+
+    async def test() -> None:
+        place = Place(tmp_path, app)
+        for flag in ("-", "stream"):
+            assert (await place.ask(origin(flag=flag)))[0]["headers"] == [(b"a", b"b")]
+
+    run(test)
