@@ -142,10 +142,12 @@ class Tally:
         served, refused, lags = sorted(self.served_s), sorted(self.refused_s), sorted(self.send_lag_s)
         lag_ms = _ms(percentile(lags, 0.99)) or 0.0
         sent_late = len(lags) - bisect_right(lags, SEND_LAG_MAX_MS / 1000)
+        # A generator that took longer to send than it was to: its answers came in that longer time, not in the plan's.
+        goodput_s = effort.sent_s if effort.asked_s and effort.sent_s > 1.05 * effort.asked_s else duration_s
         own_faults = {reason: self.failures[reason] for reason in OWN_FAULTS if self.failures[reason]}
         return LoadResult(
             offered=self.offered,
-            goodput_per_s=round(self.counts["ok"] / duration_s, 2) if duration_s > 0 else 0.0,
+            goodput_per_s=round(self.counts["ok"] / goodput_s, 2) if goodput_s > 0 else 0.0,
             ok=self.counts["ok"],
             late=self.counts["late"],
             refused=self.counts["refused"],

@@ -178,6 +178,17 @@ def test_a_rate_that_was_not_made_is_told() -> None:
     assert view(sent_s=20).made_per_s == 50.0
 
 
+def test_goodput_is_of_the_time_that_sending_took() -> None:
+    def goodput(sent_s: float) -> float:
+        tally = Tally(None, 0)
+        for _ in range(30):
+            tally.offer(0.0)
+            tally.answered(0.0, 0.1, 200)
+        return tally.result(duration_s=3.0, effort=Effort(3.0, sent_s, 0, 0)).goodput_per_s
+
+    assert (goodput(2.9), goodput(3.1), goodput(6.0)) == (10.0, 10.0, 5.0)
+
+
 def test_a_burst_keeps_a_core_busy_and_takes_its_time_by_nature() -> None:
     def burst(lag_ms: float) -> Generator:
         return judged(Effort(0, 1, 1, 0, burst_deadline_s=10), 1000, {}, 900, lag_ms)
