@@ -219,6 +219,27 @@ def load(state: str | None, as_json: bool, **options: Any) -> None:
 
 
 @cli.command()
+@click.argument("target", required=False, metavar="[FOLDER|FILE|MODULE:APP]")
+@click.option("--path", metavar="/x", help="What to ask for. Default: the shortest public route.")
+@click.option("--slo", metavar="MS", help="An answer that is whole later than this is late. Default: the declared one.")
+@click.option("--quick", is_flag=True, help="Half a minute instead of two: shorter, and so less certain.")
+@click.option("--bare", is_flag=True, help="The same on uvicorn or gunicorn alone, beside it.")
+@click.option("--sizes", metavar="N,N", help="Cores to give the workers, like 0.5,1,2. Default: 1, 2, 4, … to all.")
+@click.option("--url", metavar="URL", help="Drill what runs there already, instead of starting the system.")
+@click.option("--yes", is_flag=True, help="Load databases that are not its own; with --url, kill a replica.")
+@click.option("--report", metavar="FILE", help="Write an HTML page with plots.")
+@click.option("--env", "overlay", metavar="NAME", help="Lay headway.NAME.toml over the declaration.")
+@_STATE
+@_JSON
+def drill(state: str | None, as_json: bool, **options: Any) -> None:
+    """Start the system beside what runs, give it too much, and say what it does then."""
+    from headway.cli.drill import Options
+    from headway.cli.drill import drill as go
+
+    go(Options(**options), lambda: _system(state), as_json=as_json)
+
+
+@cli.command()
 @_STATE
 @_JSON
 def doctor(state: str | None, as_json: bool) -> None:
