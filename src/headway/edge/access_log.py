@@ -15,7 +15,8 @@ _GOLDEN = 0.6180339887498949
 @dataclass(frozen=True, slots=True)
 class LoggedRequest:
     """One answered request. `ttfb_ms`: from the complete request to the answer's head, as its client saw it; None when
-    there was no answer. `service` and `replica` are None when the edge answered by itself."""
+    there was no answer. `service` and `replica` are None when the edge answered by itself. The log names the class of a
+    request, "web.slow"; here all classes of a service are the service."""
 
     time_s: float
     status: int
@@ -53,7 +54,7 @@ def parse_line(line: bytes | str) -> LoggedRequest | None:
             ttfb_ms=ttfb_ms if ttfb_ms >= 0 else None,
             total_ms=float(entry["total_ms"]),
             queue_ms=queue_ms if queue_ms >= 0 else None,
-            service=None if service.startswith("headway.") else service,
+            service=None if service.startswith("headway.") else service.partition(".")[0],
             replica=None if replica.startswith("<") else replica,
         )
     except (ValueError, KeyError, TypeError):

@@ -1,15 +1,20 @@
-"""What HAProxy says about itself, as typed nouns. Pure: reads the text of `show stat` and `show info`.
+"""What HAProxy says about itself, as typed nouns. Pure: reads the text of `show stat`, `show table` and `show info`.
 
 Columns are found by the names in the first line, so that another 2.x, which has more of them, is read as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from operator import itemgetter
 from typing import Literal
+
+from headway.edge.queues import REFUSED
+from headway.model.overload import EdgeQueue, class_name, class_of
 
 Admin = Literal["ready", "drain", "maint"]
 Operational = Literal["up", "down"]
@@ -17,9 +22,13 @@ Operational = Literal["up", "down"]
 
 @dataclass(frozen=True, slots=True)
 class EdgeServerState:
-    """One replica as HAProxy sees it now. Counters grow from HAProxy's start, or from when the replica was added."""
+    """One replica in one class as HAProxy sees it now.
+
+    Counters grow from HAProxy's start, or from when the replica was added.
+    """
 
     service: str
+    number: int  # of the class
     name: str
     admin: Admin
     operational: Operational
@@ -36,15 +45,18 @@ class EdgeServerState:
 
 
 @dataclass(frozen=True, slots=True)
-class EdgeServiceState:
-    """One service over all its replicas; `queued` waits for any of them."""
+class EdgeClassState:
+    """One class of a service over all its replicas; `queued` waits for any of them and is part of `in_flight`."""
 
     service: str
+    number: int  # of the class
     up: bool
     in_flight: int
     queued: int
     requests: int
     answers_5xx: int
+    refused: int = 0  # by the rules of its queue; where nothing is refused: what would have been
+    clients: int = 0  # addresses seen in the last seconds, while it is overloaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +77,24 @@ class EdgeObserved:
     """Everything one poll tells."""
 
     totals: EdgeTotals
-    services: tuple[EdgeServiceState, ...]
-    replicas: tuple[EdgeServerState, ...]
+    classes: tuple[EdgeClassState, ...]
+    replicas: tuple[EdgeServerState, ...]  # once for each class that has it
+
+    def queues(self) -> dict[tuple[str, int], EdgeQueue]:
+        """By service and class; in flight is what the replicas have, without what waits for them."""
+        in_flight: Counter[tuple[str, int]] = Counter()
+        for state in self.replicas:
+            in_flight[state.service, state.number] += state.in_flight
+        return {
+            (cls.service, cls.number): EdgeQueue(
+                queued=cls.queued,
+                in_flight=in_flight[cls.service, cls.number],
+                requests=cls.requests,
+                refused=cls.refused,
+                clients=cls.clients,
+            )
+            for cls in self.classes
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +124,18 @@ def _columns(header: str) -> Callable[[Sequence[str]], tuple[str, ...]]:
 
 
 def read_stat(text: str) -> EdgeObserved:
-    """The answer of `show stat -1 7 -1`. ValueError when it is none."""
+    """The answer of `show stat -1 7 -1`, and of `show table` where that follows. ValueError when it is none."""
     lines = text.strip().split("\n")
     if not lines[0].startswith("# pxname,"):
         raise ValueError(f"not an answer to `show stat`: {lines[0][:80]!r}")
     pick = _columns(lines[0])
     frontends: list[Sequence[str]] = []
-    services: list[EdgeServiceState] = []
+    found: list[EdgeClassState] = []
     replicas: list[EdgeServerState] = []
-    for line in lines[1:]:
+    for at, line in enumerate(lines[1:], start=1):
+        if not line:
+            found = _with_tables(found, lines[at:])
+            break
         row = pick(line.split(","))
         proxy, name, status = row[0], row[1], row[2]
         if name == "FRONTEND":
@@ -112,9 +143,8 @@ def read_stat(text: str) -> EdgeObserved:
         elif proxy.startswith("headway."):
             continue
         elif name == "BACKEND":
-            services.append(
-                EdgeServiceState(proxy, status.startswith("UP"), *(_number(row[at]) for at in (3, 4, 6, 8)))
-            )
+            counts = (_number(row[column]) for column in (3, 4, 6, 8))
+            found.append(EdgeClassState(*class_of(proxy), status.startswith("UP"), *counts))
         else:
             replicas.append(_replica(row))
     totals = EdgeTotals(
@@ -123,18 +153,41 @@ def read_stat(text: str) -> EdgeObserved:
         requests_per_s=sum(_number(row[16]) for row in frontends),
         denied=sum(_number(row[13]) for row in frontends),
         malformed=sum(_number(row[14]) for row in frontends),
-        queued=sum(service.queued for service in services),
+        queued=sum(cls.queued for cls in found),
         answers_5xx=sum(_number(row[8]) for row in frontends),
     )
-    return EdgeObserved(totals, tuple(services), tuple(replicas))
+    return EdgeObserved(totals, tuple(found), tuple(replicas))
+
+
+_TABLE = re.compile(r"# table: (\S+), type: \w+, size:\d+, used:(\d+)")
+_REFUSED = re.compile(r"\bkey=(\S+) .*\bhttp_req_cnt=(\d+)")
+
+
+def _with_tables(found: Iterable[EdgeClassState], lines: Iterable[str]) -> list[EdgeClassState]:
+    """What `show table; show table headway.refused` adds: how many clients a class has, and what it refused."""
+    clients: dict[str, int] = {}
+    refused: dict[str, int] = {}
+    table = ""
+    for line in lines:
+        if head := _TABLE.match(line):
+            table, clients[head[1]] = head[1], int(head[2])
+        elif table == REFUSED and (entry := _REFUSED.search(line)):
+            refused[entry[1]] = int(entry[2])
+    told = []
+    for cls in found:
+        name = class_name(cls.service, cls.number)
+        told.append(replace(cls, refused=refused.get(name, 0), clients=clients.get(name, 0)))
+    return told
 
 
 def _replica(row: Sequence[str]) -> EdgeServerState:
     status = row[2]
     admin: Admin = "maint" if "MAINT" in status else "drain" if "DRAIN" in status else "ready"
     down = admin == "maint" or status.startswith("DOWN")
+    service, number = class_of(row[0])
     return EdgeServerState(
-        service=row[0],
+        service=service,
+        number=number,
         name=row[1],
         admin=admin,
         operational="down" if down else "up",

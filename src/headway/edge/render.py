@@ -6,25 +6,18 @@ changed through the run-time API as well, and the file is rewritten, so that a r
 
 from __future__ import annotations
 
+from headway.edge.backend import BUFFER_BYTES, class_lines
+from headway.edge.provenance import forwarded_lines
+from headway.edge.queues import STICK_COUNTERS, classes, tables, variable_lines
 from headway.edge.routes import route_lines
-from headway.edge.servers import CHECK_TIMEOUT_MS, draining_file, server_line
 from headway.edge.words import comment, milliseconds, word
-from headway.model.edge import EdgePlan, EdgeService, Listener
+from headway.model.edge import EdgePlan, Listener
+from headway.model.overload import class_name
 
 # Names with a dot cannot collide with a service.
 PUBLIC = "headway.public"
 REDIRECT = "headway.redirect"
 UNROUTED = "headway.unrouted"
-
-ALIVE_PATH = "/-headway/alive"
-
-# A request whose method is idempotent can be repeated after a lost connection only while HAProxy keeps a copy of it,
-# and a copy costs a whole buffer (16 KiB). So this many in flight are protected at once, for 4 MiB a service; a burst
-# of 10,000 slow requests would cost 160 MiB otherwise.
-_COPIES_MAX = 256
-
-_BUFFER_BYTES = 16384
-_BUFFERED_BODY_BYTES = 8192
 
 
 def render(plan: EdgePlan) -> str:
@@ -33,7 +26,12 @@ def render(plan: EdgePlan) -> str:
     if any(listener.redirect_to_port is None for listener in plan.listeners):
         sections.append(_public(plan))
     sections.extend(_redirect(plan, listener) for listener in plan.listeners if listener.redirect_to_port is not None)
-    sections.extend(_backend(plan, service) for service in plan.services)
+    for service in plan.services:
+        sections += [
+            _section(f"backend {word(class_name(service.name, cls.number))}", class_lines(plan, service, cls))
+            for cls in classes(service)
+        ]
+    sections += [_section(f"backend {name}", lines) for name, lines in tables()]
     sections.append(_unrouted())
     return "\n".join(sections)
 
@@ -65,11 +63,19 @@ def _global(plan: EdgePlan) -> str:
         "# A replaced process may finish what it has, streams included, but not for ever.",
         f"hard-stop-after {milliseconds(plan.replaced_max_s)}",
         "",
-        f"tune.bufsize {_BUFFER_BYTES}",
+        f"tune.bufsize {BUFFER_BYTES}",
         "tune.http.logurilen 256",
         "tune.idle-pool.shared on",
         "spread-checks 5",
+        f"tune.stick-counters {STICK_COUNTERS}",
     ]
+    if plan.services:
+        lines += [
+            "",
+            "# What each queue may hold, and in which order. Headway sets these while it runs, through the socket, and",
+            "# writes the last ones here, where a HAProxy that is started again begins.",
+            *variable_lines(plan.services),
+        ]
     if plan.certificate is not None:
         lines += ["", "ssl-default-bind-options ssl-min-ver TLSv1.2"]
     return _section("global", lines)
@@ -136,15 +142,10 @@ def _public(plan: EdgePlan) -> str:
         "http-request deny status 400 default-errorfiles if { req.ver 1.0 } { req.hdr(transfer-encoding) -m found }",
         "",
         "# Headers that only Headway, or a proxy that is trusted, may set.",
-        *_provenance(plan),
+        *forwarded_lines(plan),
         *_client_rate(plan),
         "",
-        "# Who asks, for the worker alone, which finds it in the last header: SCHEME ADDRESS PORT and what stays open.",
-        f'http-request add-header X-Headway-From "{_public_scheme(plan)} %[src] %[src_port]"',
-        f'http-request set-header X-Headway-From "{_public_scheme(plan)} %[src] %[src_port] stream" '
-        "if { req.hdr(accept) -m sub text/event-stream }",
-        "",
-        *route_lines(plan.services, UNROUTED),
+        *route_lines(plan.services, UNROUTED, plan.run_folder),
     ]
     return _section(f"frontend {PUBLIC}", lines)
 
@@ -199,54 +200,6 @@ def _log_line(values: dict[str, str]) -> str:
         "id": f'"{values["id"]}"',
     }
     return "{" + ",".join(f'"{name}":{value}' for name, value in fields.items()) + "}"
-
-
-def _provenance(plan: EdgePlan) -> list[str]:
-    """Forwarded headers: believed from trusted networks, written anew otherwise; and the client's resolved address."""
-    foreign = ["baggage", "forwarded", "x-real-ip", "x-forwarded- -m beg"]
-    unless = " unless trusted" if plan.trusted else ""
-    lines = ["http-request del-header x-headway- -m beg"]
-    lines += [f"http-request del-header {name}{unless}" for name in foreign]
-    if not plan.trusted:
-        return [
-            *lines,
-            "http-request add-header X-Forwarded-For %[src]",
-            f"http-request add-header X-Forwarded-Proto {_scheme(plan)}",
-            "http-request add-header X-Forwarded-Host %[req.hdr(host)]",
-            f"http-request add-header X-Forwarded-Port {_port(plan)}",
-        ]
-    for name, value in (("Proto", _scheme(plan)), ("Host", "%[req.hdr(host)]"), ("Port", _port(plan))):
-        header = f"X-Forwarded-{name}"
-        known = "-i http https" if name == "Proto" else "-m found"
-        lines.append(f"http-request set-header {header} {value} unless {{ req.hdr({header}) {known} }}")
-    return [
-        *lines,
-        "# The chain of addresses grows by the one that reached us; the client is the last that is no trusted proxy.",
-        "acl chain req.fhdr(x-forwarded-for) -m found",
-        'http-request set-var-fmt(req.chain) "%[req.fhdr(x-forwarded-for)], %[src]" if chain',
-        "http-request set-var(req.chain) src unless chain",
-        "http-request set-header X-Forwarded-For %[var(req.chain)]",
-        *(f"http-request set-src hdr_ip(x-forwarded-for,-{hop}) if trusted" for hop in range(2, 5)),
-    ]
-
-
-def _scheme(plan: EdgePlan) -> str:
-    kinds = {listener.tls for listener in plan.listeners if listener.redirect_to_port is None}
-    if kinds == {True, False}:
-        return "%[ssl_fc,iif(https,http)]"
-    return "https" if True in kinds else "http"
-
-
-def _public_scheme(plan: EdgePlan) -> str:
-    """The scheme the client used: behind a trusted proxy it is the proxy's word."""
-    return "%[req.hdr(x-forwarded-proto),lower]" if plan.trusted else _scheme(plan)
-
-
-def _port(plan: EdgePlan) -> str:
-    ports = {listener.address.rpartition(":")[2] for listener in plan.listeners if listener.redirect_to_port is None}
-    if len(ports) == 1 and not plan.proxy_protocol:
-        return word(ports.pop())
-    return "%[dst_port]"
 
 
 def _client_rate(plan: EdgePlan) -> list[str]:
@@ -310,61 +263,6 @@ def _redirect(plan: EdgePlan, listener: Listener) -> str:
         f"http-request redirect code 308 location {target}",
     ]
     return _section(f"frontend {REDIRECT}.{listener.fd}", lines)
-
-
-def _backend(plan: EdgePlan, service: EdgeService) -> str:
-    deadline = milliseconds(service.deadline_s)
-    several = f"proc.several_{service.name}"
-    lines = [
-        "balance leastconn",
-        "",
-        "# Nobody waits longer than the deadline: not in the queue, and not for an answer that says nothing for so",
-        "# long. An event stream may be silent for longer, and so may a WebSocket (a tunnel).",
-        f"timeout queue {deadline}",
-        f"timeout server {deadline}",
-        f"http-request set-timeout server {milliseconds(service.silence_max_s)} "
-        "if { req.hdr(accept) -m sub text/event-stream }",
-        "",
-        "http-request deny status 413 default-errorfiles "
-        f"if {{ req.hdr_val(content-length) gt {service.body_max_bytes} }}",
-        "# A small body is awaited here, so that a slow sender occupies no replica.",
-        f"http-request wait-for-body time {milliseconds(plan.header_timeout_s)} "
-        f"if {{ req.hdr_val(content-length) 1:{_BUFFERED_BODY_BYTES} }}",
-        "",
-        "# A request whose replica broke off without a word is repeated on another one, if its method says that this",
-        "# is harmless. A service that never had two replicas has nowhere to repeat it and keeps no copy.",
-        "option redispatch 1",
-        "retries 3",
-        "retry-on conn-failure empty-response junk-response",
-        f"http-request set-var({several}) bool(true) if !{{ var({several}) -m found }} {{ nbsrv gt 1 }}",
-        f"http-request disable-l7-retry unless {{ method GET HEAD OPTIONS TRACE }} {{ var({several}) -m found }}",
-        f"# Each copy kept for repeating costs {_BUFFER_BYTES // 1024} KiB; in flight beyond {_COPIES_MAX} go without.",
-        f"http-request set-var(req.queued) queue if {{ be_conn gt {_COPIES_MAX} }}",
-        f"http-request disable-l7-retry if {{ be_conn gt {_COPIES_MAX} }}"
-        f" {{ be_conn,sub(req.queued) gt {_COPIES_MAX} }}",
-        "",
-        "http-reuse always",
-        "# Answered by the worker's native server: a busy app stays, a dead or stopped one goes.",
-        "option httpchk",
-        f"http-check send meth GET uri {ALIVE_PATH} ver HTTP/1.1 hdr Host localhost",
-        "http-check expect status 200",
-        f"timeout check {CHECK_TIMEOUT_MS}ms",
-    ]
-    if service.sticky:
-        cookie = word(f"headway-{service.name}")
-        secure = " secure" if plan.certificate is not None else ""
-        lines += [
-            "",
-            "# A client stays with its replica while that lives and is not about to go.",
-            f'cookie {cookie} insert indirect nocache httponly{secure} attr "SameSite=Lax"',
-            f"acl leaves req.cook({cookie}) -m str -f {word(draining_file(plan.run_folder))}",
-            f"http-request replace-header Cookie ^(.*?)(?:;\\s*)?{cookie}=[^;]*(.*)$ \\1\\2 if leaves",
-        ]
-    lines.append("")
-    for replica in service.replicas:
-        disabled = "" if replica.enabled else " disabled"
-        lines.append(f"server {word(replica.name)} {server_line(replica, sticky=service.sticky)}{disabled}")
-    return _section(f"backend {word(service.name)}", lines)
 
 
 def _unrouted() -> str:

@@ -91,3 +91,4 @@ class EdgeQueue:
     in_flight: int = 0
     requests: int = 0
     refused: int = 0  # by the queue's bound or fairness, 503; in observe mode: what would have been
+    clients: int = 0  # addresses of the last seconds, counted while `QueueBound.overloaded`; no counter

@@ -13,8 +13,9 @@ import pytest
 
 from headway.edge.haproxy import find_haproxy, validate
 from headway.edge.render import render
-from headway.edge.servers import draining_file
-from headway.model.edge import EdgePlan, EdgeReplica, EdgeService, Listener
+from headway.edge.servers import draining_file, learned_file
+from headway.model.edge import EdgeClass, EdgePlan, EdgeReplica, EdgeService, Listener
+from headway.model.overload import SLOW, QueueBound
 
 HERE = Path(__file__).parent
 
@@ -41,6 +42,12 @@ TLS = (
     Listener("[::]:443", 8, tls=True),
     Listener("0.0.0.0:80", 9, redirect_to_port=443),
 )
+OVERLOADED = QueueBound(40, overloaded=True, newest_first=True, floor_per_s=5, client_per_s=12)
+CLASSES = (
+    EdgeClass(SLOW, (), replicas("web", 2), 30.0, bound=QueueBound(8)),
+    EdgeClass(2, ("/reports",), replicas("web", 2), 60.0, level=2),
+    EdgeClass(3, ("/api/checkout",), replicas("web", 2), 5.0, level=0),
+)
 
 PLANS = {
     "minimal": MINIMAL,
@@ -51,6 +58,13 @@ PLANS = {
     "client_rate_slow": replace(MINIMAL, client_rate_per_s=0.5),
     "sticky": replace(MINIMAL, services=(replace(WEB, sticky=True, replicas=replicas("web", 2)),)),
     "scaled": replace(MINIMAL, services=(replace(WEB, replicas=replicas("web", 4, disabled=2)),), threads=4),
+    "classes": replace(
+        MINIMAL, services=(replace(WEB, replicas=replicas("web", 2), bound=OVERLOADED, classes=CLASSES), API)
+    ),
+    "classes_sticky": replace(
+        MINIMAL, services=(replace(WEB, name="my-web", sticky=True, level=3, classes=CLASSES[:1]),), access_log=False
+    ),
+    "observe": replace(MINIMAL, services=(replace(WEB, refuses=False),)),
 }
 
 
@@ -72,6 +86,8 @@ def test_is_valid_for_haproxy(name: str, tmp_path: Path) -> None:
         trustme.CA().issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(certificate))
         plan = replace(plan, certificate=str(certificate))
     Path(draining_file(str(tmp_path))).touch()
+    for service in plan.services:
+        Path(learned_file(str(tmp_path), service.name)).touch()
     config = tmp_path / "haproxy.cfg"
     config.write_text(render(plan))
     validate(find_haproxy().path, str(config))

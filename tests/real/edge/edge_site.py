@@ -21,7 +21,7 @@ from headway.edge.errors import EdgeUnreachable
 from headway.edge.haproxy import argv, find_haproxy, validate
 from headway.edge.render import render
 from headway.edge.runtime_api import RuntimeApi
-from headway.edge.servers import draining_file
+from headway.edge.servers import draining_file, learned_file
 from headway.model.edge import EdgePlan, EdgeReplica, EdgeService, Listener
 
 
@@ -139,6 +139,8 @@ class Site:
         """Start HAProxy on the plan, or replace the one that runs, and wait until it answers."""
         Path(self.config).write_text(render(plan))
         Path(draining_file(str(self.folder))).touch()
+        for service in plan.services:
+            Path(learned_file(str(self.folder), service.name)).touch()
         validate(self.binary, self.config)
         return self.spawn(replaces_pid)
 

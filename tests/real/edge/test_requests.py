@@ -105,7 +105,10 @@ def test_strips_what_only_headway_or_a_trusted_proxy_may_say(site: Site) -> None
     assert got["x-request-id"] != "forged"
     assert not {"baggage", "forwarded", "x-real-ip", "x-forwarded-prefix", "x_forwarded_for"} & got.keys()
     assert [name for name in got if name.startswith("x-headway-")] == ["x-headway-from"]
-    assert re.fullmatch(r"http 127\.0\.0\.1 \d+", got["x-headway-from"])
+    asked = re.fullmatch(r"http 127\.0\.0\.1 \d+ - 0 (\d+)", got["x-headway-from"])
+    assert asked
+    assert 0 < int(asked[1]) / 1000 - time.time() <= 10.0  # the deadline of this service
+    assert list(got)[-1] == "x-headway-from"
 
 
 def test_gives_every_request_an_id_and_a_trace(site: Site) -> None:

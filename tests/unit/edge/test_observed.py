@@ -38,7 +38,7 @@ def test_reads_totals_services_and_replicas() -> None:
     totals = observed.totals
     assert (totals.connections, totals.requests, totals.requests_per_s, totals.denied) == (5, 90, 7, 2)
     assert (totals.malformed, totals.queued, totals.answers_5xx) == (1, 9, 3)
-    (web,) = observed.services
+    (web,) = observed.classes
     assert (web.service, web.up, web.in_flight, web.queued, web.requests, web.answers_5xx) == ("web", True, 4, 9, 70, 2)
     (replica,) = observed.replicas
     assert (replica.service, replica.name, replica.admin, replica.operational) == ("web", "web.1", "ready", "up")

@@ -40,11 +40,11 @@ def test_hosts_come_before_prefixes_and_long_before_short() -> None:
 
 
 def test_a_plain_slash_takes_what_nobody_else_has() -> None:
-    assert route_lines((service("web", "/"),), "nobody") == ["default_backend web"]
-    assert route_lines((service("api", "/api"),), "nobody")[-1] == "default_backend nobody"
-    assert route_lines((), "nobody") == ["default_backend nobody"]
+    assert route_lines((service("web", "/"),), "nobody", "/run") == ["default_backend web"]
+    assert route_lines((service("api", "/api"),), "nobody", "/run")[-1] == "default_backend nobody"
+    assert route_lines((), "nobody", "/run") == ["default_backend nobody"]
 
 
 def test_a_host_that_is_named_twice_is_asked_for_once() -> None:
-    lines = route_lines((service("a", "h.example/a"), service("b", "h.example/b")), "nobody")
+    lines = route_lines((service("a", "h.example/a"), service("b", "h.example/b")), "nobody", "/run")
     assert len([line for line in lines if "host_only" in line]) == 1

@@ -19,12 +19,14 @@ from headway.edge.errors import EdgeRefused, EdgeUnreachable
 from headway.edge.haproxy import argv, find_haproxy, validate
 from headway.edge.observed import EdgeServerState, EdgeTotals
 from headway.edge.render import render
+from headway.edge.routes import learned_key
 from headway.edge.runtime_api import RuntimeApi
-from headway.edge.servers import draining_file
+from headway.edge.servers import draining_file, learned_file
 from headway.errors import HeadwayError, MachineError
 from headway.model.declared import System
 from headway.model.edge import EdgePlan, EdgeReplica
 from headway.model.observed import EdgeObserved, EdgeServer
+from headway.model.overload import MAIN, SLOW, QueueBound, class_name
 from headway.model.replica import Phase, Replica
 from headway.model.traffic import Traffic
 from headway.model.wanted import Wanted
@@ -34,7 +36,8 @@ from headway.process.machine import Machine
 from headway.process.reachable import reachable
 from headway.process.spec import ProcessSpec, ProcessState
 from headway.process.supervisor_client import SupervisorClient
-from headway.runtimes.local.edge_plan import addresses, edge_plan, edge_replicas, urls
+from headway.runtimes.local.edge_plan import UNBOUND, addresses, class_numbers, edge_plan, edge_replicas, urls
+from headway.runtimes.local.edge_told import LEARNED_MAX, Told
 from headway.runtimes.local.meter import Meter
 
 _ANSWER_S = 0.25  # a live HAProxy answers in well under a millisecond
@@ -58,7 +61,8 @@ class Edge:
         self._meter = Meter(folders.logs / ACCESS_LOG)
         self._system: System | None = None
         self._wanted = Wanted()
-        self._limits: dict[str, int] = {}
+        self._told = Told()
+        self._plan_stored: EdgePlan | None = None
         self._text = ""
         self._shape = ""
         self._certificate_seen: tuple[float, ...] = ()
@@ -86,9 +90,9 @@ class Edge:
                 self._supervisor.listen(address)
                 if address not in before:
                     opened.append(address)
-            self._expect(wanted, replicas)
+            self._expect(system, wanted, replicas)
             plan = self._plan(system, wanted, replicas, socket)
-            self._check(render(plan), certificate)
+            self._check(plan, certificate)
         except HeadwayError:
             for address in opened:
                 self._supervisor.unlisten(address)
@@ -98,6 +102,8 @@ class Edge:
         shape = self._shape_of(plan)
         must_reload = running and shape != self._shape
         self._system, self._wanted, self.urls, self._shape = system, wanted, urls(system), shape
+        self._told.keep(system.services)
+        self._write_learned(plan)
         self._store(plan)
         if must_reload:
             self._supervisor.spawn(self._spec(), replaces=True)
@@ -110,7 +116,12 @@ class Edge:
 
     def adopt(self, system: System) -> None:
         """A HAProxy that runs already serves this declaration: remember so, without touching it."""
-        self._shape = self._read_shape()
+        self._shape = _text_of(self._folders.run / "edge.shape")
+        self._told.recall(
+            _text_of(self._config),
+            system.services,
+            lambda name: _text_of(Path(learned_file(str(self._folders.edge), name))),
+        )
         self.urls = urls(system)
 
     def _load_certificate(self, system: System) -> str | None:
@@ -179,12 +190,15 @@ class Edge:
 
     # -- the file ---------------------------------------------------------------------------------------------------
 
-    def _expect(self, wanted: Wanted, replicas: Mapping[str, Replica]) -> None:
+    def _expect(self, system: System, wanted: Wanted, replicas: Mapping[str, Replica]) -> None:
         """Replicas that serve before the edge knows their service are in its file from the first moment."""
         for name, replica in replicas.items():
-            service = wanted.service(replica.service)
-            if replica.phase is Phase.READY and service is not None and service.is_public:
-                self._limits.setdefault(name, service.limit)
+            service, declared = wanted.service(replica.service), system.services.get(replica.service)
+            if replica.phase is not Phase.READY or service is None or declared is None or not service.is_public:
+                continue
+            for number in (MAIN, *class_numbers(declared)):
+                if number != SLOW or self._told.learned.get(replica.service):
+                    self._told.limits.setdefault((name, number), service.limit)
 
     def _plan(self, system: System, wanted: Wanted, replicas: Mapping[str, Replica], socket: SocketOf) -> EdgePlan:
         return edge_plan(
@@ -193,19 +207,27 @@ class Edge:
             machine=self._machine,
             certificate=str(self._certificate) if system.edge.tls else None,
             at_replicas=sum(service.limit * service.replicas for service in wanted.services if service.is_public),
-            replicas={name: edge_replicas(replicas, name, self._limits, socket) for name in system.services},
+            replicas={
+                (name, number): edge_replicas(replicas, name, self._told.limits_of(number), socket)
+                for name, service in system.services.items()
+                for number in (MAIN, *class_numbers(service))
+            },
+            bounds=self._told.bounds,
+            learned=self._told.learned,
         )
 
     def _shape_of(self, plan: EdgePlan) -> str:
-        """The part of the file that only a reload can change: all of it without replicas and what follows from them."""
-        bare = tuple(replace(service, replicas=()) for service in plan.services)
+        """The part of the file that only a reload can change: without replicas, bounds and what follows from them."""
+        bare = tuple(
+            replace(
+                service,
+                replicas=(),
+                bound=UNBOUND,
+                classes=tuple(replace(cls, replicas=(), bound=UNBOUND) for cls in service.classes),
+            )
+            for service in plan.services
+        )
         return render(replace(plan, services=bare, connections_max=1))
-
-    def _read_shape(self) -> str:
-        try:
-            return (self._folders.run / "edge.shape").read_text()
-        except OSError:
-            return ""
 
     def store(self, replicas: Mapping[str, Replica], wanted: Wanted, socket: SocketOf) -> None:
         """Rewrite the file for the replicas of now."""
@@ -213,6 +235,7 @@ class Edge:
             self._store(self._plan(self._system, wanted, replicas, socket))
 
     def _store(self, plan: EdgePlan) -> None:
+        self._plan_stored = plan
         text = render(plan)
         if text != self._text:
             self._write(self._config, text)
@@ -220,16 +243,23 @@ class Edge:
             (self._folders.run / "edge.shape").write_text(self._shape)
             self._text = text
 
-    def _check(self, text: str, certificate: str | None) -> None:
+    def _write_learned(self, plan: EdgePlan) -> None:
+        for service in plan.services:
+            path = learned_file(str(self._folders.edge), service.name)
+            self._write(Path(path), self._told.learned_text(service.name))
+
+    def _check(self, plan: EdgePlan, certificate: str | None) -> None:
         """Let HAProxy itself judge a new file, beside the one in force."""
+        text = render(plan)
         trial = self._folders.edge / "trial.cfg"
         trial_certificate = self._folders.edge / "trial.pem"
         if certificate is not None:
             self._write(trial_certificate, certificate)
             text = text.replace(str(self._certificate), str(trial_certificate))
-        draining = Path(draining_file(str(self._folders.edge)))
-        if not draining.exists():
-            self._write(draining, "")
+        folder = str(self._folders.edge)
+        for path in (draining_file(folder), *(learned_file(folder, service.name) for service in plan.services)):
+            if not Path(path).exists():
+                self._write(Path(path), "")
         self._write(trial, text)
         try:
             validate(find_haproxy().path, str(trial))
@@ -266,35 +296,79 @@ class Edge:
                 answered=self._answered_pid == pid,
             )
         self._unreachable_since_s, self._answered_pid, self._totals = None, pid, seen.totals
-        return EdgeObserved(pid=pid, reachable=True, servers={state.name: _server(state) for state in seen.replicas})
+        return EdgeObserved(
+            pid=pid,
+            reachable=True,
+            servers={state.name: _server(state) for state in seen.replicas if state.number == MAIN},
+            classes={(state.name, state.number): _server(state) for state in seen.replicas if state.number != MAIN},
+            queues=seen.queues(),
+            clients=max((cls.clients for cls in seen.classes), default=0),
+            learned=dict(self._told.learned),
+        )
 
-    def admit(self, service: str, name: str, address: str, limit: int) -> str:
-        """Add a replica, or set one that is known ready again."""
-        self._limits[name] = limit
+    def admit(self, service: str, name: str, address: str, limit: int, number: int = MAIN) -> str:
+        """Add a replica to a class, or set one that is known there ready again."""
+        self._told.limits[name, number] = limit
+        return _told(lambda: self._admit(service, number, EdgeReplica(name, address, limit, enabled=True)))
+
+    def _admit(self, service: str, number: int, replica: EdgeReplica) -> None:
+        backend = class_name(service, number)
         declared = self._system.services.get(service) if self._system else None
-        sticky = bool(declared and declared.sticky)
-
-        def do() -> None:
-            if any(state.name == name for state in self._api.replicas(service)):
-                self._api.set_limit(service, name, limit)
-                self._api.enable(service, name)
-            else:
-                self._api.add(service, EdgeReplica(name, address, limit, enabled=True), sticky=sticky)
-
-        return _told(do)
+        if any(state.name == replica.name for state in self._api.replicas(backend)):
+            self._api.set_limit(backend, replica.name, replica.limit)
+            self._api.enable(backend, replica.name)
+        else:
+            self._api.add(backend, replica, sticky=bool(declared and declared.sticky))
 
     def drain(self, service: str, name: str) -> str:
-        """Send it nothing new."""
-        return _told(lambda: self._api.drain(service, name))
+        """Send it nothing new, of no class."""
+        return _told(lambda: self._api.drain(service, name, self._classes(service)))
 
     def suspend(self, service: str, name: str) -> str:
         """Take it out at once."""
-        return _told(lambda: self._api.maint(service, name))
+        return _told(lambda: self._api.maint(service, name, self._classes(service)))
 
-    def limit(self, service: str, name: str, limit: int) -> str:
-        """Set how many requests it may have at once."""
-        self._limits[name] = limit
-        return _told(lambda: self._api.set_limit(service, name, limit))
+    def limit(self, service: str, name: str, limit: int, number: int = MAIN) -> str:
+        """Set how many requests of a class it may have at once."""
+        self._told.limits[name, number] = limit
+        return _told(lambda: self._api.set_limit(class_name(service, number), name, limit))
+
+    def bound(self, service: str, number: int, bound: QueueBound) -> str:
+        """Set what is done with the queue of a class."""
+        self._told.bounds[service, number] = bound
+        return _told(lambda: self._api.bound(service, number, bound))
+
+    def assign(self, service: str, prefix: str, number: int) -> str:
+        """Let requests below `prefix` queue as slow ones, or (MAIN) with all others again."""
+        key, keys = learned_key(prefix), self._told.learned.get(service, ())
+        if number == SLOW and key not in keys and len(keys) >= LEARNED_MAX:
+            return f"{service} has {LEARNED_MAX} slow routes already"
+        others = tuple(known for known in keys if known != key)
+
+        def do() -> None:
+            if number == SLOW:
+                self._open_slow(service)
+                self._api.assign(service, prefix)
+            else:
+                self._api.unassign(service, prefix)
+            self._told.learned[service] = (*others, key) if number == SLOW else others
+            path = Path(learned_file(str(self._folders.edge), service))
+            self._write(path, self._told.learned_text(service))
+
+        return _told(do)
+
+    def _open_slow(self, service: str) -> None:
+        """The class of slow routes gets its replicas before its first route: nobody is sent where nobody answers."""
+        stored = self._plan_stored.services if self._plan_stored else ()
+        there = {state.name for state in self._api.replicas(class_name(service, SLOW))}
+        for replica in (replica for known in stored if known.name == service for replica in known.replicas):
+            if replica.enabled and replica.name not in there:
+                limit = self._told.limits.setdefault((replica.name, SLOW), replica.limit)
+                self._admit(service, SLOW, replace(replica, limit=limit))
+
+    def _classes(self, service: str) -> tuple[str, ...]:
+        declared = self._system.services.get(service) if self._system else None
+        return tuple(class_name(service, number) for number in class_numbers(declared)) if declared else ()
 
     def remove(self, service: str, name: str) -> str:
         """Forget it; "busy" while its last connections close."""
@@ -302,11 +376,11 @@ class Edge:
 
         def do() -> None:
             nonlocal answer
-            answer = self._api.remove(service, name)
+            answer = self._api.remove(service, name, self._classes(service))
 
         error = _told(do)
         if not error and answer != "busy":
-            self._limits.pop(name, None)
+            self._told.forget(name)
         return error or ("busy" if answer == "busy" else "")
 
     def keep_appending(self) -> None:
@@ -330,6 +404,13 @@ def _told(do: Callable[[], None]) -> str:
     except HeadwayError as error:
         return error.message
     return ""
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 def _changed_at(paths: list[Path]) -> tuple[float, ...]:

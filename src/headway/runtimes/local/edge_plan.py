@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from headway.model.bind import parse_bind
-from headway.model.declared import System
-from headway.model.edge import EdgePlan, EdgeReplica, EdgeService, Listener
+from headway.model.declared import Service, System
+from headway.model.edge import QUEUE_MAX_UNKNOWN, EdgeClass, EdgePlan, EdgeReplica, EdgeService, Listener
+from headway.model.overload import CRITICALITIES, FIRST_AT, MAIN, SLOW, Criticality, QueueBound
 from headway.model.replica import Phase, Replica, stays_in_edge
 from headway.process.machine import Machine
 from headway.process.spec import FIRST_LISTENER_FD
@@ -14,6 +15,7 @@ from headway.process.spec import FIRST_LISTENER_FD
 RESERVE = 512  # descriptors of the edge that are neither a client's nor a replica's
 CONNECTIONS_MIN, CONNECTIONS_MAX = 1000, 50_000
 AT_REPLICAS_MAX = 8192
+UNBOUND = QueueBound(QUEUE_MAX_UNKNOWN)
 REPLICAS_PER_THREAD = 4  # cores: one thread of HAProxy feeds several replicas' worth of requests
 
 
@@ -69,6 +71,11 @@ def edge_replicas(
     )
 
 
+def class_numbers(service: Service) -> tuple[int, ...]:
+    """The classes of a public service beside the main one: the slow routes, and each declared under `at`."""
+    return (SLOW, *(FIRST_AT + index for index in range(len(service.at))))
+
+
 def edge_plan(
     system: System,
     *,
@@ -76,9 +83,14 @@ def edge_plan(
     machine: Machine,
     certificate: str | None,
     at_replicas: int,
-    replicas: Mapping[str, Sequence[EdgeReplica]],
+    replicas: Mapping[tuple[str, int], Sequence[EdgeReplica]],
+    bounds: Mapping[tuple[str, int], QueueBound],
+    learned: Mapping[str, tuple[str, ...]],
 ) -> EdgePlan:
-    """The whole plan. `at_replicas` is how many requests replicas may hold together, a descriptor each."""
+    """The whole plan. `at_replicas` is how many requests replicas may hold together, a descriptor each.
+
+    Replicas and bounds come by service and class.
+    """
     edge = system.edge
     free = machine.descriptors_max - min(at_replicas, AT_REPLICAS_MAX) - RESERVE
     return EdgePlan(
@@ -89,10 +101,24 @@ def edge_plan(
             EdgeService(
                 name=name,
                 routes=service.routes,
-                replicas=tuple(replicas.get(name, ())),
+                replicas=tuple(replicas.get((name, MAIN), ())),
                 deadline_s=service.deadline_s,
                 body_max_bytes=service.body_max_bytes,
                 sticky=service.sticky,
+                level=CRITICALITIES.index(service.criticality),
+                bound=bounds.get((name, MAIN), UNBOUND),
+                classes=tuple(
+                    EdgeClass(
+                        number=number,
+                        prefixes=prefixes,
+                        replicas=tuple(replicas.get((name, number), ())),
+                        deadline_s=deadline_s,
+                        level=CRITICALITIES.index(criticality),
+                        bound=bounds.get((name, number), UNBOUND),
+                    )
+                    for number, prefixes, deadline_s, criticality in _classes(service, learned.get(name, ()))
+                ),
+                refuses=service.overload != "observe",
             )
             for name, service in system.services.items()
             if service.routes
@@ -108,3 +134,11 @@ def edge_plan(
         idle_timeout_s=edge.idle_timeout_s,
         threads=max(1, int(machine.cores) // REPLICAS_PER_THREAD),
     )
+
+
+def _classes(service: Service, learned: tuple[str, ...]) -> Iterator[tuple[int, tuple[str, ...], float, Criticality]]:
+    """Number, prefixes, deadline and criticality of each class beside the main one."""
+    yield SLOW, learned, service.deadline_s, service.criticality
+    for number, (prefix, at) in enumerate(service.at.items(), start=FIRST_AT):
+        deadline_s = at.deadline_s if at.deadline_s is not None else service.deadline_s
+        yield number, (prefix,), deadline_s, at.criticality or service.criticality

@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping
 from headway.model.action import (
     Action,
     AdmitReplica,
+    AssignRoute,
+    BoundQueue,
+    CapReplica,
     DrainReplica,
     EndReplica,
     ForgetReplica,
@@ -18,15 +21,19 @@ from headway.model.action import (
     SuspendReplica,
     Tell,
 )
-from headway.model.observed import EdgeObserved, Observed
+from headway.model.observed import EdgeObserved, MemoryObserved, Observed
 from headway.model.replica import Phase, Replica
 from headway.model.wanted import Wanted
+from headway.process.machine import memory_now
 from headway.runtimes.local.databases import Databases
 from headway.runtimes.local.edge import Edge
 from headway.runtimes.local.processes import STOP_PATIENCE_S, Processes
 
-# While every replica is ready nothing about the edge is urgent, and asking it is the dearest part of a tick at rest.
+# While every replica is ready and no request is under way, nothing about the edge is urgent, and asking it is the
+# dearest part of a tick at rest.
 _QUIET_S = 0.35
+_BUSY_SHARE = 0.5  # of a replica's places taken: memory is looked at more often
+_MEMORY_EVERY_S, _MEMORY_EVERY_BUSY_S = 2.0, 0.2
 
 
 class LocalRuntime:
@@ -45,6 +52,8 @@ class LocalRuntime:
         self._save = save
         self._edge = EdgeObserved()
         self._edge_at_s = 0.0
+        self._memory = MemoryObserved()
+        self._memory_at_s = 0.0
 
     def now_s(self) -> float:
         """The machine's monotonic clock: it goes on over a restart of the controller."""
@@ -53,9 +62,11 @@ class LocalRuntime:
     def observe(self, replicas: Mapping[str, Replica]) -> Observed:
         """One tick's facts."""
         self.processes.refresh()
+        edge = self._observe_edge(replicas)
         return Observed(
             replicas=self.processes.observe(replicas),
-            edge=self._observe_edge(replicas),
+            edge=edge,
+            memory=self._observe_memory(edge),
             ready_databases=self.databases.ready,
             can_start=self.processes.can_start,
         )
@@ -68,12 +79,19 @@ class LocalRuntime:
             self._edge.reachable
             and self._edge.pid == pid
             and now_s - self._edge_at_s < _QUIET_S
+            and not any(queue.in_flight or queue.queued for queue in self._edge.queues.values())
             and all(replica.phase is Phase.READY and name in self._edge.servers for name, replica in replicas.items())
         )
         if not quiet:
             self._edge = self.edge.observe(pid) if pid is not None else EdgeObserved()
             self._edge_at_s = now_s
         return self._edge
+
+    def _observe_memory(self, edge: EdgeObserved) -> MemoryObserved:
+        now_s = time.monotonic()
+        if now_s - self._memory_at_s >= (_MEMORY_EVERY_BUSY_S if _is_busy(edge) else _MEMORY_EVERY_S):
+            self._memory, self._memory_at_s = MemoryObserved(*memory_now()), now_s
+        return self._memory
 
     def act(self, action: Action, replicas: Mapping[str, Replica], wanted: Wanted) -> str:
         """Carry one action out; the text of an error when it failed."""
@@ -90,7 +108,7 @@ class LocalRuntime:
                 return self.processes.forget(action.replica)
             case AdmitReplica():
                 return self.edge.admit(
-                    action.service, action.replica, self.processes.socket(action.replica), action.limit
+                    action.service, action.replica, self.processes.socket(action.replica), action.limit, action.number
                 )
             case DrainReplica():
                 return self.edge.drain(action.service, action.replica)
@@ -99,7 +117,13 @@ class LocalRuntime:
             case RemoveReplica():
                 return self.edge.remove(action.service, action.replica)
             case LimitReplica():
-                return self.edge.limit(action.service, action.replica, action.limit)
+                return self.edge.limit(action.service, action.replica, action.limit, action.number)
+            case CapReplica():
+                return self.processes.cap(action.replica, action.cap)
+            case BoundQueue():
+                return self.edge.bound(action.service, action.number, action.bound)
+            case AssignRoute():
+                return self.edge.assign(action.service, action.prefix, action.number)
             case ReplaceEdge():
                 return self.edge.replace()
             case Tell():
@@ -109,3 +133,11 @@ class LocalRuntime:
         """Store what a restart of the edge or of the controller needs."""
         self._save(replicas)
         self.edge.store(replicas, wanted, self.processes.socket)
+
+
+def _is_busy(edge: EdgeObserved) -> bool:
+    """Whether requests wait, or may in a moment."""
+    servers = (*edge.servers.values(), *edge.classes.values())
+    return any(queue.queued for queue in edge.queues.values()) or any(
+        server.sessions >= _BUSY_SHARE * server.limit for server in servers
+    )

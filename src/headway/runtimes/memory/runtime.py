@@ -19,6 +19,7 @@ from headway.model.action import (
     SuspendReplica,
 )
 from headway.model.observed import Observed
+from headway.model.overload import MAIN
 from headway.model.replica import Replica, stays_in_edge
 from headway.model.wanted import Wanted
 from headway.runtimes.memory.edge import Edge
@@ -159,6 +160,8 @@ class MemoryRuntime:
                 return processes.end(name, how, self._now_s)
             case ForgetReplica(name):
                 processes.forget(name)
+            case AdmitReplica() | LimitReplica() if action.number != MAIN:
+                pass  # one class is all that this edge has
             case AdmitReplica(name, service, limit):
                 return edge.admit(name, service, limit)
             case DrainReplica(name):
