@@ -26,6 +26,8 @@ BURST_TIMES, AFTER_TIMES, DEATH_TIMES = 10.0, 0.7, 0.5
 # At the capacity of the size itself: above it an app that breaks would show how it breaks, not what it carries.
 SIZE_REPEATS = 3
 _CALM_S = 20.0
+# A queue that may fill for the length of the SLO carries SLO / duration more than lasts: an eighth at the most.
+_SETTLE_SLOS, _SETTLE_MAX_S = 8.0, 10.0
 _START_MIN_PER_S, _START_MAX_PER_S = 2.0, 100.0
 
 
@@ -147,11 +149,15 @@ async def _capacity(loads: Loads, pace: Pace, start_per_s: float, say: Say) -> C
     history: list[Tried] = []
     while (step := next_try(history, start_per_s)) is not None:
         await loads.calm(_CALM_S)
-        lasting_s = pace.settle_s if step.settling else pace.try_s
+        lasting_s = _settle_s(loads, pace) if step.settling else pace.try_s
         tried = await loads.attempt(step.rate_per_s, lasting_s, settling=step.settling)
         history.append(tried)
         say(f"{'settling at' if step.settling else 'trying'} {tried.rate_per_s:,.0f}/s: {tried.share:.0%} in time")
     return capacity(history)
+
+
+def _settle_s(loads: Loads, pace: Pace) -> float:
+    return max(pace.settle_s, min(_SETTLE_MAX_S, _SETTLE_SLOS * loads.slo_s))
 
 
 async def _calm(loads: Loads, notes: list[str], name: str) -> None:
@@ -208,7 +214,7 @@ async def _size(loads: Loads, pace: Pace, size: float, count: int, start: float,
     samples, limited = [], best.is_lower_bound
     for _ in range(SIZE_REPEATS if best.per_s > 0 else 0):
         await loads.calm(_CALM_S)
-        tried = await loads.attempt(best.per_s, pace.settle_s, settling=True)
+        tried = await loads.attempt(best.per_s, _settle_s(loads, pace), settling=True)
         samples.append(max(tried.goodput_per_s, 0.0))
         limited = limited or tried.limited
     return Size(size, count, tuple(round(x, 2) for x in samples if x > 0), limited)

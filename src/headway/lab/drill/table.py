@@ -98,11 +98,11 @@ def _replicas(count: int) -> str:
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Cells under each other, to the right; a row that is shorter ends in a sentence, which widens no column."""
-    full = [row for row in rows if len(row) == len(rows[0])]
-    widths = [max(len(row[column]) for row in full) for column in range(len(rows[0]))]
+    count = len(rows[0])
+    cells = [row if len(row) == count else row[:-1] for row in rows]
+    widths = [max(len(row[column]) for row in cells if column < len(row)) for column in range(count)]
     lines = []
-    for row in rows:
-        count = len(row) if len(row) == len(rows[0]) else len(row) - 1
-        cells = [row[column].rjust(widths[column]) for column in range(count)]
-        lines.append("  " + "  ".join([*cells, *row[count:]]).rstrip())
+    for row, columns in zip(rows, cells, strict=True):
+        parts = [text.rjust(width) for text, width in zip(columns, widths, strict=False)]
+        lines.append("  " + "  ".join([*parts, *row[len(columns) :]]).rstrip())
     return lines
