@@ -46,7 +46,7 @@ class EdgeServerState:
 
 @dataclass(frozen=True, slots=True)
 class EdgeClassState:
-    """One class of a service over all its replicas; `queued` waits for any of them and is part of `in_flight`."""
+    """One class of a service over all its replicas; `in_flight` has those in it that are `queued`, for any or for one of them."""
 
     service: str
     number: int  # of the class
@@ -147,6 +147,11 @@ def read_stat(text: str) -> EdgeObserved:
             found.append(EdgeClassState(*class_of(proxy), status.startswith("UP"), *counts))
         else:
             replicas.append(_replica(row))
+    # Who sticks to a replica waits for it, and is not counted where others wait for any.
+    stuck: Counter[tuple[str, int]] = Counter()
+    for state in replicas:
+        stuck[state.service, state.number] += state.queued
+    found = [replace(cls, queued=cls.queued + stuck[cls.service, cls.number]) for cls in found]
     totals = EdgeTotals(
         connections=sum(_number(row[3]) for row in frontends),
         requests=sum(_number(row[15]) for row in frontends),

@@ -80,6 +80,10 @@ class Site:
         port = listening.getsockname()[1]
         return Listener(f"127.0.0.1:{port}", listening.fileno(), tls=tls, redirect_to_port=redirect_to_port)
 
+    def again(self) -> Listener:
+        """The listener that is open already, for a HAProxy that takes the place of another."""
+        return Listener(f"127.0.0.1:{self.port}", self.sockets[0].fileno())
+
     def replica(self, name: str, *, limit: int = 100, enabled: bool = True) -> EdgeReplica:
         """A replica whose process runs and accepts connections."""
         path = self.folder / f"{name}.sock"
@@ -185,6 +189,10 @@ class Site:
             except (TimeoutError, ConnectionResetError):
                 pass
             return received
+
+    def release(self) -> None:
+        """Let replicas answer what they hold."""
+        Path(f"{self.record}.release").touch()
 
     def recorded(self) -> list[dict[str, Any]]:
         """Every request that reached a replica, in order."""

@@ -4,6 +4,7 @@ usage: python origin.py SOCKET NAME RECORD_FILE
 
 What it answers depends on the path:
     /slow/MS            after MS milliseconds
+    /hold/…             as soon as the file RECORD_FILE.release exists
     /break/MS           nothing: the connection is closed after MS milliseconds
     /stream/GAP_MS      two events, GAP_MS milliseconds apart (no Content-Length)
     /upgrade            101, then echoes bytes
@@ -36,9 +37,10 @@ async def read_body(reader: asyncio.StreamReader, headers: list[tuple[str, str]]
 
 
 class Origin:
-    def __init__(self, name: str, record: int) -> None:
+    def __init__(self, name: str, record: int, release: str) -> None:
         self.name = name
         self.record = record
+        self.release = release
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
@@ -65,6 +67,8 @@ class Origin:
             return False
         if kind == "slow":
             await asyncio.sleep(amount / 1000)
+        while kind == "hold" and not os.path.exists(self.release):
+            await asyncio.sleep(0.005)
         if kind == "upgrade":
             writer.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n")
             while data := await reader.read(4096):
@@ -90,7 +94,7 @@ async def main(path: str, name: str, record_file: str) -> None:
     record = os.open(record_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
-    server = await asyncio.start_unix_server(Origin(name, record).serve, path, backlog=4096)
+    server = await asyncio.start_unix_server(Origin(name, record, f"{record_file}.release").serve, path, backlog=4096)
     async with server:
         await server.serve_forever()
 

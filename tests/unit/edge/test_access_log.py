@@ -54,6 +54,13 @@ def test_names_no_replica_that_was_none() -> None:
     assert (request.service, request.replica, request.time_s) == (None, None, 1_700_000_000.123)
 
 
+def test_all_classes_of_a_service_are_the_service() -> None:
+    for written in ("my-web", "my-web.slow", "my-web.at3"):
+        request = parse_line(line(service=written))
+        assert request is not None
+        assert request.service == "my-web"
+
+
 def test_follows_a_file_through_truncation_and_replacement(tmp_path: Path) -> None:
     path = tmp_path / "access.log"
     tail = Tail(str(path))

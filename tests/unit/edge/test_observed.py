@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from headway.edge.observed import read_info, read_stat
+from headway.model.overload import EdgeQueue
 
 # fmt: off
 NAMES = (
@@ -37,9 +38,10 @@ def test_reads_totals_services_and_replicas() -> None:
     )
     totals = observed.totals
     assert (totals.connections, totals.requests, totals.requests_per_s, totals.denied) == (5, 90, 7, 2)
-    assert (totals.malformed, totals.queued, totals.answers_5xx) == (1, 9, 3)
+    assert (totals.malformed, totals.queued, totals.answers_5xx) == (1, 10, 3)
     (web,) = observed.classes
-    assert (web.service, web.up, web.in_flight, web.queued, web.requests, web.answers_5xx) == ("web", True, 4, 9, 70, 2)
+    assert (web.service, web.number, web.up, web.in_flight, web.requests, web.answers_5xx) == ("web", 0, True, 4, 70, 2)
+    assert web.queued == 10  # nine wait for any replica, one for its own
     (replica,) = observed.replicas
     assert (replica.service, replica.name, replica.admin, replica.operational) == ("web", "web.1", "ready", "up")
     assert (replica.in_flight, replica.queued, replica.limit, replica.requests) == (4, 1, 8, 50)
@@ -80,3 +82,34 @@ def test_reads_the_process() -> None:
     process = read_info(text)
     assert (process.pid, process.version, process.uptime_s) == (77, "2.8.25", 12)
     assert (process.connections_max, process.connections, process.stopping) == (100, 3, True)
+
+
+def test_reads_what_each_class_refused_and_who_its_clients_are() -> None:
+    text = table(
+        server(status="UP", scur=2),
+        {"pxname": "web", "svname": "BACKEND", "status": "UP", "scur": 3, "qcur": 1, "stot": 70},
+        server(pxname="my-api.slow", svname="my-api.1", status="UP", scur=5, qcur=2),
+        server(pxname="my-api.slow", svname="my-api.2", status="UP", scur=1),
+        {"pxname": "my-api.slow", "svname": "BACKEND", "status": "UP", "scur": 9, "qcur": 1, "stot": 20},
+        {"pxname": "headway.refused", "svname": "BACKEND", "status": "UP", "qcur": 0},
+    )
+    text += """
+# table: headway.refused, type: string, size:1024, used:1
+# table: my-api.slow, type: ipv6, size:102400, used:12
+# table: web, type: ipv6, size:102400, used:0
+
+# table: headway.refused, type: string, size:1024, used:1
+0x1a494af8: key=my-api.slow use=0 exp=0 shard=0 http_req_cnt=4
+
+"""
+    observed = read_stat(text)
+    assert [(state.service, state.number, state.name) for state in observed.replicas] == [
+        ("web", 0, "web.1"),
+        ("my-api", 1, "my-api.1"),
+        ("my-api", 1, "my-api.2"),
+    ]
+    assert observed.queues() == {
+        ("web", 0): EdgeQueue(queued=1, in_flight=2, requests=70),
+        ("my-api", 1): EdgeQueue(queued=3, in_flight=6, requests=20, refused=4, clients=12),
+    }
+    assert observed.totals.queued == 4

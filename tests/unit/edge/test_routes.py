@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from headway.edge.routes import Route, ordered_routes, parse_route, route_lines
+from headway.edge.routes import Route, learned_key, ordered_routes, parse_route, route_lines
 from headway.model.edge import EdgeService
 
 
@@ -48,3 +48,17 @@ def test_a_plain_slash_takes_what_nobody_else_has() -> None:
 def test_a_host_that_is_named_twice_is_asked_for_once() -> None:
     lines = route_lines((service("a", "h.example/a"), service("b", "h.example/b")), "nobody", "/run")
     assert len([line for line in lines if "host_only" in line]) == 1
+
+
+@pytest.mark.parametrize(
+    ("prefix", "key"),
+    [
+        ("/reports", "/reports/"),
+        ("/reports/", "/reports/"),
+        ("/", "//"),
+        ("/a b;c\n", "/a%20b%3Bc%0A/"),
+        ("/ä", "/%C3%A4/"),
+    ],
+)
+def test_a_learned_prefix_is_one_harmless_word(prefix: str, key: str) -> None:
+    assert learned_key(prefix) == key

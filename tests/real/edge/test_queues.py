@@ -1,0 +1,191 @@
+"""What waits at the edge, in which order, and what is refused at once: bounds, criticality, fairness."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from edge_site import Site, until
+from queue_clients import Clients
+
+from headway.model.edge import EdgeClass
+from headway.model.overload import MAIN, SLOW, QueueBound
+
+LONG_S = 60.0
+
+
+@pytest.mark.parametrize(
+    ("level", "queue_max", "may_wait"),
+    [(0, 4, 8), (1, 4, 4), (2, 4, 3), (3, 4, 2), (0, 1, 2), (1, 1, 1), (2, 1, 1), (3, 1, 1), (1, 0, 1), (3, 0, 1)],
+)
+def test_a_queue_at_its_bound_refuses_at_once_and_by_level(level: int, queue_max: int, may_wait: int) -> None:
+    with Site() as site:
+        web = site.service(limit=1, level=level, deadline_s=LONG_S, bound=QueueBound(queue_max))
+        site.start(site.plan(web))
+        with Clients(site) as clients:
+            asked = clients.occupy()
+            asked += [clients.wait(f"{number}") for number in range(may_wait)]
+            refused = clients.ask("/hold/too-many")
+            assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+            assert refused.headers["content-type"] == "text/plain"
+            assert clients.queue.refused == 1
+            site.release()
+            assert [answer.result().status for answer in asked] == [200] * (may_wait + 1)
+            assert clients.ask("/after").status == 200
+            assert clients.queue.refused == 1
+
+
+def test_a_bound_of_zero_lets_requests_through_while_places_are_free() -> None:
+    with Site() as site:
+        site.start(site.plan(site.service(count=2, limit=2, deadline_s=LONG_S, bound=QueueBound(0))))
+        with Clients(site) as clients:
+            for taken in range(1, 5):
+                clients.begin(f"/hold/{taken}")
+                until(lambda taken=taken: clients.queue.in_flight == taken, f"{taken} are in flight")
+            assert clients.queue.refused == 0
+
+
+def test_a_bound_is_set_at_run_time_for_one_class_alone() -> None:
+    with Site() as site:
+        web = site.service(limit=1, deadline_s=LONG_S)
+        at = EdgeClass(2, ("/hold/at",), web.replicas, LONG_S)
+        site.start(site.plan(replace(web, classes=(EdgeClass(SLOW, (), (), LONG_S), at))))
+        site.api.bound("web", 2, QueueBound(1))
+        with Clients(site) as clients, Clients(site, 2) as others:
+            clients.occupy()
+            clients.wait("one")
+            clients.wait("two")
+            others.occupy(path="/hold/at/first")
+            others.wait("one", "/hold/at/")
+            assert others.ask("/hold/at/two").status == 503
+            site.api.bound("web", 2, QueueBound(2))
+            others.wait("two", "/hold/at/")
+            assert (clients.queue.refused, others.queue.refused) == (0, 1)
+
+
+def test_observing_refuses_nothing_and_counts_what_would_have_been() -> None:
+    with Site() as site:
+        web = site.service(limit=1, deadline_s=LONG_S, bound=QueueBound(2), refuses=False)
+        site.start(site.plan(web))
+        with Clients(site) as clients:
+            asked = [*clients.occupy(), *(clients.wait(f"{number}") for number in range(5))]
+            assert clients.queue.refused == 3
+            site.release()
+            assert {answer.result().status for answer in asked} == {200}
+
+
+def test_who_is_more_critical_goes_first() -> None:
+    with Site() as site:
+        site.start(site.plan(site.service(limit=1, deadline_s=LONG_S)))
+        with Clients(site) as clients:
+            clients.occupy()
+            clients.wait("last", priority="i, u=6")
+            clients.wait("later", priority="u=4")
+            clients.wait("first")
+            clients.wait("second", priority="u=3, i")
+            assert clients.order() == ["first", "second", "later", "last"]
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_a_client_can_make_its_request_less_critical_never_more(level: int) -> None:
+    with Site() as site:
+        site.start(site.plan(site.service(limit=1, level=level, deadline_s=LONG_S)))
+        with Clients(site) as clients:
+            clients.occupy()
+            clients.wait("first")
+            clients.wait("second", priority="u=0")
+            clients.wait("third", priority="u=2")
+            assert clients.order() == ["first", "second", "third"]
+
+
+def test_a_demoted_request_is_refused_where_others_still_wait() -> None:
+    with Site() as site:
+        site.start(site.plan(site.service(limit=1, deadline_s=LONG_S, bound=QueueBound(4))))
+        with Clients(site) as clients:
+            clients.occupy()
+            for number in (1, 2):
+                clients.wait(f"{number}")
+            assert clients.ask("/hold/x", priority="u=7").status == 503
+            clients.wait("3", priority="u=5")
+            assert clients.ask("/hold/x", priority="u=5").status == 503
+            clients.wait("4")
+            assert clients.ask("/hold/x").status == 503
+            assert clients.queue.refused == 3
+
+
+def test_some_of_the_less_critical_go_first_under_overload() -> None:
+    floor, many = 5, 60
+    with Site() as site:
+        bound = QueueBound(1000, overloaded=True, floor_per_s=floor)
+        site.start(site.plan(site.service(limit=1, deadline_s=LONG_S, bound=bound)))
+        with Clients(site) as clients:
+            clients.occupy()
+            clients.wait("critical")
+            asked = [clients.begin(f"/hold/{number}", priority="u=7") for number in range(many)]
+            until(lambda: clients.queue.queued == many + 1, "all wait")
+            before = clients.order().index("critical")
+            assert all(answer.result().status == 200 for answer in asked)
+        # As long as no more come than the floor promises, all of them go first; later a share of them.
+        assert floor <= before < many
+
+
+def test_without_a_floor_the_less_critical_wait_for_all_others() -> None:
+    with Site() as site:
+        bound = QueueBound(1000, overloaded=True)
+        site.start(site.plan(site.service(limit=1, deadline_s=LONG_S, bound=bound)))
+        with Clients(site) as clients:
+            clients.occupy()
+            for number in range(10):
+                clients.wait(f"less-{number}", priority="u=7")
+            clients.wait("critical")
+            assert clients.order()[0] == "critical"
+
+
+def test_the_newest_goes_first_when_it_is_told_so() -> None:
+    with Site() as site:
+        site.start(site.plan(site.service(limit=1, deadline_s=LONG_S)))
+        site.api.bound("web", MAIN, QueueBound(100, newest_first=True))
+        with Clients(site) as clients:
+            clients.occupy()
+            for name in ("a", "b", "c", "d"):
+                clients.wait(name)
+            assert clients.order() == ["d", "c", "b", "a"]
+
+
+def test_a_client_that_takes_more_than_its_share_is_refused_before_others() -> None:
+    with Site() as site:
+        site.start(site.plan(site.service(limit=1, deadline_s=LONG_S)))
+        with Clients(site) as clients:
+            clients.occupy()
+            clients.wait("before", source="127.0.0.3")
+            assert clients.queue.clients == 0  # nobody is watched without overload
+            site.api.bound("web", MAIN, QueueBound(100, overloaded=True, client_per_s=2))
+            greedy = [clients.begin(f"/hold/{number}") for number in range(30)]
+            until(lambda: sum(answer.done() for answer in greedy) + clients.queue.queued >= 31, "all were judged")
+            refused = sum(answer.done() and answer.result().status == 503 for answer in greedy)
+            assert refused >= 20
+            clients.wait("modest", source="127.0.0.2")
+            assert clients.queue.refused == refused
+            assert clients.queue.clients == 2
+
+
+def test_nobody_is_refused_for_its_rate_while_places_are_free() -> None:
+    with Site() as site:
+        bound = QueueBound(100, overloaded=True, client_per_s=1)
+        site.start(site.plan(site.service(limit=10, bound=bound)))
+        with Clients(site) as clients:
+            assert {clients.ask("/").status for _ in range(20)} == {200}
+
+
+def test_who_sticks_to_a_full_replica_is_refused_and_others_find_the_free_one() -> None:
+    with Site() as site:
+        web = site.service(count=2, limit=1, sticky=True, deadline_s=LONG_S, bound=QueueBound(0))
+        site.start(site.plan(web))
+        with Clients(site) as clients:
+            mine = {"cookie": "headway-web=web.1"}
+            clients.begin("/hold/first", **mine)
+            until(lambda: clients.queue.in_flight == 1, "web.1 is full")
+            clients.wait("second", **mine)
+            assert clients.ask("/third", **mine).status == 503
+            assert clients.ask("/other").replica == "web.2"
+            assert clients.ask("/other", cookie="headway-web=web.2").replica == "web.2"
