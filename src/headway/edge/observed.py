@@ -46,7 +46,7 @@ class EdgeServerState:
 
 @dataclass(frozen=True, slots=True)
 class EdgeClassState:
-    """One class of a service over all its replicas; `in_flight` has those in it that are `queued`, for any or for one of them."""
+    """One class of a service over all its replicas; `queued` wait for any or for one, and are `in_flight` too."""
 
     service: str
     number: int  # of the class
