@@ -239,6 +239,26 @@ def drill(state: str | None, as_json: bool, **options: Any) -> None:
     go(Options(**options), lambda: _system(state), as_json=as_json)
 
 
+@cli.command("break")
+@click.argument("what", nargs=-1, required=True, metavar="WHAT [NAME]")
+@click.option(
+    "--how", type=click.Choice(["kill", "hang", "partition"]), default="kill", help="SIGKILL; or SIGSTOP for a time."
+)
+@click.option("--for", "duration", metavar="S", help="How long a hang lasts, 5m at most. Default: 10s.")
+@click.option("--rate", metavar="R", type=float, default=50.0, help="Requests per second that measure it.")
+@click.option("--path", metavar="/x", help="What to ask for. Default: a route of what is broken.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--expect-none-failed", "none_failed", is_flag=True, help="Exit with 1 when a request came to nothing.")
+@_STATE
+@_JSON
+def break_(state: str | None, as_json: bool, **options: Any) -> None:
+    """Break a part under load and tell who noticed: replica web.1, edge, controller, server DATABASE."""
+    from headway.cli.break_ import Options
+    from headway.cli.break_ import break_ as go
+
+    go(_system(state), Options(**options), as_json=as_json)
+
+
 @cli.command()
 @_STATE
 @_JSON

@@ -49,6 +49,7 @@ class SteadyLoad:
         duration_max_s: float = 600.0,
         seed: int = 0,
         ca_file: str | None = None,
+        insecure: bool = False,
     ) -> None:
         self.plan = LoadPlan(
             url,
@@ -60,6 +61,7 @@ class SteadyLoad:
             deadline_s=deadline_s,
             seed=seed,
             ca_file=ca_file,
+            insecure=insecure,
             identify=True,
             failures_max=_FAILURES_MAX,
         )

@@ -1,0 +1,168 @@
+"""`headway break` on a running system: each part is really broken, and what is measured is what happened."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import HEADWAY, Running, is_alive, wait_for
+
+APP = """
+async def app(scope, receive, send):
+    status = 404 if scope["path"] == "/missing" else 200
+    await send({"type": "http.response.start", "status": status, "headers": []})
+    await send({"type": "http.response.body", "body": b"hello"})
+"""
+DECLARATION = """
+[system]
+name = "site"
+[edge]
+bind = ["127.0.0.1:$PORT"]
+[services.web]
+app = "hello:app"
+replicas = 2
+uses = ["main"]
+[databases.main]
+"""
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("break")
+    (folder / "hello.py").write_text(APP)
+    with Running(folder, DECLARATION) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _whole(system: Running) -> None:
+    system.wait_ready(20)
+
+
+def broken(system: Running, *arguments: str) -> dict[str, Any]:
+    """One fault, measured; the document."""
+    document: dict[str, Any] = json.loads(system.ok("break", *arguments, "--json").splitlines()[-1])
+    return document
+
+
+def process_state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0].decode()
+
+
+@pytest.mark.parametrize("part", ["replica web.1", "edge", "controller", "server main"])
+def test_a_killed_part_comes_back_as_another_process(system: Running, part: str) -> None:
+    name = {"replica web.1": "web.1", "server main": "database.main"}.get(part, part)
+    before = system.processes()
+    found = broken(system, *part.split(), "--rate", "40")
+    after = system.processes()
+    assert (found["what"], found["how"]) == (part, "kill")
+    assert not is_alive(before[name])
+    assert after[name] != before[name]
+    assert {other for other in before if after.get(other) != before[other]} == {name}
+    assert found["noticed_s"] is not None
+    assert found["recovered_s"] is not None
+    assert found["noticed_s"] <= found["recovered_s"]
+    assert found["restarted_s"] <= found["restored_s"] <= found["recovered_s"]
+    # The whole time, from the fault until it was calm again, was loaded.
+    assert found["offered"] > 40 * found["recovered_s"] / 2
+    assert found["offered"] == found["ok"] + found["failed"] + found["refused"] + found["slow"]
+    if part != "edge":  # which cuts what is in flight
+        assert found["failed"] == 0, found
+
+
+def test_a_replica_that_hangs_is_taken_out_and_replaced(system: Running) -> None:
+    before = system.processes()
+    found = broken(system, "replica", "web.2", "--how", "hang", "--for", "60s", "--rate", "40")
+    assert found["failed"] == 0, found
+    assert found["out_s"] <= found["restarted_s"]
+    assert not is_alive(before["web.2"])
+    assert found["watched_s"] < 60, "it was replaced, not continued"
+
+
+def test_a_server_that_hangs_goes_on_after_its_time(system: Running) -> None:
+    pid = system.pid("database.main")
+    found = broken(system, "server", "main", "--how", "hang", "--for", "1500ms")
+    assert process_state(pid) != "T"
+    assert found["restarted_s"] is None
+    assert found["recovered_s"] >= 1.5
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGHUP, 130)])
+def test_a_stopped_process_goes_on_when_the_command_is_ended(
+    system: Running, number: signal.Signals, status: int
+) -> None:
+    pid = system.pid("controller")
+    command = subprocess.Popen(
+        [*HEADWAY, "break", "controller", "--how", "hang", "--for", "5m"],
+        cwd=system.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_for(lambda: process_state(pid) == "T", 30, "the controller stopped")
+        command.send_signal(number)
+        said, errors = command.communicate(timeout=30)
+    finally:
+        command.kill()
+        command.wait()
+    assert process_state(pid) != "T"
+    assert command.returncode == status, errors
+    assert "was told to go on" in said
+    assert "Traceback" not in errors
+
+
+def test_the_report_says_what_happened_and_what_is_promised(system: Running) -> None:
+    said = system.ok("break", "controller", "--rate", "40", "--expect-none-failed")
+    for words in ("controller was killed (SIGKILL, pid ", "noticed", "as before", "promised", "no request notices"):
+        assert words in said
+    assert said.rstrip().splitlines()[-1].startswith("controller was killed: none of ")
+
+
+def test_what_fails_before_anything_is_broken_is_not_measured(system: Running) -> None:
+    before = system.processes()
+    done = system.run("break", "edge", "--path", "/missing")
+    assert done.returncode == 1
+    assert "before anything is broken" in done.stderr
+    assert "status 404" in done.stderr
+    assert system.processes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ("replica web.9", "there is no replica web.9"),
+        ("supervisor", "no part that can be broken"),
+        ("cache hot", "not available yet"),
+        ("node one", "not available yet"),
+        ("edge --how partition", "not available yet"),
+        ("edge --for 3s", "stays dead"),
+        ("edge --how hang --for 6m", "300 s"),
+        ("edge --how hang --for soon", "--for"),
+        ("edge --rate 0", "--rate"),
+        ("edge --path missing", "path"),
+    ],
+)
+def test_bad_input_breaks_nothing(system: Running, arguments: str, error: str) -> None:
+    before = system.processes()
+    done = system.run("break", *arguments.split())
+    lines = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert lines[0].startswith("error: ")
+    assert error in lines[0]
+    assert lines[1].startswith("hint: ")
+    assert len(lines) == 2
+    assert system.processes() == before
+
+
+def test_without_a_system_there_is_nothing_to_break(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*HEADWAY, "break", "edge"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert "nothing runs here" in done.stderr
