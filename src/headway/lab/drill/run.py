@@ -25,7 +25,6 @@ MULTIPLES = (0.5, 1.0, 2.0, 5.0, 10.0)
 BURST_TIMES, AFTER_TIMES, DEATH_TIMES = 10.0, 0.7, 0.5
 # At the capacity of the size itself: above it an app that breaks would show how it breaks, not what it carries.
 SIZE_REPEATS = 3
-_CALM_S = 20.0
 # A queue that may fill for the length of the SLO carries SLO / duration more than lasts: an eighth at the most.
 _SETTLE_SLOS, _SETTLE_MAX_S = 8.0, 10.0
 _START_MIN_PER_S, _START_MAX_PER_S = 2.0, 100.0
@@ -42,6 +41,7 @@ class Pace:
     burst_s: float
     watched_s: float
     death_s: float
+    calm_s: float  # at most, between two loads, until it answers in time again
 
     def estimate_s(self, *, sizes: int, bare: bool, kills: bool) -> float:
         """About how long a drill takes, with the pauses between its parts."""
@@ -52,8 +52,8 @@ class Pace:
         return 5.0 + self.warm_s + search_s + overload_s * (2 if bare else 1) + sizes_s + death_s
 
 
-NORMAL = Pace(warm_s=1.0, try_s=1.0, settle_s=2.5, step_s=5.0, burst_s=3.0, watched_s=10.0, death_s=6.0)
-QUICK = Pace(warm_s=0.5, try_s=0.5, settle_s=1.0, step_s=2.0, burst_s=1.5, watched_s=4.0, death_s=3.0)
+NORMAL = Pace(warm_s=1.0, try_s=1.0, settle_s=2.5, step_s=5.0, burst_s=3.0, watched_s=10.0, death_s=6.0, calm_s=20.0)
+QUICK = Pace(warm_s=0.5, try_s=0.5, settle_s=1.0, step_s=2.0, burst_s=1.5, watched_s=4.0, death_s=3.0, calm_s=5.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,30 +125,30 @@ async def _overload(orders: Orders, loads: Loads, notes: list[str], say: Say) ->
     if orders.start_bare is not None:
         bare_name, url = await orders.start_bare()
         bare_loads = Loads(url, subject.slo_s, subject.deadline_s)
-        await _calm(bare_loads, notes, bare_name)
+        await _calm(bare_loads, pace, notes, bare_name)
     steps: list[Step] = []
     bare_steps: list[Step] = []
     for times in MULTIPLES:
         rate = times * found.per_s
         say(f"{times:g}x: {rate:,.0f}/s")
-        await _calm(loads, notes, subject.service)
+        await _calm(loads, pace, notes, subject.service)
         steps.append(await loads.step(times, rate, pace.step_s))
         if bare_loads is not None:
-            await _calm(bare_loads, notes, bare_name)
+            await _calm(bare_loads, pace, notes, bare_name)
             bare_steps.append(await bare_loads.step(times, rate, pace.step_s))
     say(f"a burst of {pace.burst_s:g} s at {BURST_TIMES:g}x, then {AFTER_TIMES:g}x")
     recovery = await _recovery(loads, found, pace, notes, subject.service)
     bare = None
     if bare_loads is not None:
         bare = Bare(bare_name, tuple(bare_steps), await _recovery(bare_loads, found, pace, notes, bare_name))
-        await _calm(bare_loads, notes, bare_name)
+        await _calm(bare_loads, pace, notes, bare_name)
     return Drill(subject, found, tuple(steps), recovery, bare=bare)
 
 
 async def _capacity(loads: Loads, pace: Pace, start_per_s: float, say: Say) -> Capacity:
     history: list[Tried] = []
     while (step := next_try(history, start_per_s)) is not None:
-        await loads.calm(_CALM_S)
+        await loads.calm(pace.calm_s)
         lasting_s = _settle_s(loads, pace) if step.settling else pace.try_s
         tried = await loads.attempt(step.rate_per_s, lasting_s, settling=step.settling)
         history.append(tried)
@@ -160,15 +160,15 @@ def _settle_s(loads: Loads, pace: Pace) -> float:
     return max(pace.settle_s, min(_SETTLE_MAX_S, _SETTLE_SLOS * loads.slo_s))
 
 
-async def _calm(loads: Loads, notes: list[str], name: str) -> None:
-    if not await loads.calm(_CALM_S):
-        note = f"{name} had not calmed down {format_duration(_CALM_S)} after a load; the next began all the same"
+async def _calm(loads: Loads, pace: Pace, notes: list[str], name: str) -> None:
+    if not await loads.calm(pace.calm_s):
+        note = f"{name} had not calmed down {format_duration(pace.calm_s)} after a load; the next began all the same"
         if note not in notes:
             notes.append(note)
 
 
 async def _recovery(loads: Loads, found: Capacity, pace: Pace, notes: list[str], name: str) -> Recovery:
-    await _calm(loads, notes, name)
+    await _calm(loads, pace, notes, name)
     return await loads.burst_then(
         BURST_TIMES * found.per_s, pace.burst_s, AFTER_TIMES * found.per_s, watched_s=pace.watched_s
     )
@@ -177,7 +177,7 @@ async def _recovery(loads: Loads, found: Capacity, pace: Pace, notes: list[str],
 async def _death(loads: Loads, orders: Orders, drill: Drill, notes: list[str]) -> Death:
     assert orders.replicas is not None
     replicas, pace = orders.replicas, orders.pace
-    await _calm(loads, notes, drill.subject.service)
+    await _calm(loads, pace, notes, drill.subject.service)
     count = len(await asyncio.to_thread(replicas.ready_pids))
     rate = max(1.0, DEATH_TIMES * drill.capacity.per_s)
 
@@ -213,7 +213,7 @@ async def _size(loads: Loads, pace: Pace, size: float, count: int, start: float,
     best = await _capacity(loads, pace, max(_START_MIN_PER_S, start), say)
     samples, limited = [], best.is_lower_bound
     for _ in range(SIZE_REPEATS if best.per_s > 0 else 0):
-        await loads.calm(_CALM_S)
+        await loads.calm(pace.calm_s)
         tried = await loads.attempt(best.per_s, _settle_s(loads, pace), settling=True)
         samples.append(max(tried.goodput_per_s, 0.0))
         limited = limited or tried.limited
