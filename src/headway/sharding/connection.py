@@ -1,7 +1,8 @@
 """Asks a PostgreSQL whether it is there: cheaply every few seconds (`health`), thoroughly once (`check_url_reachable`).
 
-Both speak a handful of protocol messages over a plain socket, so that neither costs a process, and each is bounded in
-time and bytes. Errors name the database and what to change, never the password.
+And how many connections the app holds (`role_connections`). All speak a handful of protocol messages over a plain
+socket, so that none costs a process of ours, and each is bounded in time and bytes. Errors name the database and what
+to change, never the password.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from headway.errors import EngineError
+from headway.errors import EngineError, HeadwayError
 from headway.sharding import wire
 from headway.sharding.url import DatabaseUrl, parse_url
 
@@ -27,6 +28,16 @@ _TOO_MANY_CONNECTIONS = "53300"
 _WRONG_PASSWORD = "28P01"
 _NOT_ALLOWED = "28000"
 _NO_SUCH_DATABASE = "3D000"
+# What a role holds, and what it may hold: its own limit where it has one, else what the server leaves to the others.
+_CONNECTIONS = """
+SELECT (SELECT count(*) FROM pg_stat_activity WHERE usename = current_user),
+       (SELECT CASE WHEN rolconnlimit >= 0 THEN least(rolconnlimit, most) ELSE most END
+          FROM pg_roles,
+               (SELECT sum(CASE name WHEN 'max_connections' THEN setting::int ELSE -setting::int END) AS most
+                  FROM pg_settings
+                 WHERE name IN ('max_connections', 'superuser_reserved_connections', 'reserved_connections')) AS server
+         WHERE rolname = current_user)
+"""
 # A login takes less than ten messages besides the parameters; a server that goes on for ever is none.
 _LOGIN_MESSAGES_MAX = 100
 
@@ -51,6 +62,15 @@ class Reached:
     version: str
     encrypted: bool
     authenticated: bool
+    row: tuple[str, ...] = ()  # what a query answered, where one was asked
+
+
+@dataclass(frozen=True, slots=True)
+class RoleConnections:
+    """Connections that a URL's role holds, those of Headway itself left out, and the most it may hold."""
+
+    open: int
+    most: int
 
 
 class _Refusal(Exception):
@@ -183,6 +203,20 @@ def check_url_reachable(text: str, *, timeout_s: float = 5.0, path: str = "url")
 
     Several hosts are tried in turn. `path` is where the URL was written (`databases.main.url`).
     """
+    return _reach(text, timeout_s=timeout_s, path=path)
+
+
+def role_connections(text: str, *, timeout_s: float = 2.0) -> RoleConnections | None:
+    """Count the connections of a URL's role within `timeout_s`. None when they cannot be known; never raises."""
+    try:
+        row = _reach(text, timeout_s=timeout_s, path="url", query=_CONNECTIONS).row
+        held, most = (int(column) for column in row)
+    except (HeadwayError, ValueError):
+        return None
+    return RoleConnections(max(0, held - 1), most) if most > 0 else None
+
+
+def _reach(text: str, *, timeout_s: float, path: str, query: str = "") -> Reached:
     url = parse_url(text, path=path)
     deadline_s = time.monotonic() + timeout_s
     error: EngineError | None = None
@@ -190,7 +224,7 @@ def check_url_reachable(text: str, *, timeout_s: float = 5.0, path: str = "url")
         place = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else f"{host}:{port}"
         try:
             with _connect(host or "localhost", port, deadline_s) as sock:
-                return _login(sock, url, host or "localhost", deadline_s)
+                return _login(sock, url, host or "localhost", deadline_s, query)
         except (OSError, _Refusal, wire.NotPostgresql) as problem:
             message, hint = _explain(problem, url, place, timeout_s)
             error = EngineError(f"{path}: {message}", hint=hint)
@@ -198,7 +232,7 @@ def check_url_reachable(text: str, *, timeout_s: float = 5.0, path: str = "url")
     raise error
 
 
-def _login(sock: socket.socket, url: DatabaseUrl, host: str, deadline_s: float) -> Reached:
+def _login(sock: socket.socket, url: DatabaseUrl, host: str, deadline_s: float, query: str = "") -> Reached:
     user = url.user or os.environ.get("PGUSER") or getpass.getuser()
     password = url.password or os.environ.get("PGPASSWORD", "")
     channel = _Channel(sock, deadline_s)
@@ -213,8 +247,9 @@ def _login(sock: socket.socket, url: DatabaseUrl, host: str, deadline_s: float) 
                 name, value = wire.parameter(message.body)
                 version = value if name == "server_version" else version
             elif message.kind == "Z":
+                row = _ask(channel, query) if query else ()
                 channel.send(wire.TERMINATE)
-                return Reached(version, encrypted, authenticated=True)
+                return Reached(version, encrypted, authenticated=True, row=row)
             elif message.kind == "R" and message.number != 0:
                 if not password:
                     return Reached(version, encrypted, authenticated=False)
@@ -233,6 +268,19 @@ def _login(sock: socket.socket, url: DatabaseUrl, host: str, deadline_s: float) 
                 else:  # Kerberos, certificates, channel binding: the app's own driver may well do it
                     return Reached(version, encrypted, authenticated=False)
     raise wire.NotPostgresql("the login does not come to an end")
+
+
+def _ask(channel: _Channel, query: str) -> tuple[str, ...]:
+    """The first row that a query answers."""
+    channel.send(wire.query(query))
+    row: tuple[str, ...] = ()
+    for _ in range(_LOGIN_MESSAGES_MAX):
+        message = channel.message()
+        if message.kind == "Z":
+            return row
+        if message.kind == "D" and not row:
+            row = wire.row(message.body)
+    raise wire.NotPostgresql("the answer does not come to an end")
 
 
 def _encrypt(channel: _Channel, url: DatabaseUrl, host: str) -> bool:

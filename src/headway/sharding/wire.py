@@ -1,7 +1,8 @@
 """The few PostgreSQL messages it takes to ask a server whether it is there and lets us in. Pure: bytes in, bytes out.
 
 A look every few seconds must not cost a process, and the client programs of the wheel cannot speak TLS; a start-up
-packet and the answer to it tell all that Headway needs. Nothing here runs queries: that is psql's and the drivers'.
+packet and the answer to it tell nearly all that Headway needs, and a query of one row the rest. Everything else is
+psql's and the drivers'.
 """
 
 from __future__ import annotations
@@ -50,6 +51,26 @@ def startup(user: str, database: str) -> bytes:
 def password_message(body: bytes) -> bytes:
     """An answer to a request for authentication."""
     return b"p" + struct.pack("!i", len(body) + 4) + body
+
+
+def query(sql: str) -> bytes:
+    """A simple query."""
+    body = sql.encode() + b"\0"
+    return b"Q" + struct.pack("!i", len(body) + 4) + body
+
+
+def row(body: bytes) -> tuple[str, ...]:
+    """The columns of a row as text, NULL as empty text."""
+    columns, place = [], 2
+    try:
+        for _ in range(struct.unpack_from("!h", body)[0]):
+            length = struct.unpack_from("!i", body, place)[0]
+            place += 4
+            columns.append(body[place : place + max(0, length)].decode(errors="replace"))
+            place += max(0, length)
+    except struct.error as error:
+        raise NotPostgresql("a row is cut short") from error
+    return tuple(columns)
 
 
 def split_message(buffer: bytes) -> tuple[Message, bytes] | None:

@@ -18,7 +18,7 @@ from postgresql_place import Place, wait_for
 
 from headway.errors import EngineError
 from headway.sharding import wire
-from headway.sharding.connection import check_url_reachable, health
+from headway.sharding.connection import check_url_reachable, health, role_connections
 from headway.sharding.postgresql import Server, administer, server_health
 from headway.sharding.settings import CONNECTIONS_MAX, SUPERUSER
 
@@ -242,3 +242,30 @@ def test_tls_is_verified_as_the_url_says(served: Served, tmp_path: Path) -> None
             check_url_reachable(f"{named}?sslmode=verify-full&sslrootcert={tmp_path}/ca.pem")
     with pytest.raises(EngineError, match="offers no TLS"):
         check_url_reachable(f"{server.url}?sslmode=require")
+
+
+def test_the_connections_of_the_role_are_counted_without_our_own(served: Served) -> None:
+    _, server = served
+    before = role_connections(server.url)
+    assert before is not None
+    with psycopg.connect(server.url), psycopg.connect(server.url):
+        during = role_connections(server.url)
+        assert during is not None
+        assert during.open == before.open + 2
+    administer(server, f"ALTER ROLE {server.role} CONNECTION LIMIT 7")
+    limited = role_connections(server.url)
+    administer(server, f"ALTER ROLE {server.role} CONNECTION LIMIT -1")
+    assert limited is not None
+    assert limited.most == 7
+    assert CONNECTIONS_MAX - 10 <= before.most <= CONNECTIONS_MAX
+
+
+def test_connections_that_cannot_be_counted_are_not_known(served: Served) -> None:
+    _, server = served
+    assert role_connections(replace(server, password="wrong").url) is None
+    assert role_connections("mysql://u@127.0.0.1/d") is None
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        began_s = time.monotonic()
+        assert role_connections(f"postgresql://u:p@127.0.0.1:{port}/d", timeout_s=0.2) is None
+        assert time.monotonic() - began_s < 5

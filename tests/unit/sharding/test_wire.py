@@ -61,3 +61,13 @@ def test_what_is_no_message(data: bytes) -> None:
 def test_error_fields() -> None:
     assert wire.error_fields(b"SFATAL\0C57P03\0Mstarting up\0\0") == {"S": "FATAL", "C": "57P03", "M": "starting up"}
     assert wire.parameter(b"server_version\x0018.4\0") == ("server_version", "18.4")
+
+
+def test_a_query_and_its_row() -> None:
+    assert wire.query("SELECT 1") == b"Q\x00\x00\x00\x0dSELECT 1\x00"
+    body = struct.pack("!hi2si", 2, 2, b"17", -1)
+    assert wire.row(body) == ("17", "")
+    with pytest.raises(wire.NotPostgresql):
+        wire.row(body[:3])
+    with pytest.raises(wire.NotPostgresql):
+        wire.row(b"\x00")

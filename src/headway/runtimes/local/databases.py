@@ -19,7 +19,7 @@ from headway.errors import EngineError, HeadwayError
 from headway.process.folders import Folders
 from headway.process.spec import ProcessSpec, ProcessState
 from headway.process.supervisor_client import SupervisorClient
-from headway.sharding.connection import check_url_reachable, health
+from headway.sharding.connection import RoleConnections, check_url_reachable, health, role_connections
 from headway.sharding.engine import find_postgresql
 from headway.sharding.failures import explain_failure
 from headway.sharding.postgresql import (
@@ -36,6 +36,7 @@ from headway.sharding.url import url_fields, without_password
 
 _HEALTH_EVERY_S = 1.0
 _WATCH_EVERY_S = 0.2  # is its process the same: costs next to nothing, and a quick restart is not overlooked
+_COUNT_EVERY_S = 5.0  # each look is a login, which costs the server a process
 _RETRY_EVERY_S = 2.0
 _TAIL_BYTES = 8192
 
@@ -69,6 +70,9 @@ class Database:
     ready_once: bool = False
     error: HeadwayError | None = None
     server: Server | None = None
+    is_counted: bool = False  # somebody wants to know its connections
+    connections: RoleConnections | None = None  # of the app's role, at the last look; None while not known
+    _counted_at_s: float = 0.0
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -121,9 +125,19 @@ class Database:
                 continue
             was_ready = self.state == "ready"
             self._look()
+            self._count()
             look_at_s = time.monotonic() + _HEALTH_EVERY_S
             if was_ready and self.state == "ready" and pid != before:
                 self.tell(self.process, "restarted", "its process had ended; another one answers already", "warning")
+
+    def _count(self) -> None:
+        """How many connections the app holds, where that matters: a number of replicas must not use them up."""
+        now_s = time.monotonic()
+        if not self.is_counted or self.state != "ready":
+            self.connections = None
+        elif now_s - self._counted_at_s >= _COUNT_EVERY_S:
+            self._counted_at_s = now_s
+            self.connections = role_connections(self.fields["url"])
 
     def _pid(self) -> int | None:
         """Its process at the supervisor; None while it has none, or when it is somewhere else."""
