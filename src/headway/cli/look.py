@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from typing import Any
 
 import click
 
@@ -44,15 +45,19 @@ def status(system: System, *, watch: bool, as_json: bool) -> None:
         view.close()
 
 
-def scale(system: System, service: str, replicas: int, *, wait: bool, as_json: bool) -> None:
-    """Ask for another number of replicas, and wait until it holds."""
-    answer = system.client.ask("POST", "/scale", {"service": service, "replicas": replicas})
+def scale(system: System, service: str, count: int | None, *, wait: bool, as_json: bool) -> None:
+    """Ask for another number of replicas, or (None) give it back, and wait until it holds."""
+    asked = "auto" if count is None else count
+    answer = system.client.ask("POST", "/scale", {"service": service, "replicas": asked})
+    replicas = answer["replicas"]
     until_s = time.monotonic() + _WAIT_S
     while wait:
         document = system.client.status()
         found = document["services"].get(service)
         if found is None or (found["ready"] == found["wanted"] == len(found["replicas"])):
             break
+        if found["wanted"] != replicas and answer["automatic"]:
+            break  # the load has it already
         if found["wanted"] != replicas:
             raise HeadwayError(
                 f"{service} was scaled to {found['wanted']} meanwhile", hint=f"headway explain {service}"
@@ -72,8 +77,17 @@ def scale(system: System, service: str, replicas: int, *, wait: bool, as_json: b
     if as_json:
         click.echo(json.dumps(answer))
     else:
-        note = "" if answer["replicas"] == answer["declared"] else f" (declared {answer['declared']})"
-        click.echo(f"{service}: {answer['before']} → {answer['replicas']} replicas{note}")
+        click.echo(f"{service}: {answer['before']} → {answer['replicas']} replicas{_scaled_note(answer)}")
+
+
+def _scaled_note(answer: dict[str, Any]) -> str:
+    """What a new number of replicas means for the next one."""
+    bounds = answer["range"]
+    if answer["automatic"]:
+        return f" ({bounds['min']}–{bounds['max']}, following the load)"
+    if bounds is not None:
+        return f"; it does not follow the load until: headway scale {answer['service']} auto"
+    return "" if answer["replicas"] == answer["declared"] else f" (declared {answer['declared']})"
 
 
 def explain(system: System, what: str | None, *, last: int, as_json: bool) -> None:

@@ -41,9 +41,7 @@ def status_lines(document: dict[str, Any]) -> list[str]:
     lines = [head, ""]
     rows = []
     for name, service in document["services"].items():
-        wanted = f"{service['ready']}/{service['wanted']} ready"
-        if service["override"] is not None:
-            wanted += f" (declared {service['declared']}, scaled by hand)"
+        wanted = f"{service['ready']}/{service['wanted']} ready{_number_note(service)}"
         rows.append((mark(_service_state(service)), name, wanted, " ".join(service["routes"]) or "private"))
     for name, database in document["databases"].items():
         for server in database["servers"]:
@@ -56,9 +54,33 @@ def status_lines(document: dict[str, Any]) -> list[str]:
         body: list[tuple[str, ...]] = [("replica", "state", "pid", "in flight", "memory", "restarts", "")]
         body += [_replica_row(replica) for replica in replicas]
         lines += table(body, right=frozenset({2, 3, 4, 5}))
+    held = [(name, service["hold"]) for name, service in document["services"].items() if service["hold"]]
+    lines += ["", *(f"  {held_line(name, hold)}" for name, hold in held)] if held else []
     if document["supervisor"] == "gone":
         lines += ["", "the supervisor is gone: traffic goes on, nothing can be started", "hint: headway up --detach"]
     return lines
+
+
+def _number_note(service: dict[str, Any]) -> str:
+    """Where a service's number of replicas comes from, unless it is simply the declared one."""
+    notes = []
+    if service["range"] is not None:
+        notes.append(f"{service['range']['min']}–{service['range']['max']}")
+    elif service["override"] is not None:
+        notes.append(f"declared {service['declared']}")
+    if service["override"] is not None:
+        notes.append("scaled by hand")
+    return f" ({', '.join(notes)})" if notes else ""
+
+
+def held_line(name: str, hold: dict[str, Any]) -> str:
+    """One line of a hold: what, by whom, until when."""
+    numbers = [f"{hold['replicas']} replicas"] if hold["replicas"] is not None else []
+    numbers += [f"limit {hold['limit']}"] if hold["limit"] is not None else []
+    what = " and ".join(numbers) or "as it is"
+    until, now = time.localtime(hold["until"]), time.localtime()
+    shown = time.strftime("%H:%M:%S" if until[:3] == now[:3] else "%Y-%m-%d %H:%M", until)
+    return f"{name} is held: {what}, by {hold['by']}, until {shown}"
 
 
 def _service_state(service: dict[str, Any]) -> str:

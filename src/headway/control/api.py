@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from headway.control.apply import Applying
+from headway.control.by_hand import HOLD_S, ByHand
 from headway.control.controller import Controller
 from headway.errors import Conflict, HeadwayError
 from headway.model.declared import System
@@ -26,6 +27,8 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 def build(controller: Controller, applying: Applying) -> Starlette:
     """The API of one controller. Errors are {"error": {"message", "hint", "detail"}} with status 400 or 409."""
+
+    by_hand = ByHand(controller)
 
     async def body(request: Request) -> dict[str, Any]:
         if int(request.headers.get("content-length", "0")) > _BODY_MAX_BYTES:
@@ -49,8 +52,24 @@ def build(controller: Controller, applying: Applying) -> Starlette:
 
     async def scale(request: Request) -> Response:
         data = await body(request)
-        name, count = str(data.get("service")), int(data.get("replicas", -1))
-        return JSONResponse(await asyncio.to_thread(controller.call, lambda: controller.scale(name, count)))
+        name, count = str(data.get("service")), data.get("replicas", -1)
+        number = None if count == "auto" else int(count)
+        return JSONResponse(await asyncio.to_thread(controller.call, lambda: by_hand.scale(name, number)))
+
+    async def hold(request: Request) -> Response:
+        data = await body(request)
+        limit, replicas = _number(data.get("limit")), _number(data.get("replicas"))
+        for_s, who = float(data.get("for_s", HOLD_S)), str(data.get("by", ""))
+
+        def pin() -> dict[str, Any]:
+            return by_hand.hold(data.get("service"), limit=limit, replicas=replicas, for_s=for_s, by=who)
+
+        return JSONResponse(await asyncio.to_thread(controller.call, pin))
+
+    async def release(request: Request) -> Response:
+        data = await body(request)
+        name, who = data.get("service"), str(data.get("by", ""))
+        return JSONResponse(await asyncio.to_thread(controller.call, lambda: by_hand.release(name, by=who)))
 
     async def apply(request: Request) -> Response:
         data = await body(request)
@@ -72,11 +91,18 @@ def build(controller: Controller, applying: Applying) -> Starlette:
         Route("/journal", _told(journal)),
         Route("/databases", _told(databases)),
         Route("/scale", _told(scale), methods=["POST"]),
+        Route("/hold", _told(hold), methods=["POST"]),
+        Route("/release", _told(release), methods=["POST"]),
         Route("/apply", _told(apply), methods=["POST"]),
         Route("/reload", _told(reload), methods=["POST"]),
         Route("/stop", _told(stop), methods=["POST"]),
     ]
     return Starlette(routes=routes)
+
+
+def _number(value: object) -> int | None:
+    """A number of a request, which may leave it out."""
+    return None if value is None else int(str(value))
 
 
 def _told(endpoint: Endpoint) -> Endpoint:

@@ -108,7 +108,7 @@ class Applying:
         databases = self._take_environ(after, environ)
         controller.apply_edge(after, controller.wanted(after, {}))
         controller.applied = after
-        controller.overrides = in_force(controller.overrides, controller.declared_replicas)
+        controller.overrides = in_force(controller.overrides, wanting.declared_as(after.system, controller.machine))
         controller.store.save_applied(after)
         controller.store.save_overrides(controller.overrides)
         controller.databases.want(databases)
@@ -140,9 +140,9 @@ class Applying:
 
     def _await_ready(self, system: System) -> None:
         controller = self._controller
-        declared = wanting.replicas_declared(system, controller.machine)
+        replicas = controller.replicas_of(system)
         patience_s = _MARGIN_S + sum(
-            (service.start_timeout_s + service.drain_timeout_s) * max(1, declared[name])
+            (service.start_timeout_s + service.drain_timeout_s) * max(1, replicas[name])
             for name, service in system.services.items()
         )
         until_s = time.monotonic() + patience_s

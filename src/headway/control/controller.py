@@ -12,6 +12,7 @@ import os
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
@@ -21,11 +22,13 @@ from typing import Any
 from headway.control import wanting
 from headway.control.journal import Journal
 from headway.control.loop import TICK_S, Loop
+from headway.control.scaling import Scaler
 from headway.control.status import DatabaseStatus, Facts, document, start_failure, state_of
 from headway.control.stored import Applied, Override, Store, in_force
 from headway.declaration.references import resolve_env, resolve_url
 from headway.errors import DeclarationError, HeadwayError
-from headway.model.declared import System
+from headway.model.declared import ReplicaRange, System
+from headway.model.hold import Hold, ended
 from headway.model.launch import Launch
 from headway.model.traffic import Traffic
 from headway.model.wanted import Wanted
@@ -58,7 +61,10 @@ class Controller:
         if applied is None:
             raise HeadwayError("there is no applied declaration", hint="headway up")
         self.applied: Applied = applied
-        self.overrides: dict[str, Override] = in_force(self.store.load_overrides(), self.declared_replicas)
+        self.overrides: dict[str, Override] = in_force(
+            self.store.load_overrides(), wanting.declared_as(applied.system, self.machine)
+        )
+        self.holds: dict[str, Hold] = self.store.load_holds()
         self.supervisor = SupervisorClient(str(folders.supervisor_socket))
         self.processes = Processes(folders, self.supervisor, engine_identity())
         self.databases = Databases(
@@ -68,6 +74,10 @@ class Controller:
         self.runtime = LocalRuntime(self.processes, self.edge, self.databases, self.store.save_replicas)
         self.loop = Loop(self.runtime, self.journal, Wanted(), self.store.load_replicas())
         self.loop.adapted = self.store.load_overload()
+        self.scaler = Scaler(self.machine.cores, self.journal.write)
+        # What follows the load goes on from what runs.
+        running = Counter(replica.service for replica in self.loop.replicas.values() if not replica.leave)
+        self.scaled: dict[str, int] = {name: running[name] for name in self.ranges if running[name]}
         self.was_ready = any(replica.ready_once for replica in self.loop.replicas.values())
         self.failure: dict[str, str] | None = None
         self.traffic = Traffic()
@@ -88,6 +98,7 @@ class Controller:
         adopted = sum(state.alive for name, state in self.processes.table.items() if name != "controller")
         self.journal.write("controller", "start", f"adopts {adopted} processes" if adopted else "a fresh start")
         self.databases.want(self.wanted_databases(self.applied))
+        self.end_holds()
         self.resolve()
         try:
             edge = self.processes.table.get("edge")
@@ -170,6 +181,7 @@ class Controller:
             self.stop("asked by the supervisor")
         self.resolve()
         self.loop.tick()
+        self._follow_the_load(now_s)
         if not self.was_ready:
             self.was_ready = self.state == "ready"
             if not self.was_ready and self.failure is None:
@@ -180,6 +192,7 @@ class Controller:
     def _slow(self, now_s: float) -> None:
         """What needs no hundred milliseconds: traffic, certificate, logs."""
         self.traffic = self.edge.traffic(now_s)
+        self.end_holds()
         self.store.save_overload(self.loop.adapted)
         try:
             if told := self.edge.refresh_certificate():
@@ -201,7 +214,7 @@ class Controller:
     def resolve(self) -> None:
         """Bring the loop's target up to date when the declaration, an override or a database's address changed."""
         fields = self.databases.fields()
-        inputs = (self.applied, dict(self.overrides), fields, self._stopping)
+        inputs = (self.applied, dict(self.overrides), dict(self.holds), dict(self.scaled), fields, self._stopping)
         if inputs == self._resolved:
             return
         self._resolved = inputs
@@ -228,10 +241,8 @@ class Controller:
         return found
 
     def wanted(self, applied: Applied, launches: Mapping[str, Launch]) -> Wanted:
-        """The target for a declaration with the overrides in force."""
-        replicas = wanting.replicas_declared(applied.system, self.machine) | {
-            name: entry.replicas for name, entry in self.overrides.items() if name in applied.system.services
-        }
+        """The target for a declaration with what follows the load and what was set by hand."""
+        replicas = self.replicas_of(applied.system)
         total = sum(replicas.values())
         limits = {
             name: wanting.request_limit(service, total, self.machine)
@@ -245,26 +256,58 @@ class Controller:
             limits=limits,
             machine=self.machine,
             stopping=self._stopping,
+            holds=self.holds,
         )
+
+    def replicas_of(self, system: System) -> dict[str, int]:
+        """Replicas of each service: as declared, as the load has it within a range, as set or held by hand."""
+        replicas = wanting.replicas_declared(system, self.machine)
+        for name, service in system.services.items():
+            if isinstance(service.replicas, ReplicaRange):
+                known = self.loop.wanted.service(name)  # a number that begins to follow the load begins where it is
+                replicas[name] = service.replicas.clamp(self.scaled.get(name) or (known.replicas if known else 0))
+        replicas |= {name: entry.replicas for name, entry in self.overrides.items() if name in replicas}
+        held = {name: hold.replicas for name, hold in self.holds.items() if name in replicas}
+        return replicas | {name: count for name, count in held.items() if count is not None}
+
+    @property
+    def replicas(self) -> dict[str, int]:
+        """Replicas of each service as they are wanted now."""
+        return self.replicas_of(self.applied.system)
+
+    @property
+    def ranges(self) -> dict[str, ReplicaRange]:
+        """Services whose number of replicas follows the load."""
+        services = self.applied.system.services.items()
+        return {name: service.replicas for name, service in services if isinstance(service.replicas, ReplicaRange)}
+
+    def _follow_the_load(self, now_s: float) -> None:
+        databases = self.databases.held
+        users = [service for service in self.loop.wanted.services if service.name in self.ranges]
+        for name, database in databases.items():
+            database.is_counted = any(name in service.waits_for for service in users)
+        self.scaled = self.scaler.look(
+            self.applied.system,
+            self.loop.wanted,
+            self.loop.replicas,
+            self.loop.observed,
+            {name: database.connections for name, database in databases.items()},
+            now_s,
+            by_hand={*self.overrides, *self.holds},
+        )
+
+    def end_holds(self) -> None:
+        """Drop the holds that are over or whose service is gone."""
+        if over := ended(self.holds, self.applied.system.services.keys(), time.time()):
+            for name, reason in over.items():
+                hold = self.holds.pop(name)
+                self.journal.write(name, "release", f"{reason}: {hold.what}, by {hold.by}")
+            self.store.save_holds(self.holds)
 
     @property
     def declared_replicas(self) -> dict[str, int]:
         """Replicas of each service as the declaration has it."""
         return wanting.replicas_declared(self.applied.system, self.machine)
-
-    def scale(self, service: str, count: int) -> dict[str, Any]:
-        """Override a service's number of replicas, in the ticking thread."""
-        wanting.check_scale(self.applied.system, service, count, self.machine)
-        declared = self.declared_replicas[service]
-        before = self.overrides[service].replicas if service in self.overrides else declared
-        if count == declared:
-            self.overrides.pop(service, None)
-        else:
-            self.overrides[service] = Override(count, declared)
-        self.store.save_overrides(self.overrides)
-        self.journal.write(service, "scale", f"{before} → {count} replicas, by hand")
-        self.resolve()  # who asks for the status next sees what is wanted now
-        return {"service": service, "before": before, "replicas": count, "declared": declared}
 
     def reload_source(self, why: str) -> None:
         """Replace every replica, because the source changed."""
@@ -319,6 +362,8 @@ class Controller:
             was_ready=self.was_ready,
             declared=self.declared_replicas,
             overrides={name: entry.replicas for name, entry in self.overrides.items()},
+            ranges=self.ranges,
+            holds=dict(self.holds),
             routes={name: service.routes for name, service in system.services.items()},
             addresses={
                 name: self.processes.socket(name)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from headway.control.adapting import Adapted
+from headway.model.declared import ReplicaRange
+from headway.model.hold import Hold
 from headway.model.observed import Observed
 from headway.model.overload import MAIN, class_name
 from headway.model.replica import Phase, Replica, public_state
@@ -40,6 +42,8 @@ class Facts:
     was_ready: bool
     declared: Mapping[str, int]
     overrides: Mapping[str, int]
+    ranges: Mapping[str, ReplicaRange]
+    holds: Mapping[str, Hold]
     routes: Mapping[str, tuple[str, ...]]
     addresses: Mapping[str, str]
     logs: str
@@ -81,6 +85,8 @@ def document(wanted: Wanted, replicas: Mapping[str, Replica], observed: Observed
             "declared": facts.declared[service.name],
             "wanted": service.replicas,
             "override": facts.overrides.get(service.name),
+            "range": facts.ranges[service.name].model_dump() if service.name in facts.ranges else None,
+            "hold": facts.holds[service.name].told if service.name in facts.holds else None,
             "ready": sum(r.phase is Phase.READY for r in mine),
             "release": service.key,
             "limit": service.limit,

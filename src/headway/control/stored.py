@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from headway.control.adapting import Adapted
 from headway.model.declared import System
+from headway.model.hold import Hold
 from headway.model.observed import Failure
 from headway.model.overload import QueueBound
 from headway.model.replica import Phase, Replica
@@ -35,20 +36,20 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """`scale` by hand: holds until the declaration says another number than it did then."""
+    """`scale` by hand: holds until the declaration says another number, or another range, than it did then."""
 
     replicas: int
-    declared: int
+    declared: int | str
 
 
-def in_force(overrides: Mapping[str, Override], declared: Mapping[str, int]) -> dict[str, Override]:
+def in_force(overrides: Mapping[str, Override], declared: Mapping[str, int | str]) -> dict[str, Override]:
     """Those that still hold: a declaration that says another number than when one was made has the last word."""
     return {name: entry for name, entry in overrides.items() if declared.get(name) == entry.declared}
 
 
 @dataclass(slots=True)
 class Store:
-    """Reads and writes `applied.json` and `overrides.json` in the state folder, the rest in the run folder."""
+    """Reads and writes the small files of the state folder and of the run folder."""
 
     state: Path
     run: Path
@@ -82,6 +83,17 @@ class Store:
     def save_overrides(self, overrides: Mapping[str, Override]) -> None:
         """Store all overrides."""
         _write(self.state / "overrides.json", {name: asdict(entry) for name, entry in overrides.items()})
+
+    def load_holds(self) -> dict[str, Hold]:
+        """Holds by service."""
+        try:
+            return {name: Hold(**entry) for name, entry in (_read(self.state / "holds.json") or {}).items()}
+        except (AttributeError, TypeError):
+            return {}
+
+    def save_holds(self, holds: Mapping[str, Hold]) -> None:
+        """Store all holds."""
+        _write(self.state / "holds.json", {name: asdict(hold) for name, hold in holds.items()})
 
     def load_replicas(self) -> dict[str, Replica]:
         """The replicas a controller that died looked after."""

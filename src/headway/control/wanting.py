@@ -36,6 +36,15 @@ def replicas_declared(system: System, machine: Machine) -> dict[str, int]:
     return found
 
 
+def declared_as(system: System, machine: Machine) -> dict[str, int | str]:
+    """What each service declares about its replicas, to tell whether a declaration says something else."""
+    found: dict[str, int | str] = dict(replicas_declared(system, machine))
+    for name, service in system.services.items():
+        if isinstance(service.replicas, ReplicaRange):
+            found[name] = f"{service.replicas.min}–{service.replicas.max}"
+    return found
+
+
 def replicas_max(machine: Machine) -> int:
     """More replicas of one service than this cannot make sense on this machine."""
     return int(min(1000, machine.memory_bytes // REPLICA_BYTES, machine.cores * REPLICAS_PER_CORE))

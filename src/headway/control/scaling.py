@@ -1,0 +1,162 @@
+"""Carries autoscaling round: gathers what was measured of each service with a range, asks the rule, keeps its state.
+
+The rule is `headway.overload.scaling`. A service that somebody scaled or holds by hand is left alone; given back, it
+goes on from the number that it has then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from headway.model.declared import ReplicaRange, System
+from headway.model.observed import Observed
+from headway.model.replica import Phase, Replica
+from headway.model.wanted import Wanted, WantedService
+from headway.overload.scaling import Bounds, Connections, Scaling, Seen, begin, scale
+from headway.sharding.connection import RoleConnections
+
+LOOK_EVERY_S = 0.5
+
+Tell = Callable[[str, str, str, str], None]  # about, what, reason, level: a line for the journal
+Counted = Mapping[str, RoleConnections | None]  # by database
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Counters at one look, to tell what happened until the next."""
+
+    at_s: float
+    cpu: Mapping[str, tuple[int, float]] = field(default_factory=dict)  # by replica: its process, and seconds used
+    refused: Mapping[str, int] = field(default_factory=dict)  # by service
+
+
+class Scaler:
+    """Numbers of replicas that follow the load, for all services that declare a range."""
+
+    def __init__(self, cores: float, tell: Tell) -> None:
+        self._cores = cores
+        self._tell = tell
+        self._states: dict[str, Scaling] = {}
+        self._last: Look | None = None
+
+    def look(
+        self,
+        system: System,
+        wanted: Wanted,
+        replicas: Mapping[str, Replica],
+        observed: Observed,
+        counted: Counted,
+        now_s: float,
+        *,
+        by_hand: Collection[str],
+    ) -> dict[str, int]:
+        """The number of replicas of each service with a range, from now on."""
+        last, this = self._last, _look(wanted, observed, now_s)
+        if last is not None and now_s - last.at_s < LOOK_EVERY_S:
+            return {name: state.replicas for name, state in self._states.items()}
+        self._last = this
+        states: dict[str, Scaling] = {}
+        for service in wanted.services:
+            declared = system.services.get(service.name)
+            if declared is None or not isinstance(declared.replicas, ReplicaRange):
+                continue
+            if service.name in by_hand or wanted.stopping:
+                states[service.name] = begin(service.replicas)
+                continue
+            bounds = Bounds(declared.replicas.min, declared.replicas.max, self._cores)
+            state = self._states.get(service.name) or begin(service.replicas)
+            seen = gather(service, wanted, replicas, observed, counted, last, this) if last is not None else None
+            states[service.name], count, reason = scale(state, seen, bounds, now_s)
+            if reason:
+                self._tell(service.name, "scale", reason, "note" if count != state.replicas else "warning")
+        self._states = states
+        return {name: state.replicas for name, state in states.items()}
+
+
+def gather(
+    service: WantedService,
+    wanted: Wanted,
+    replicas: Mapping[str, Replica],
+    observed: Observed,
+    counted: Counted,
+    last: Look,
+    this: Look,
+) -> Seen:
+    """What is known of a service between two looks."""
+    mine = [name for name, replica in replicas.items() if replica.service == service.name and _serves(replica)]
+    others = [name for name, replica in replicas.items() if replica.service != service.name and _serves(replica)]
+    used = [_cores(name, last, this) for name in mine]
+    duration_s = this.at_s - last.at_s
+    shed = max(0, this.refused.get(service.name, 0) - last.refused.get(service.name, this.refused.get(service.name, 0)))
+    queues = (queue for (name, _number), queue in observed.edge.queues.items() if name == service.name)
+    return Seen(
+        replicas=len(mine),
+        utilisation=_utilisation(service, mine, observed),
+        cpu_cores=sum(cores for cores in used if cores is not None) if used and None not in used else None,
+        queued=sum(queue.queued for queue in queues),
+        shed_per_s=shed / duration_s if duration_s > 0 else 0.0,
+        others_cores=sum(_cores(name, last, this) or 0.0 for name in others),
+        rss_bytes=max((observed.replicas[name].rss_bytes for name in mine if name in observed.replicas), default=0),
+        available_bytes=observed.memory.available_bytes if observed.memory.total_bytes else 0,
+        connections=_connections(service, wanted, replicas, counted),
+    )
+
+
+def _serves(replica: Replica) -> bool:
+    return replica.phase is Phase.READY and not replica.leave and not replica.retire
+
+
+def _look(wanted: Wanted, observed: Observed, now_s: float) -> Look:
+    refused = {service.name: 0 for service in wanted.services}
+    for (name, _number), queue in observed.edge.queues.items():
+        refused[name] = refused.get(name, 0) + queue.refused
+    cpu = {name: (seen.pid, seen.cpu_s) for name, seen in observed.replicas.items() if seen.alive and seen.cpu_s > 0}
+    return Look(now_s, cpu, refused)
+
+
+def _cores(name: str, last: Look, this: Look) -> float | None:
+    """Cores that a replica's process used between two looks; None for a process that was not there at both."""
+    before, after = last.cpu.get(name), this.cpu.get(name)
+    if before is None or after is None or before[0] != after[0] or this.at_s <= last.at_s:
+        return None
+    return max(0.0, after[1] - before[1]) / (this.at_s - last.at_s)
+
+
+def _utilisation(service: WantedService, mine: Iterable[str], observed: Observed) -> float | None:
+    """Requests in flight of the limits, in the class where that is most; streams hold places of their own."""
+    if service.kind != "app":
+        return None
+    taken: dict[int, list[tuple[int, int]]] = {}
+    for name in mine:
+        seen, server = observed.replicas.get(name), observed.edge.servers.get(name)
+        if seen is None:
+            continue
+        if server is not None:
+            taken.setdefault(0, []).append((server.sessions - seen.streams, server.limit - seen.streams))
+        elif not service.is_public:
+            taken.setdefault(0, []).append((seen.in_flight, service.limit_of(is_wsgi=seen.is_wsgi)))
+        for (replica, number), place in observed.edge.classes.items():
+            if replica == name:
+                taken.setdefault(number, []).append((place.sessions - seen.streams, place.limit - seen.streams))
+    shares = [
+        max(0, sum(busy for busy, _ in places)) / limit
+        for places in taken.values()
+        if (limit := sum(limit for _, limit in places)) > 0
+    ]
+    return max(shares) if shares else None
+
+
+def _connections(
+    service: WantedService, wanted: Wanted, replicas: Mapping[str, Replica], counted: Counted
+) -> Connections | None:
+    """The fullest database that the service uses, and what a replica holds of it."""
+    found = []
+    for database in service.waits_for:
+        held = counted.get(database)
+        if held is None:
+            continue
+        users = {other.name for other in wanted.services if database in other.waits_for}
+        count = sum(replica.service in users and _serves(replica) for replica in replicas.values())
+        found.append(Connections(database, held.open, held.most, held.open / max(1, count)))
+    return max(found, key=lambda entry: entry.open / entry.most, default=None)
