@@ -39,6 +39,20 @@ class _Scale(click.Command):
         return super().parse_args(ctx, args)
 
 
+class _Count(click.ParamType[int | None]):
+    """A number of replicas, or `auto` (None): as the declaration or the load has it."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if value == "auto":
+            return None
+        text = str(value)
+        if not (text.isascii() and text.isdigit() and len(text) < 10):
+            self.fail(f"{text!r} is neither a whole number nor auto", param, ctx)
+        return int(text)
+
+
 @click.group(
     cls=_Group,
     invoke_without_command=True,
@@ -122,15 +136,46 @@ def status(watch: bool, state: str | None, as_json: bool) -> None:
 
 @cli.command(cls=_Scale)
 @click.argument("service")
-@click.argument("replicas", type=int)
+@click.argument("replicas", metavar="REPLICAS|auto", type=_Count())
 @click.option("--no-wait", is_flag=True, help="Return at once instead of when it is done.")
 @_STATE
 @_JSON
-def scale(service: str, replicas: int, no_wait: bool, state: str | None, as_json: bool) -> None:
-    """Set the number of replicas of SERVICE, until the declaration says another."""
+def scale(service: str, replicas: int | None, no_wait: bool, state: str | None, as_json: bool) -> None:
+    """Set the number of replicas of SERVICE, until the declaration says another; `auto` gives it back."""
     from headway.cli.look import scale as run
 
     run(_system(state), service, replicas, wait=not no_wait, as_json=as_json)
+
+
+@cli.command()
+@click.argument("service", required=False)
+@click.option("--limit", metavar="N", type=click.IntRange(1, 100_000), help="Requests at once of each replica.")
+@click.option("--replicas", metavar="N", type=click.IntRange(0, 1000), help="Number of replicas.")
+@click.option("--for", "duration", metavar="TIME", default="1h", help="How long, like 10m or 1h30m; a week at most.")
+@click.option("--release", is_flag=True, help="Let go of what is held.")
+@_STATE
+@_JSON
+def hold(
+    service: str | None,
+    limit: int | None,
+    replicas: int | None,
+    duration: str,
+    release: bool,
+    state: str | None,
+    as_json: bool,
+) -> None:
+    """Pin SERVICE by hand and freeze its automatic steps for a time; all services without SERVICE."""
+    from headway.cli.hold import hold as pin
+    from headway.cli.hold import release as let_go
+
+    if release:
+        if limit is not None or replicas is not None:
+            raise click.UsageError(
+                "--release takes no numbers: it lets go of all that is held", click.get_current_context()
+            )
+        let_go(_system(state), service, as_json=as_json)
+    else:
+        pin(_system(state), service, limit=limit, replicas=replicas, duration=duration, as_json=as_json)
 
 
 @cli.command()

@@ -36,8 +36,8 @@ def test_load_against_a_closed_port(place: Place) -> None:
     [
         (["stauts"], "no such command 'stauts'", "headway --help"),
         (["status", "--jsno"], "no such option", "headway status --help"),
-        (["scale", "web"], "missing argument 'REPLICAS'", "headway scale --help"),
-        (["scale", "web", "many"], "invalid value for 'REPLICAS': 'many'", "headway scale --help"),
+        (["scale", "web"], "missing argument 'REPLICAS|auto'", "headway scale --help"),
+        (["scale", "web", "many"], "invalid value for 'REPLICAS|auto': 'many' is neither", "headway scale --help"),
         (["scale", "web", "-1"], "a service cannot have -1 replicas", "headway scale --help"),
         (["load", "http://127.0.0.1:1"], "missing option '--rate'", "headway load --help"),
         (["logs", "-n", "-5"], "invalid value for '--last'", "headway logs --help"),
