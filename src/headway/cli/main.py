@@ -39,18 +39,13 @@ class _Scale(click.Command):
         return super().parse_args(ctx, args)
 
 
-class _Count(click.ParamType[int | None]):
+def _count(_context: click.Context, _parameter: click.Parameter, text: str) -> int | None:
     """A number of replicas, or `auto` (None): as the declaration or the load has it."""
-
-    name = "number"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
-        if value == "auto":
-            return None
-        text = str(value)
-        if not (text.isascii() and text.isdigit() and len(text) < 10):
-            self.fail(f"{text!r} is neither a whole number nor auto", param, ctx)
-        return int(text)
+    if text == "auto":
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise click.BadParameter(f"{text!r} is neither a whole number nor auto")
+    return int(text)
 
 
 @click.group(
@@ -136,7 +131,7 @@ def status(watch: bool, state: str | None, as_json: bool) -> None:
 
 @cli.command(cls=_Scale)
 @click.argument("service")
-@click.argument("replicas", metavar="REPLICAS|auto", type=_Count())
+@click.argument("replicas", metavar="REPLICAS|auto", callback=_count)
 @click.option("--no-wait", is_flag=True, help="Return at once instead of when it is done.")
 @_STATE
 @_JSON

@@ -17,6 +17,7 @@ from headway.overload.scaling import Bounds, Connections, Scaling, Seen, begin, 
 from headway.sharding.connection import RoleConnections
 
 LOOK_EVERY_S = 0.5
+COUNT_PATIENCE_S = 12.0  # for a count of connections after another replica is ready; after that it is not known
 
 Tell = Callable[[str, str, str, str], None]  # about, what, reason, level: a line for the journal
 Counted = Mapping[str, RoleConnections | None]  # by database
@@ -66,7 +67,9 @@ class Scaler:
                 continue
             bounds = Bounds(declared.replicas.min, declared.replicas.max, self._cores)
             state = self._states.get(service.name) or begin(service.replicas)
-            seen = gather(service, wanted, replicas, observed, counted, last, this) if last is not None else None
+            seen = None
+            if last is not None and not awaits_count(service, wanted, replicas, counted, now_s):
+                seen = gather(service, wanted, replicas, observed, counted, last, this)
             states[service.name], count, reason = scale(state, seen, bounds, now_s)
             if reason:
                 self._tell(service.name, "scale", reason, "note" if count != state.replicas else "warning")
@@ -147,6 +150,24 @@ def _utilisation(service: WantedService, mine: Iterable[str], observed: Observed
     return max(shares) if shares else None
 
 
+def awaits_count(
+    service: WantedService, wanted: Wanted, replicas: Mapping[str, Replica], counted: Counted, now_s: float
+) -> bool:
+    """Whether what the last replica added to a database's connections has still to be seen."""
+    for database in service.waits_for:
+        youngest_s = max((r.since_s for r in _users(database, wanted, replicas)), default=now_s)
+        held = counted.get(database)
+        if database in counted and now_s - youngest_s < COUNT_PATIENCE_S and (held is None or held.at_s < youngest_s):
+            return True
+    return False
+
+
+def _users(database: str, wanted: Wanted, replicas: Mapping[str, Replica]) -> list[Replica]:
+    """Replicas that serve and use a database."""
+    services = {service.name for service in wanted.services if database in service.waits_for}
+    return [replica for replica in replicas.values() if replica.service in services and _serves(replica)]
+
+
 def _connections(
     service: WantedService, wanted: Wanted, replicas: Mapping[str, Replica], counted: Counted
 ) -> Connections | None:
@@ -156,7 +177,6 @@ def _connections(
         held = counted.get(database)
         if held is None:
             continue
-        users = {other.name for other in wanted.services if database in other.waits_for}
-        count = sum(replica.service in users and _serves(replica) for replica in replicas.values())
-        found.append(Connections(database, held.open, held.most, held.open / max(1, count)))
+        count = max(1, len(_users(database, wanted, replicas)))
+        found.append(Connections(database, held.open, held.most, held.open / count))
     return max(found, key=lambda entry: entry.open / entry.most, default=None)

@@ -71,6 +71,7 @@ class RoleConnections:
 
     open: int
     most: int
+    at_s: float  # on the machine's monotonic clock
 
 
 class _Refusal(Exception):
@@ -213,7 +214,7 @@ def role_connections(text: str, *, timeout_s: float = 2.0) -> RoleConnections | 
         held, most = (int(column) for column in row)
     except (HeadwayError, ValueError):
         return None
-    return RoleConnections(max(0, held - 1), most) if most > 0 else None
+    return RoleConnections(max(0, held - 1), most, time.monotonic()) if most > 0 else None
 
 
 def _reach(text: str, *, timeout_s: float, path: str, query: str = "") -> Reached:

@@ -39,7 +39,7 @@ def test_load_against_a_closed_port(place: Place) -> None:
         (["scale", "web"], "missing argument 'REPLICAS|auto'", "headway scale --help"),
         (["scale", "web", "many"], "invalid value for 'REPLICAS|auto': 'many' is neither", "headway scale --help"),
         (["scale", "web", "-1"], "a service cannot have -1 replicas", "headway scale --help"),
-        (["load", "http://127.0.0.1:1"], "missing option '--rate'", "headway load --help"),
+        (["load", "http://127.0.0.1:1"], "how many requests a second?", "--rate 100"),
         (["logs", "-n", "-5"], "invalid value for '--last'", "headway logs --help"),
         (["up", "/nowhere/at/all"], "/nowhere/at/all is no file or folder here", "module:app"),
         (["up", "--env", "moon"], "--env moon was asked for, but headway.moon.toml is missing", "headway.moon.toml"),

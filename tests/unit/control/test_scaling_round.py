@@ -1,0 +1,134 @@
+"""What is gathered for the rule that scales: the fullest class, processes that stayed, the fullest database."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from nouns import WEB, edge, replica, seen
+
+from headway.control.scaling import LOOK_EVERY_S, Look, Scaler, awaits_count, gather
+from headway.model.declared import System
+from headway.model.observed import EdgeServer, MemoryObserved, Observed
+from headway.model.overload import EdgeQueue
+from headway.model.replica import Phase
+from headway.model.wanted import Wanted, WantedService
+from headway.overload.scaling import PACE, Connections
+from headway.sharding.connection import RoleConnections
+
+SERVICE = replace(WEB, waits_for=("main",))
+WANTED = Wanted((SERVICE,))
+BEFORE = Look(10.0, {"web.1": (7, 5.0), "web.2": (8, 1.0)}, {"web": 100})
+AFTER = Look(12.0, {"web.1": (7, 6.0), "web.2": (8, 1.5)}, {"web": 104})
+TWO = {"web.1": replica(1), "web.2": replica(2)}
+
+
+def place(sessions: int, limit: int) -> EdgeServer:
+    return EdgeServer("ready", is_up=True, sessions=sessions, limit=limit)
+
+
+def observed(**changes: object) -> Observed:
+    found = Observed(
+        replicas={"web.1": seen(rss_bytes=5, streams=2), "web.2": seen(rss_bytes=9)},
+        edge=edge(web_1=place(6, 12), web_2=place(0, 10)),
+        memory=MemoryObserved(total_bytes=100, available_bytes=60),
+    )
+    return replace(found, **changes)  # type: ignore[arg-type]
+
+
+def test_what_is_known_of_a_service() -> None:
+    counted = {"main": RoleConnections(30, 100, at_s=11.0)}
+    found = gather(SERVICE, WANTED, TWO, observed(), counted, BEFORE, AFTER)
+    assert found.replicas == 2
+    assert found.utilisation == pytest.approx(4 / 20)  # without the streams, which hold places of their own
+    assert found.cpu_cores == pytest.approx(0.75)
+    assert (found.shed_per_s, found.queued) == (2.0, 0)
+    assert (found.rss_bytes, found.available_bytes) == (9, 60)
+    assert found.connections == Connections("main", 30, 100, 15.0)
+
+
+def test_the_fullest_class_counts_and_all_of_their_queues() -> None:
+    at_edge = replace(
+        edge(web_1=place(0, 12), web_2=place(0, 12)),
+        classes={("web.1", 2): place(3, 4), ("web.2", 2): place(3, 4)},
+        queues={("web", 0): EdgeQueue(queued=1), ("web", 2): EdgeQueue(queued=4), ("api", 0): EdgeQueue(queued=9)},
+    )
+    quiet = {name: seen() for name in TWO}
+    found = gather(SERVICE, WANTED, TWO, observed(edge=at_edge, replicas=quiet), {}, BEFORE, AFTER)
+    assert (found.utilisation, found.queued) == (0.75, 5)
+
+
+def test_another_process_of_the_same_name_makes_its_processor_time_unknown() -> None:
+    after = replace(AFTER, cpu={**AFTER.cpu, "web.2": (99, 0.1)})
+    assert gather(SERVICE, WANTED, TWO, observed(), {}, BEFORE, after).cpu_cores is None
+
+
+def test_those_that_start_leave_or_are_replaced_do_not_count() -> None:
+    replicas = {
+        "web.1": replica(1),
+        "web.2": replica(2, leave=True),
+        "web.3": replica(3, Phase.STARTING),
+        "web.4": replica(4, retire="another release"),
+    }
+    assert gather(SERVICE, WANTED, replicas, observed(), {}, BEFORE, AFTER).replicas == 1
+
+
+def test_an_edge_that_is_not_seen_is_no_empty_one() -> None:
+    found = gather(SERVICE, WANTED, TWO, observed(edge=edge()), {}, BEFORE, replace(AFTER, cpu={}))
+    assert (found.utilisation, found.cpu_cores, found.queued) == (None, None, 0)
+
+
+def test_a_counter_that_began_anew_sheds_nothing() -> None:
+    assert gather(SERVICE, WANTED, TWO, observed(), {}, BEFORE, replace(AFTER, refused={"web": 3})).shed_per_s == 0
+
+
+@pytest.mark.parametrize(
+    ("counted", "now_s", "awaited"),
+    [
+        ({}, 101.0, False),  # nobody counts
+        ({"main": None}, 101.0, True),
+        ({"main": RoleConnections(5, 100, at_s=99.0)}, 101.0, True),
+        ({"main": RoleConnections(5, 100, at_s=100.5)}, 101.0, False),
+        ({"main": None}, 200.0, False),  # it cannot be counted
+    ],
+)
+def test_connections_are_counted_after_the_last_replica_came(counted, now_s, awaited) -> None:
+    assert awaits_count(SERVICE, WANTED, TWO, counted, now_s) is awaited
+
+
+SYSTEM = System.model_validate({"services": {"web": {"app": "a:b", "replicas": {"min": 1, "max": 4}}}})
+PRESSED = Observed(replicas={"web.1": seen()}, edge=edge(web_1=place(40, 40)))
+
+
+class Round:
+    """A scaler carried round for a while."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str, str, str]] = []
+        self.scaler = Scaler(4.0, lambda *entry: self.told.append(entry))
+        self.now_s = 1000.0
+
+    def run(self, seconds: float, *, wanted: int = 1, by_hand: frozenset[str] = frozenset()) -> dict[str, int]:
+        service: WantedService = replace(WEB, replicas=wanted)
+        until_s = self.now_s + seconds
+        found: dict[str, int] = {}
+        while self.now_s < until_s:
+            self.now_s += LOOK_EVERY_S / 2
+            replicas = {"web.1": replica(1)}
+            found = self.scaler.look(SYSTEM, Wanted((service,)), replicas, PRESSED, {}, self.now_s, by_hand=by_hand)
+        return found
+
+
+def test_pressure_raises_the_number_and_the_journal_says_why() -> None:
+    carried = Round()
+    assert carried.run(PACE.up_after_s + 2) == {"web": 2}
+    assert carried.told == [("web", "scale", "1 → 2 replicas: in flight 100% of the limit", "note")]
+    # The second one does not come; nothing more is asked for.
+    assert carried.run(60, wanted=2) == {"web": 2}
+
+
+def test_what_is_set_by_hand_is_left_alone_and_taken_over_as_it_is() -> None:
+    carried = Round()
+    assert carried.run(60, wanted=3, by_hand=frozenset({"web"})) == {"web": 3}
+    assert carried.told == []
+    assert carried.run(1, wanted=3) == {"web": 3}
