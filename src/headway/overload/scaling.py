@@ -176,7 +176,7 @@ def _up(state: Scaling, seen: Seen, bounds: Bounds, now_s: float, pace: Pace) ->
     goal = max(now + 1, min(asked, floor(pace.growth * now)))
     most, stop, why = _most(state, seen, bounds)
     if most <= now:
-        told = f"{now} replicas, and more are needed ({_shown(seen)}): {why}" if state.stopped_by != stop else ""
+        told = f"more than {now} are needed ({_shown(seen)}), but {why}" if state.stopped_by != stop else ""
         return replace(state, stopped_by=stop), now, told
     goal = min(goal, most)
     # Had it gone down just before, that was too early: the next time it waits longer.

@@ -178,7 +178,7 @@ def test_it_stops_where_the_connections_of_the_database_end() -> None:
     world = pressed(Seen(0, connections=Connections("main", open=75, most=100, each=10.0)))
     assert world.state.replicas == 2
     assert world.told == [
-        "2 replicas, and more are needed (3 waiting, in flight 100% of the limit, 1.00 of a core each): "
+        "more than 2 are needed (3 waiting, in flight 100% of the limit, 1.00 of a core each), but "
         "75 of 100 connections to database main are open"
     ]
 
