@@ -44,6 +44,7 @@ class Recovery:
     watched_s: float
     recovered_s: float | None
     slices: tuple[Slice, ...]
+    generator_was_short: bool = False  # of time: the burst was less than it says
 
 
 @dataclass(frozen=True, slots=True)

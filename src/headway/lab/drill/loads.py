@@ -82,7 +82,8 @@ class Loads:
         pieces = (Piece(burst_s, rate, rate), *[Piece(_SLICE_S, after_per_s, after_per_s)] * count)
         plan = scheduled(self.url, pieces, slo_s=self.slo_s, deadline_s=self.deadline_s, seed=self._next_seed())
         found = await run_load(plan)
+        short = found.generator.bottleneck
         slices = tuple(
             Slice(round(part.start_s - burst_s, 3), part.duration_s, part.offered, part.ok) for part in found.pieces[1:]
         )
-        return Recovery(rate, burst_s, round(after_per_s, 2), watched_s, recovered_s(slices), slices)
+        return Recovery(rate, burst_s, round(after_per_s, 2), watched_s, recovered_s(slices), slices, short)

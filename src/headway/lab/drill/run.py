@@ -25,6 +25,8 @@ MULTIPLES = (0.5, 1.0, 2.0, 5.0, 10.0)
 BURST_TIMES, AFTER_TIMES, DEATH_TIMES = 10.0, 0.7, 0.5
 # At the capacity of the size itself: above it an app that breaks would show how it breaks, not what it carries.
 SIZE_REPEATS = 3
+# Before what is measured for its own sake, in a quick drill as well.
+_PATIENT_CALM_S = 20.0
 # A queue that may fill for the length of the SLO carries SLO / duration more than lasts: an eighth at the most.
 _SETTLE_SLOS, _SETTLE_MAX_S = 8.0, 10.0
 _START_MIN_PER_S, _START_MAX_PER_S = 2.0, 100.0
@@ -79,12 +81,14 @@ async def run_drill(orders: Orders, say: Say) -> Drill:
     loads = Loads(subject.url, subject.slo_s, subject.deadline_s)
     notes = list(orders.notes)
     notes += check_answer(await loads.look(), subject)
-    drill = await _overload(orders, loads, notes, say)
+    drill = await _find(orders, loads, say)
     if orders.replicas is not None and orders.kills:
+        # Before too much is done, as the sizes: what an overload leaves behind would be blamed on them.
         say("killing a replica at half of the capacity")
         drill = replace(drill, death=await _death(loads, orders, drill, notes))
     if orders.replicas is not None and orders.sizes:
         drill = await _sizes(orders, loads, drill, notes, say)
+    drill = await _overload(orders, loads, drill, notes, say)
     return replace(drill, notes=tuple(notes), took_s=round(time.monotonic() - began_s, 1))
 
 
@@ -108,7 +112,7 @@ def check_answer(found: LoadResult, subject: Subject) -> list[str]:
     return []
 
 
-async def _overload(orders: Orders, loads: Loads, notes: list[str], say: Say) -> Drill:
+async def _find(orders: Orders, loads: Loads, say: Say) -> Drill:
     subject, pace = orders.subject, orders.pace
     say("warming up")
     warm = await loads.steady(max(10.0, 5 / pace.warm_s), pace.warm_s)
@@ -121,6 +125,11 @@ async def _overload(orders: Orders, loads: Loads, notes: list[str], say: Say) ->
             hint=f"give it the time that its users give it: --slo {max(1, math.ceil(4000 * p50_s))}",
         )
     say(f"capacity: {found.per_s:,.0f}/s{' or more' if found.is_lower_bound else ''}")
+    return Drill(subject, found)
+
+
+async def _overload(orders: Orders, loads: Loads, drill: Drill, notes: list[str], say: Say) -> Drill:
+    subject, pace, found = orders.subject, orders.pace, drill.capacity
     bare_name, bare_loads = "", None
     if orders.start_bare is not None:
         bare_name, url = await orders.start_bare()
@@ -142,13 +151,13 @@ async def _overload(orders: Orders, loads: Loads, notes: list[str], say: Say) ->
     if bare_loads is not None:
         bare = Bare(bare_name, tuple(bare_steps), await _recovery(bare_loads, found, pace, notes, bare_name))
         await _calm(bare_loads, pace, notes, bare_name)
-    return Drill(subject, found, tuple(steps), recovery, bare=bare)
+    return replace(drill, steps=tuple(steps), recovery=recovery, bare=bare)
 
 
 async def _capacity(loads: Loads, pace: Pace, start_per_s: float, say: Say) -> Capacity:
     history: list[Tried] = []
     while (step := next_try(history, start_per_s)) is not None:
-        await loads.calm(pace.calm_s)
+        await loads.calm(_PATIENT_CALM_S)
         lasting_s = _settle_s(loads, pace) if step.settling else pace.try_s
         tried = await loads.attempt(step.rate_per_s, lasting_s, settling=step.settling)
         history.append(tried)
@@ -174,10 +183,12 @@ async def _recovery(loads: Loads, found: Capacity, pace: Pace, notes: list[str],
     )
 
 
-async def _death(loads: Loads, orders: Orders, drill: Drill, notes: list[str]) -> Death:
+async def _death(loads: Loads, orders: Orders, drill: Drill, notes: list[str]) -> Death | None:
     assert orders.replicas is not None
     replicas, pace = orders.replicas, orders.pace
-    await _calm(loads, pace, notes, drill.subject.service)
+    if not await loads.calm(_PATIENT_CALM_S):
+        notes.append("no replica was killed: it had not calmed down before")
+        return None
     count = len(await asyncio.to_thread(replicas.ready_pids))
     rate = max(1.0, DEATH_TIMES * drill.capacity.per_s)
 
@@ -199,11 +210,15 @@ async def _sizes(orders: Orders, loads: Loads, drill: Drill, notes: list[str], s
         say(f"{size:g} cores: {count} replica{'s' if count > 1 else ''}")
         await asyncio.to_thread(orders.replicas.scale, count)
         pids = await asyncio.to_thread(orders.replicas.ready_pids)
+        if not await loads.calm(_PATIENT_CALM_S):
+            notes.append(f"{size:g} cores were not measured: it had not calmed down before")
+            continue
         try:
             with confined(pids, size):
                 found.append(await _size(loads, orders.pace, size, count, per_replica * size / 2, say))
         except PermissionError as error:
             notes.append(f"{size:g} cores were not measured: {error.strerror or error}")
+    await asyncio.to_thread(orders.replicas.scale, drill.subject.replicas)
     if any(size.cores >= len(own_cores()) for size in found):
         notes.append("where the workers have all cores, the edge and the load took theirs from the same ones")
     return replace(drill, sizes=tuple(found), ceiling=_ceiling(found))
@@ -213,7 +228,7 @@ async def _size(loads: Loads, pace: Pace, size: float, count: int, start: float,
     best = await _capacity(loads, pace, max(_START_MIN_PER_S, start), say)
     samples, limited = [], best.is_lower_bound
     for _ in range(SIZE_REPEATS if best.per_s > 0 else 0):
-        await loads.calm(pace.calm_s)
+        await loads.calm(_PATIENT_CALM_S)
         tried = await loads.attempt(best.per_s, _settle_s(loads, pace), settling=True)
         samples.append(max(tried.goodput_per_s, 0.0))
         limited = limited or tried.limited

@@ -80,7 +80,8 @@ def _refusals(step: Step) -> str:
 
 
 def _recovery(found: Recovery) -> str:
-    burst = f"a burst of {format_duration(found.burst_s)} at {found.burst_per_s:,.0f}/s"
+    rate = f"{'at most' if found.generator_was_short else 'at'} {found.burst_per_s:,.0f}/s"
+    burst = f"a burst of {format_duration(found.burst_s)} {rate}"
     if found.recovered_s is None:
         return f"After {burst} it had not recovered within {format_duration(found.watched_s)}."
     if found.recovered_s < BACK_AT_ONCE_S:
