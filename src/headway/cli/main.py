@@ -302,6 +302,16 @@ def break_(state: str | None, as_json: bool, **options: Any) -> None:
 @cli.command()
 @_STATE
 @_JSON
+def walls(state: str | None, as_json: bool) -> None:
+    """Name every limit of this system, and the rate at which traffic meets it; the nearest first."""
+    from headway.cli.walls import show_walls
+
+    show_walls(_system(state), as_json=as_json)
+
+
+@cli.command()
+@_STATE
+@_JSON
 def doctor(state: str | None, as_json: bool) -> None:
     """Check this machine: engines, ports, limits, memory, disk; and say what to do."""
     from headway.cli.doctor import doctor as run
