@@ -166,6 +166,9 @@ class Applying:
         wanted = loop.wanted
         if any(not service.key for service in wanted.services):
             return False
+        edge = self._controller.processes.table.get("edge")
+        if edge is not None and edge.alive and loop.observed.edge.pid != edge.pid:
+            return False  # it has reloaded, and the loop has not looked since: who asks would be told of the former
         current = self._current()
         for service in wanted.services:
             mine = [r for r in current.values() if r.service == service.name and r.phase is Phase.READY]
