@@ -42,6 +42,7 @@ FLOOR_KEPT_S = 60.0
 HOPELESS_S, HOPELESS_MAX_S = 30.0, 960.0  # service times over the SLO at any limit: not tried for so long, then twice
 STUCK_S = 0.5  # nothing came back for so long, and the processor is idle: requests wait, so more may wait
 STUCK_GROWTH = 1.5
+COLD_GROWTH = 4.0  # before the first answer ever: a burst of slow requests must not wait for a limit to be learned
 IDLE_CPU = 0.5  # of a core
 
 
@@ -144,10 +145,12 @@ def _is_whole(state: Limiter) -> bool:
 def _nothing_came(state: Limiter, seen: Measured, bounds: Bounds) -> Limiter:
     """No answer at all: either everything hangs, or answers take long and the replica just waits for others."""
     stuck_s = state.stuck_s + seen.duration_s
-    patience_s = max(STUCK_S, 2 * state.typical_s) if state.typical_s else seen.duration_s
+    is_cold = not state.typical_s
+    patience_s = 0.0 if is_cold else max(STUCK_S, 2 * state.typical_s)
     if stuck_s < patience_s or seen.cpu_share > IDLE_CPU:
         return replace(state, stuck_s=stuck_s)
-    raised = _at(state, state.limit * STUCK_GROWTH + 1, bounds, "its requests wait, its processor is idle")
+    growth = COLD_GROWTH if is_cold else STUCK_GROWTH
+    raised = _at(state, state.limit * growth + 1, bounds, "its requests wait, its processor is idle")
     return replace(raised, skip_s=0.0)
 
 

@@ -28,7 +28,10 @@ SERVICE_MARGIN = 1.3  # times the mean service time that an answer takes
 SLO_MIN_SHARE = 0.1  # of the SLO for the queue, however slow the app
 STANDING_AFTER_S = 0.3  # requests waited at every look for so long
 STANDING_OVER_S = 1.0  # no request waited or was refused for so long
-STANDING_SHARE, STANDING_MIN_S = 0.08, 0.02  # of the SLO, for a standing queue
+# Of the SLO, for a standing queue: where nearly all is served a longer one catches what comes by chance, where most is
+# refused anyway the next one is always there.
+STANDING_SHARE_MILD, STANDING_SHARE, STANDING_MIN_S = 0.35, 0.08, 0.02
+SEVERE_SHARE = 0.5  # of the requests refused
 DEADLINE_SHARE = 0.8  # of the deadline that may be waited where there is no SLO
 LIFO_WAIT_S = 1.0  # without an SLO: a longer wait than this and the newest go first
 FLOOR_SHARE = 0.08  # of the throughput for the less critical, whatever the critical take
@@ -70,6 +73,7 @@ class Queue:
     service_s: float = 0.0  # mean service time, smoothed
     waiting_s: float = 0.0  # since when requests wait at every look, as a duration
     calm_s: float = 0.0
+    refused_share: float = 0.0  # of all requests, smoothed
     reason: str = "nothing measured yet"
 
 
@@ -113,11 +117,14 @@ def _measured(state: Queue, seen: Seen) -> Queue:
         mean_s = seen.service_s / seen.completed
         service = mean_s if not service else service + _SMOOTH * (mean_s - service)
     waits = seen.queued > 0
+    asked = seen.refused + seen.completed
+    refused_share = state.refused_share + _SMOOTH / 2 * ((seen.refused / asked if asked else 0.0) - state.refused_share)
     return replace(
         state,
         rate_per_s=rate,
         service_s=service,
         waiting_s=state.waiting_s + seen.duration_s if waits else 0.0,
+        refused_share=refused_share,
         calm_s=0.0 if waits or seen.refused else state.calm_s + seen.duration_s,
     )
 
@@ -134,7 +141,9 @@ def _allowed(state: Queue, promise: Promise, *, overloaded: bool) -> tuple[float
         return max(0.1, DEADLINE_SHARE * promise.deadline_s - state.service_s), "what the deadline leaves"
     left_s = SLO_USED * promise.slo_s - SERVICE_MARGIN * state.service_s
     allowed_s = max(SLO_MIN_SHARE * promise.slo_s, left_s)
-    standing_s = max(STANDING_MIN_S, STANDING_SHARE * promise.slo_s)
+    mild = max(0.0, 1.0 - state.refused_share / SEVERE_SHARE)
+    standing_s = (STANDING_SHARE + mild * (STANDING_SHARE_MILD - STANDING_SHARE)) * promise.slo_s
+    standing_s = max(STANDING_MIN_S, standing_s)
     if overloaded and standing_s < allowed_s:
         return standing_s, "requests wait all the time: a longer queue would only make them late"
     return allowed_s, "what the SLO leaves after the service time"

@@ -34,6 +34,8 @@ ALIVE_ROUTE = "/-headway"
 _OOM_SCORE_ADJ = 500  # a replica dies before an engine does
 _STATIC_EXPIRES_S = 3600
 _RSS_EVERY_S = 1.0
+_RSS_EVERY_BUSY_S = 0.05  # limits follow what requests take: every tick
+_BUSY_REQUESTS = 4
 _RECONNECT_EVERY_S = 0.25
 _PROBE_S = 1.0
 _COUNTS_KEPT_S = 1.0  # a worker that lost the processor in the middle of writing is not one that tells nothing
@@ -51,6 +53,9 @@ class _Seen:
     counts: Counts | None = None
     rss_bytes: int = 0
     rss_at_s: float = 0.0
+    is_busy: bool = False
+    cpu_s: float = 0.0
+    completed: int = -1
     answers: bool = False
     probe: Future[bool] | None = None
     probe_at_s: float = 0.0
@@ -261,12 +266,15 @@ class Processes:
             return ReplicaObserved(state.pid, False, state.status, failure=self._failure(name))
         slots = self._slots(name)
         seen = self._seen[name]
-        cpu_s = _cpu_s(state.pid)
-        if now_s - seen.rss_at_s > _RSS_EVERY_S:
-            seen.rss_at_s, seen.rss_bytes = now_s, _rss_bytes(state.pid)
+        if now_s - seen.rss_at_s > (_RSS_EVERY_BUSY_S if seen.is_busy else _RSS_EVERY_S):
+            seen.rss_at_s, seen.rss_bytes, seen.cpu_s = now_s, _rss_bytes(state.pid), _cpu_s(state.pid)
         if slots is None:
-            return ReplicaObserved(state.pid, True, rss_bytes=seen.rss_bytes, cpu_s=cpu_s)
-        counts = read_counts(slots)
+            return ReplicaObserved(state.pid, True, rss_bytes=seen.rss_bytes, cpu_s=seen.cpu_s)
+        seen.is_busy = slots[Slot.IN_FLIGHT] >= _BUSY_REQUESTS
+        # At rest nothing changes, and reading it is the dearer half of looking at a replica.
+        is_idle = seen.counts is not None and slots[Slot.IN_FLIGHT] == 0 and slots[Slot.COMPLETED] == seen.completed
+        seen.completed = slots[Slot.COMPLETED]
+        counts = seen.counts if is_idle else read_counts(slots)
         if counts is not None or (seen.counts is not None and now_s - seen.counts.at_s > _COUNTS_KEPT_S):
             seen.counts = counts
         now_ns = time.monotonic_ns()
@@ -284,7 +292,7 @@ class Processes:
             completed=slots[Slot.COMPLETED],
             rss_bytes=seen.rss_bytes,
             counts=seen.counts,
-            cpu_s=cpu_s,
+            cpu_s=seen.cpu_s,
         )
 
     def _slots(self, name: str) -> memoryview | None:
