@@ -51,14 +51,40 @@ def status_lines(document: dict[str, Any]) -> list[str]:
     replicas = [replica for service in document["services"].values() for replica in service["replicas"]]
     if replicas:
         lines.append("")
-        body: list[tuple[str, ...]] = [("replica", "state", "pid", "in flight", "memory", "restarts", "")]
+        body: list[tuple[str, ...]] = [("replica", "state", "pid", "in flight", "limit", "memory", "restarts", "")]
         body += [_replica_row(replica) for replica in replicas]
-        lines += table(body, right=frozenset({2, 3, 4, 5}))
+        lines += table(body, right=frozenset({2, 3, 4, 5, 6}))
+    lines += _overload_lines(document)
     held = [(name, service["hold"]) for name, service in document["services"].items() if service["hold"]]
     lines += ["", *(f"  {held_line(name, hold)}" for name, hold in held)] if held else []
     if document["supervisor"] == "gone":
         lines += ["", "the supervisor is gone: traffic goes on, nothing can be started", "hint: headway up --detach"]
     return lines
+
+
+def _overload_lines(document: dict[str, Any]) -> list[str]:
+    """What holds under overload: classes that refuse or queue now, and routes that queue by themselves."""
+    lines = []
+    for service in document["services"].values():
+        told = service.get("overload")
+        if not told:
+            continue
+        for name, cls in told["classes"].items():
+            if cls["overloaded"] or cls["refused_per_s"] >= 1:
+                lines.append(f"  {name} {_held_back(cls, refuses=told['mode'] != 'observe')}")
+        if told["slow_routes"]:
+            lines.append(f"  slow routes queue by themselves: {', '.join(told['slow_routes'])}")
+    return ["", *lines] if lines else []
+
+
+def _held_back(cls: dict[str, Any], *, refuses: bool) -> str:
+    word = "refused at once" if refuses else "would be refused"
+    parts = [f"is at its limit: {cls['refused_per_s']:,.0f}/s {word}"]
+    if cls["capacity_per_s"]:
+        parts.append(f"{cls['capacity_per_s']:,.0f}/s answered")
+    if cls["queue_max"] is not None:
+        parts.append(f"{cls['queued']} of {cls['queue_max']:,} waiting")
+    return ", ".join(parts)
 
 
 def _number_note(service: dict[str, Any]) -> str:
@@ -96,6 +122,7 @@ def _replica_row(replica: dict[str, Any]) -> tuple[str, ...]:
         replica["state"],
         str(replica["pid"] or ""),
         str(replica["in_flight"] + replica["streams"]),
+        str(replica["limit"] or ""),
         memory,
         str(replica["restarts"]),
         replica["failure"] or replica["retire"] or "",

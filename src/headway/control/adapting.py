@@ -220,7 +220,9 @@ def _is_saturated(before: Adapted, replica: Replica, number: int, edge: EdgeObse
 
 def _blind(last: Look, replica: Replica, edge: EdgeObserved, now_s: float) -> _View:
     server = edge.servers.get(replica.name)
-    is_blind = now_s - last.at_s > BLIND_S and server is not None and server.sessions > 0
+    if server is None or not server.sessions:
+        return _View(replace(last, at_s=now_s))  # nothing to tell of
+    is_blind = now_s - last.at_s > BLIND_S
     if not is_blind or last.told_blind:
         return _View(last)
     told = Tell(replica.name, f"tells nothing for {BLIND_S:g} s while it works: its limit stays as it is", "warning")
@@ -364,9 +366,8 @@ def _tell(
     if over or refused:
         if held is None:
             what = "the rest is refused at once" if service.refuses else "nothing is refused, it is only observed"
-            actions.append(
-                Tell(service.name, f"more comes than is answered in time ({rate:,.0f}/s): {what}", "warning")
-            )
+            at = f" ({rate:,.0f}/s)" if rate else ""
+            actions.append(Tell(service.name, f"more comes than is answered in time{at}: {what}", "warning"))
             held = Pressure(now_s, now_s)
         pressure[service.name] = Pressure(held.since_s, now_s, held.refused + refused, rate or held.rate_per_s)
     elif held is not None and now_s - held.last_s > OVER_AFTER_S:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 from headway.model.overload import DEFAULT_LEVEL, QueueBound
 
-
 QUEUE_MAX_UNKNOWN = 1_000_000  # nothing measured yet: nobody is refused
 
 
