@@ -176,7 +176,8 @@ def _judge(state: Limiter, bounds: Bounds, now_s: float) -> Limiter:
     pressed = _is_pressed(state, now, bounds, now_s)
     target = TARGET_PRESSED if pressed else TARGET
     if e > CLEAR and slope > target:
-        return _swing(state, min(0.7, CLIMB * e), bounds, "throughput rises with it")
+        climb = min(0.7, CLIMB * e, _room(now, bounds) if now_s >= state.hopeless_until_s else 0.7)
+        return _swing(state, climb, bounds, "throughput rises with it")
     move = SETTLE * (slope - target) * (3.0 if pressed and slope < target else 1.0)
     why = "more at once carry no more" if move < 0 else "throughput still rises with it"
     return _swing(state, max(-FALL_MAX, min(FALL_MAX, move)), bounds, why)
@@ -212,6 +213,13 @@ def _too_late(state: Limiter, now: Sample, bounds: Bounds, now_s: float) -> Limi
         return None
     cut = max(allowed, state.centre * 0.25)
     return replace(_at(state, cut, bounds, "service times use up the SLO"), clamped=True)
+
+
+def _room(now: Sample, bounds: Bounds) -> float:
+    """How far the limit may climb at once, in ln L: even if throughput did not follow, answers must be in time."""
+    if bounds.slo_s is None:
+        return 0.7
+    return max(SWING, log(LATE_SHARE * bounds.slo_s / now.service_s)) if now.service_s > 0 else 0.7
 
 
 def _is_pressed(state: Limiter, now: Sample, bounds: Bounds, now_s: float) -> bool:
