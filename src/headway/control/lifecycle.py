@@ -109,6 +109,8 @@ def _ready(replica: Replica, seen: ReplicaObserved, service: WantedService | Non
 def _hang(seen: ReplicaObserved, service: WantedService) -> str:
     if service.kind == "command":
         return ""
+    if seen.stopped and seen.beat_age_s > BEAT_DEAD_S:
+        return f"stopped by a signal for {format_duration(seen.beat_age_s)}"
     if seen.beat_age_s > max(BEAT_DEAD_S, min(service.hang_timeout_s, 5.0)):
         return f"no sign of life for {format_duration(seen.beat_age_s)}"
     patience_s = max(service.hang_timeout_s, service.threads_patience_s) if seen.is_wsgi else service.hang_timeout_s

@@ -29,6 +29,7 @@ class ReplicaObserved:
     serving: bool = False
     beat_age_s: float = 0.0
     loop_beat_age_s: float = 0.0
+    stopped: bool = False  # by a signal, so that it will not go on by itself
     is_wsgi: bool = False
     in_flight: int = 0
     streams: int = 0

@@ -36,6 +36,7 @@ _STATIC_EXPIRES_S = 3600
 _RSS_EVERY_S = 1.0
 _RSS_EVERY_BUSY_S = 0.05  # limits follow what requests take: every tick
 _BUSY_REQUESTS = 4
+_SILENT_S = 1.0  # without a beat for so long: is it stopped by a signal?
 _RECONNECT_EVERY_S = 0.25
 _PROBE_S = 1.0
 _COUNTS_KEPT_S = 1.0  # a worker that lost the processor in the middle of writing is not one that tells nothing
@@ -278,13 +279,15 @@ class Processes:
         if counts is not None or (seen.counts is not None and now_s - seen.counts.at_s > _COUNTS_KEPT_S):
             seen.counts = counts
         now_ns = time.monotonic_ns()
+        beat_age_s = (now_ns - slots[Slot.BEAT_NS]) / 1e9
         looking_s = now_s - self._looking_since_s
         stage = slots[Slot.STAGE]
         return ReplicaObserved(
             pid=state.pid,
             alive=True,
             serving=stage in (Stage.SERVING, Stage.STOPPING) and self._answers(name, seen, now_s),
-            beat_age_s=min(looking_s, max(0.0, (now_ns - slots[Slot.BEAT_NS]) / 1e9)),
+            beat_age_s=min(looking_s, max(0.0, beat_age_s)),
+            stopped=beat_age_s > _SILENT_S and _is_stopped(state.pid),
             loop_beat_age_s=min(looking_s, max(0.0, (now_ns - slots[Slot.LOOP_BEAT_NS]) / 1e9)),
             is_wsgi=bool(slots[Slot.IS_WSGI]),
             in_flight=slots[Slot.IN_FLIGHT],
@@ -373,3 +376,11 @@ def _cpu_s(pid: int) -> float:
         return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
     except (OSError, IndexError):
         return 0.0
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+    except (OSError, IndexError):
+        return False
