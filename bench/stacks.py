@@ -43,14 +43,16 @@ def _die_with_parent() -> None:
     _libc.prctl(1, signal.SIGTERM)
 
 
-def _port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
 
 
 @contextmanager
-def _spawn(*argv: str, cwd: Path = HERE) -> Iterator[subprocess.Popen[bytes]]:
+def spawn(*argv: str, cwd: Path = HERE) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that ends with the block, and with this process."""
     process = subprocess.Popen(
         argv,
         cwd=cwd,
@@ -69,7 +71,8 @@ def _spawn(*argv: str, cwd: Path = HERE) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def _await(url: str) -> None:
+def await_answer(url: str) -> None:
+    """Until a server answers 200 there; RuntimeError after 30 s."""
     until_s = time.monotonic() + 30
     while True:
         try:
@@ -83,14 +86,15 @@ def _await(url: str) -> None:
         time.sleep(0.05)
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
+    """A process and all its descendants."""
     found = [pid]
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             with suppress(OSError):
                 parent = int(Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[1])
                 if parent == pid:
-                    found += _family(int(entry))
+                    found += family(int(entry))
     return found
 
 
@@ -98,7 +102,7 @@ def _family(pid: int) -> list[int]:
 def _granian(folder: Path, app: str) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
     """The worker that stands behind HAProxy and nginx by hand: granian with one worker on a unix socket."""
     path = folder / "worker.sock"
-    with _spawn(
+    with spawn(
         str(BIN / "granian"),
         "--interface",
         "asgi",
@@ -121,13 +125,13 @@ def _granian(folder: Path, app: str) -> Iterator[tuple[Path, subprocess.Popen[by
 def headway(app: str, declaration: str = "") -> Iterator[Stack]:
     """Headway as its user starts it, with one replica."""
     with tempfile.TemporaryDirectory() as name:
-        folder, port = Path(name), _port()
+        folder, port = Path(name), free_port()
         shutil.copy(HERE / f"{app}.py", folder)
         (folder / "headway.toml").write_text(
             f'[edge]\nbind = ["127.0.0.1:{port}"]\n[services.web]\napp = "{app}:app"\nreplicas = 1\n{declaration}'
         )
-        with _spawn(sys.executable, "-m", "headway.cli.main", "up", cwd=folder):
-            _await(f"http://127.0.0.1:{port}/warm")
+        with spawn(sys.executable, "-m", "headway.cli.main", "up", cwd=folder):
+            await_answer(f"http://127.0.0.1:{port}/warm")
             record = json.loads((folders_for(folder / ".headway").run / "processes.json").read_text())
             pids = {entry["name"]: entry["pid"] for entry in record["processes"]}
             yield Stack(
@@ -163,13 +167,13 @@ backend web
 def haproxy(app: str) -> Iterator[Stack]:
     """HAProxy → granian, configured by hand in a few lines."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-        folder, port = Path(name), _port()
+        folder, port = Path(name), free_port()
         worker, granian = stack.enter_context(_granian(folder, app))
         config = folder / "haproxy.cfg"
         config.write_text(_HAPROXY.format(port=port, socket=worker))
-        process = stack.enter_context(_spawn(find_haproxy().path, "-db", "-f", str(config)))
-        _await(f"http://127.0.0.1:{port}/warm")
-        yield Stack(f"http://127.0.0.1:{port}/", (process.pid,), tuple(_family(granian.pid)))
+        process = stack.enter_context(spawn(find_haproxy().path, "-db", "-f", str(config)))
+        await_answer(f"http://127.0.0.1:{port}/warm")
+        yield Stack(f"http://127.0.0.1:{port}/", (process.pid,), tuple(family(granian.pid)))
 
 
 _NGINX = """
@@ -200,14 +204,15 @@ http {{
 
 
 @contextmanager
-def _nginx(folder: Path, upstream: str, worker: subprocess.Popen[bytes]) -> Iterator[Stack]:
+def behind_nginx(folder: Path, upstream: str, worker: subprocess.Popen[bytes]) -> Iterator[Stack]:
+    """nginx before a worker that somebody else has started."""
     folder.chmod(0o755)
-    port, config = _port(), folder / "nginx.conf"
+    port, config = free_port(), folder / "nginx.conf"
     head = "user root;\n" if os.geteuid() == 0 else ""  # as root it would drop to a user that cannot open the socket
     config.write_text(head + _NGINX.format(folder=folder, upstream=upstream, port=port))
-    with _spawn(shutil.which("nginx") or "nginx", "-p", str(folder), "-c", str(config)) as process:
-        _await(f"http://127.0.0.1:{port}/warm")
-        yield Stack(f"http://127.0.0.1:{port}/", tuple(_family(process.pid)), tuple(_family(worker.pid)))
+    with spawn(shutil.which("nginx") or "nginx", "-p", str(folder), "-c", str(config)) as process:
+        await_answer(f"http://127.0.0.1:{port}/warm")
+        yield Stack(f"http://127.0.0.1:{port}/", tuple(family(process.pid)), tuple(family(worker.pid)))
 
 
 @contextmanager
@@ -216,7 +221,7 @@ def nginx(app: str) -> Iterator[Stack]:
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         worker, granian = stack.enter_context(_granian(folder, app))
-        yield stack.enter_context(_nginx(folder, f"unix:{worker}", granian))
+        yield stack.enter_context(behind_nginx(folder, f"unix:{worker}", granian))
 
 
 @contextmanager
@@ -226,7 +231,7 @@ def nginx_gunicorn(app: str) -> Iterator[Stack]:
         folder = Path(name)
         path = folder / "worker.sock"
         worker = stack.enter_context(
-            _spawn(
+            spawn(
                 str(BIN / "gunicorn"),
                 "-k",
                 "uvicorn_worker.UvicornWorker",
@@ -239,7 +244,7 @@ def nginx_gunicorn(app: str) -> Iterator[Stack]:
                 f"{app}:app",
             )
         )
-        yield stack.enter_context(_nginx(folder, f"unix:{path}", worker))
+        yield stack.enter_context(behind_nginx(folder, f"unix:{path}", worker))
 
 
 STACKS = {
