@@ -40,6 +40,9 @@ LATE_SHARE = 0.7  # of the SLO: at once down to what Little's law allows
 FLOOR_FACTOR = 3.0  # times the lowest service time of late that count as pressing, where there is no SLO
 FLOOR_KEPT_S = 60.0
 HOPELESS_S, HOPELESS_MAX_S = 30.0, 960.0  # service times over the SLO at any limit: not tried for so long, then twice
+# Times the service time, after a change: those let in together pass through together, and until they are spread their
+# waves look as if throughput followed the limit; it would stay too high.
+SPREAD, SPREAD_MAX_S = 1.5, 1.0
 STUCK_S = 0.5  # nothing came back for so long, and the processor is idle: requests wait, so more may wait
 STUCK_GROWTH = 1.5
 COLD_GROWTH = 4.0  # before the first answer ever: a burst of slow requests must not wait for a limit to be learned
@@ -249,7 +252,7 @@ def _in_force(state: Limiter, limit: int, bounds: Bounds) -> Limiter:
     return replace(
         state,
         limit=limit,
-        skip_s=min(0.5, max(0.05, state.typical_s)) if changed else 0.0,
+        skip_s=min(SPREAD_MAX_S, max(0.05, SPREAD * state.typical_s)) if changed else 0.0,
         window_s=0.0,
         completed=0,
         failed=0,
