@@ -27,8 +27,9 @@ TEXT = """An app that takes 2 ms of processor time and waits 10 ms. An answer is
 clients give up after 1 s, and nobody waits for anybody: an open loop, Poisson arrivals, each request on a new
 connection. One worker process on the first core; balancer, controller and the generator on the second. Shares are of
 each stack's *own* capacity, its best goodput over a few rates; each is loaded with multiples of that. Fresh processes
-each round, and after a load that a stack does not get over soon. Medians of {rounds} rounds; goodput is
-that of {step_s:g} s, half a second after the load began. A figure is void when this generator could not make the load.
+each round, and after a load that a stack does not get over soon. Medians of {rounds} rounds ({own_rounds} of Ray Serve,
+which starts slowly); goodput is that of {step_s:g} s, half a second after the load began. A figure is void when this
+generator could not make the load.
 
 {table}
 
@@ -79,7 +80,7 @@ def peers(size: Size, cores: tuple[int, ...]) -> dict[str, Measured]:
     for number in range(size.rounds):
         names = list(PEERS)
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            if not found[name].lacks:
+            if not found[name].lacks and (number < size.own_rounds or not PEERS[name].slow_start):
                 began_s = time.monotonic()
                 try:
                     _round(name, found[name], size, cores, with_others=number < size.own_rounds)
@@ -106,7 +107,7 @@ def _round(name: str, measured: Measured, size: Size, cores: tuple[int, ...], *,
         stack = opened.enter_context(running(cores, peer))
         warm(stack)
         if not measured.capacity_per_s:
-            measured.capacity_per_s = capacity(stack, size.try_s)
+            measured.capacity_per_s = capacity(stack, size)
             if not measured.capacity_per_s:
                 raise RuntimeError("its capacity could not be measured")
         loads: list[tuple[int, Connections, bool, list[Sample]]] = [

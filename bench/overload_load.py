@@ -10,12 +10,11 @@ import uvloop
 
 from bench.overload_stacks import DEADLINE_S, SLO_S, Running
 from headway.lab.drill.loads import Loads
-from headway.lab.load import LoadResult, load, scheduled
+from headway.lab.load import LoadPlan, LoadResult, load, scheduled
 from headway.lab.plan import Connections
 from headway.lab.schedule import Piece
 
-# An app of 2 ms carries 500/s at most. Upwards until it gets no better, downwards where the first is too much.
-_RATES_UP = (300.0, 360.0, 400.0, 430.0, 460.0, 490.0)
+# Tried where the first rate is too much already.
 _RATES_DOWN = (200.0, 130.0, 80.0, 40.0)
 _KEEPS_UP = 0.9
 _IN_VAIN_MAX = 2  # one bad moment of the machine is no capacity
@@ -32,11 +31,19 @@ class Size:
     own_rounds: int  # of the rows that are about Headway alone
     step_s: float
     try_s: float
+    rates_up: tuple[float, ...]  # upwards until it gets no better; an app of 2 ms carries 500/s at most
     limits: tuple[int, ...]  # fixed ones that adapting is compared with
 
 
-FULL = Size(rounds=5, own_rounds=3, step_s=1.5, try_s=2.0, limits=(3, 6, 12, 24, 48))
-QUICK = Size(rounds=1, own_rounds=1, step_s=1.5, try_s=1.0, limits=(3, 12, 48))
+FULL = Size(
+    rounds=5,
+    own_rounds=3,
+    step_s=1.2,
+    try_s=1.5,
+    rates_up=(320.0, 380.0, 440.0, 490.0),
+    limits=(3, 6, 12, 24, 48),
+)
+QUICK = Size(rounds=1, own_rounds=1, step_s=1.2, try_s=1.0, rates_up=(360.0, 430.0, 490.0), limits=(3, 12, 48))
 
 
 def steady(stack: Running, rate_per_s: float, duration_s: float, connections: Connections = "new") -> LoadResult:
@@ -53,7 +60,7 @@ def steady(stack: Running, rate_per_s: float, duration_s: float, connections: Co
 
 def warm(stack: Running) -> None:
     """A little load, so that a stack's first requests are not what is measured."""
-    steady(stack, 100.0, 0.25)
+    load(LoadPlan(stack.url, 100.0, 0.3, deadline_s=DEADLINE_S))
 
 
 def calm(stack: Running, timeout_s: float = 1.0) -> bool:
@@ -62,13 +69,13 @@ def calm(stack: Running, timeout_s: float = 1.0) -> bool:
         return runner.run(Loads(stack.url, SLO_S, DEADLINE_S).calm(timeout_s))
 
 
-def capacity(stack: Running, try_s: float) -> float:
+def capacity(stack: Running, size: Size) -> float:
     """The best goodput of a few rates, a second; 0 when none of them could be measured."""
     best_per_s = 0.0
-    for rates in (_RATES_UP, _RATES_DOWN):
+    for rates in (size.rates_up, _RATES_DOWN):
         in_vain = 0
         for rate_per_s in rates:
-            result = steady(stack, rate_per_s, try_s)
+            result = steady(stack, rate_per_s, size.try_s)
             calm(stack)
             found_per_s = 0.0 if result.generator.bottleneck else result.goodput_per_s
             in_vain = 0 if found_per_s > best_per_s else in_vain + 1

@@ -139,7 +139,8 @@ class Peer:
     start: Callable[[], AbstractContextManager[str]]
     balancer: bool  # something that can share the worker's core, or not
     abrupt: bool = True  # ended by SIGKILL of its worker, which full as it is would take long to end
-    calm_timeout_s: float = 1.0  # after a load; then it is started again, so a slow start is worth some waiting
+    calm_timeout_s: float = 1.0  # to get over a load; else it is started again. 0: always, for it takes many seconds
+    slow_start: bool = False  # measured in fewer rounds
     lacks: Callable[[], str | None] = lambda: None  # why it cannot run here
 
 
@@ -163,11 +164,11 @@ def _lacks_ray() -> str | None:
 
 
 PEERS = {
-    "uvicorn": Peer(_uvicorn, False),
-    "granian": Peer(_granian, False),
-    "gunicorn + uvicorn": Peer(_gunicorn, False, lacks=_lacks_gunicorn),
+    "uvicorn": Peer(_uvicorn, False, calm_timeout_s=0.0),
+    "granian": Peer(_granian, False, calm_timeout_s=0.0),
+    "gunicorn + uvicorn": Peer(_gunicorn, False, calm_timeout_s=0.0, lacks=_lacks_gunicorn),
     "nginx → uvicorn": Peer(_nginx_uvicorn, True, lacks=_lacks_nginx),
-    "Ray Serve, HAProxy mode": Peer(_ray_serve, True, False, 8.0, _lacks_ray),
+    "Ray Serve, HAProxy mode": Peer(_ray_serve, True, False, 8.0, True, _lacks_ray),
     "Headway": Peer(_headway, True, False),
 }
 
