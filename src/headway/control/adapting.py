@@ -20,7 +20,9 @@ from headway.overload import limiter, memory, queueing, routes
 START_LIMIT = 16  # of an async replica that knows nothing: found in a second or two from here, up or down
 BLIND_S = 1.0  # a replica that works but tells nothing for so long
 LIE_FACTOR = 0.1  # a claimed service time below this share of what Little's law says is no service time
-CAP_FACTOR, CAP_MIN_ROOM = 2, 16  # above the limits, for what the edge lets through while it changes its mind
+# Above the limits: the edge may let more through while it changes its mind, and a worker hears of its cap a tenth of a
+# second later than the edge of a limit that has doubled.
+CAP_FACTOR, CAP_MIN_ROOM = 4, 16
 OVER_AFTER_S = 2.0  # nothing waited or was refused for so long: the overload is over
 
 _UNBOUND = queueing.begin().bound  # as an edge begins that was never told
@@ -122,12 +124,13 @@ def _service(
             foot = memory.observe(foot, seen.rss_bytes, seen.in_flight)
         footprints[replica.name] = foot
         if (seen is None or seen.counts is None) and (replica.name, MAIN) not in before.limiters:
-            continue  # it tells nothing (yet, or a worker from before an upgrade): the declared limit holds
+            limits |= _left_in_force(before, service, replica, seen, observed.edge)
+            continue  # it tells nothing (yet, or a worker from before an upgrade)
         for cls in before.active(service):
             key = (replica.name, cls.number)
             bounds = _bounds(service, cls, seen, foot, before.shortage)
             state = before.limiters.get(key) or limiter.begin(
-                bounds, _inherited(before, service, replica, cls.number, observed.edge)
+                bounds, _inherited(before, service, replica, cls.number, seen, observed.edge)
             )
             if service.held_limit is not None and cls.number == MAIN:
                 state = limiter.begin(replace(bounds, ceiling=service.held_limit), service.held_limit)
@@ -139,9 +142,9 @@ def _service(
             if view.new:
                 total[cls.number] = _sum(total.get(cls.number), view.done.get(cls.number))
         if replica.phase is Phase.READY and view.new:
-            cap = sum(limits[replica.name, cls.number] for cls in before.active(service))
-            cap = max(CAP_FACTOR * cap, cap + CAP_MIN_ROOM)
-            if abs(cap - caps.get(replica.name, 0)) > caps.get(replica.name, 0) // 5:
+            cap = _cap([limiters[replica.name, cls.number] for cls in before.active(service)])
+            known = caps.get(replica.name, 0)
+            if cap != known and (not cap or not known or abs(cap - known) > known // 5):
                 caps[replica.name] = cap
                 actions.append(CapReplica(replica.name, cap, "above its limits"))
     after = replace(after, limits=limits, limiters=limiters, looks=looks, footprints=footprints, caps=caps)
@@ -286,19 +289,54 @@ def _bounds(
     return limiter.Bounds(start=ceiling if is_wsgi else min(START_LIMIT, ceiling), ceiling=ceiling, slo_s=cls.slo_s)
 
 
+def _left_in_force(
+    before: Adapted, service: WantedService, replica: Replica, seen: ReplicaObserved | None, edge: EdgeObserved
+) -> dict[Key, int]:
+    """Limits that a former controller left at the edge, of a replica of which this one can read nothing at all: they
+    stay. Of one that has just started there are none, and the declared limit holds."""
+    if seen is None or not seen.alive or seen.serving or not service.adapts:
+        return {}
+    if before.at_s or replica.phase is not Phase.READY:
+        return {key: limit for key, limit in before.limits.items() if key[0] == replica.name}
+    left = ((cls.number, _left_at_edge(replica, cls.number, seen, edge)) for cls in service.classes)
+    most = service.limit_of(is_wsgi=seen.is_wsgi)
+    return {(replica.name, number): min(limit, most) for number, limit in left if limit is not None}
+
+
+def _left_at_edge(replica: Replica, number: int, seen: ReplicaObserved | None, edge: EdgeObserved) -> int | None:
+    """The limit in force at the edge, without the places that were added for open streams."""
+    server = edge.servers.get(replica.name) if number == MAIN else edge.classes.get((replica.name, number))
+    return max(1, server.limit - (seen.streams if seen else 0)) if server is not None else None
+
+
 def _inherited(
-    before: Adapted, service: WantedService, replica: Replica, number: int, edge: EdgeObserved
+    before: Adapted,
+    service: WantedService,
+    replica: Replica,
+    number: int,
+    seen: ReplicaObserved | None,
+    edge: EdgeObserved,
 ) -> int | None:
     """Where a limiter begins: what a former controller left at the edge, else what its siblings have learned."""
-    server = edge.servers.get(replica.name) if number == MAIN else edge.classes.get((replica.name, number))
-    if server is not None and not before.at_s:
-        return max(1, server.limit)
+    left = _left_at_edge(replica, number, seen, edge)
+    if left is not None and (not before.at_s or (replica.name, number) in before.limits):
+        return left
     siblings = sorted(
         state.limit
         for (name, other), state in before.limiters.items()
         if other == number and name.rpartition(".")[0] == service.name and state.rate_per_s
     )
     return siblings[len(siblings) // 2] if siblings else None
+
+
+def _cap(states: list[limiter.Limiter]) -> int:
+    """What the worker itself refuses above; 0 = nothing, while a limit may still grow by leaps."""
+    if not all(state.typical_s or state.limit == state.centre for state in states) or not any(
+        state.typical_s for state in states
+    ):
+        return 0
+    total = sum(state.limit for state in states)
+    return max(CAP_FACTOR * total, total + CAP_MIN_ROOM)
 
 
 # -- one service ----------------------------------------------------------------------------------------------------
@@ -327,11 +365,13 @@ def _queues(
             rates[key] = rates.get(key, 0.0) + 0.3 * (refused / elapsed_s - rates.get(key, 0.0))
             refused_now += refused
             edge_queues[key] = now
-            done = total.get(cls.number)
-            if done is not None and duration_s > 0 and not service.held:
+            done, looked_s = total.get(cls.number), duration_s
+            if done is None and not (now.queued or now.in_flight):
+                done, looked_s = ClassCounts(), elapsed_s  # workers at rest tell nothing new, and an overload ends
+            if done is not None and looked_s > 0 and not service.held:
                 places = sum(n for (name, c), n in after.limits.items() if c == cls.number and _of(name, service))
                 seen = queueing.Seen(
-                    duration_s=duration_s,
+                    duration_s=looked_s,
                     completed=done.completed,
                     service_s=done.service_s,
                     places=places,

@@ -84,7 +84,7 @@ def begin(bound: QueueBound | None = None) -> Queue:
 
 def step(state: Queue, seen: Seen, promise: Promise) -> Queue:
     """The queue's bound after one look."""
-    state = _measured(state, seen)
+    state = _measured(state, seen, patient=promise.slo_s is None)
     overloaded = _is_overloaded(state)
     allowed_s, why = _allowed(state, promise, overloaded=overloaded)
     if state.rate_per_s:
@@ -105,10 +105,14 @@ def step(state: Queue, seen: Seen, promise: Promise) -> Queue:
     return replace(state, bound=bound, reason=why)
 
 
-def _measured(state: Queue, seen: Seen) -> Queue:
+def _measured(state: Queue, seen: Seen, *, patient: bool) -> Queue:
     rate, service = state.rate_per_s, state.service_s
     if seen.saturated and seen.duration_s > 0 and (seen.completed or rate):
         now = seen.completed / seen.duration_s
+        if patient and not rate and seen.service_s:
+            # The first answers of a burst are few, for the rest has begun with them and is not done: refused by that
+            # figure would be who could wait for long. All places at work do more, by Little's law.
+            now = max(now, seen.places * seen.completed / seen.service_s)
         rate = now if not rate else rate + _SMOOTH * (now - rate)
     elif seen.duration_s > 0:
         # More than was thought passed though nobody waited: it can do at least that.
