@@ -12,17 +12,20 @@ from dataclasses import dataclass, field, replace
 
 from headway.model.action import Action, AssignRoute, BoundQueue, CapReplica, Tell
 from headway.model.observed import EdgeObserved, Observed, ReplicaObserved
-from headway.model.overload import MAIN, SLOW, ClassCounts, Counts, EdgeQueue, QueueBound, class_name
+from headway.model.overload import CRITICALITIES, MAIN, SLOW, ClassCounts, Counts, EdgeQueue, QueueBound, class_name
 from headway.model.replica import Phase, Replica
 from headway.model.wanted import Wanted, WantedClass, WantedService
 from headway.overload import limiter, memory, queueing, routes
 
 START_LIMIT = 16  # of an async replica that knows nothing: found in a second or two from here, up or down
+# Until it was measured, a replica is taken to need this, and a request this on top: few apps hold more.
+REPLICA_BYTES, UNKNOWN_REQUEST_BYTES = 64 << 20, 4 << 20
 BLIND_S = 1.0  # a replica that works but tells nothing for so long
 LIE_FACTOR = 0.1  # a claimed service time below this share of what Little's law says is no service time
 # Above the limits: the edge may let more through while it changes its mind, and a worker hears of its cap a tenth of a
 # second later than the edge of a limit that has doubled.
 CAP_FACTOR, CAP_MIN_ROOM = 4, 16
+REST_PART = 10  # of a replica's places one part at least stays for the less critical
 OVER_AFTER_S = 2.0  # nothing waited or was refused for so long: the overload is over
 
 _UNBOUND = queueing.begin().bound  # as an edge begins that was never told
@@ -112,7 +115,9 @@ def _service(
     looks, footprints, caps = dict(after.looks), dict(after.footprints), dict(before.caps) | dict(after.caps)
     total: dict[int, ClassCounts] = {}
     longest_s = 0.0
+    first_level = _first_waiting(service, observed.edge)
     for replica in mine:
+        total_limit = sum(n for (name, _number), n in before.limits.items() if name == replica.name)
         seen = observed.replicas.get(replica.name)
         view = _view(before, replica, seen, observed.edge, service, now_s)
         if view.look is not None:
@@ -138,11 +143,13 @@ def _service(
                 state = limiter.begin(bounds, bounds.ceiling)
             elif not service.held and view.new and replica.phase is Phase.READY:
                 state = limiter.step(state, view.measured[cls.number], bounds, now_s)
+                if cls.level > first_level:
+                    state = limiter.give_way(state, replace(bounds, floor=max(1, total_limit // REST_PART)))
             limiters[key], limits[key] = state, state.limit
             if view.new:
                 total[cls.number] = _sum(total.get(cls.number), view.done.get(cls.number))
         if replica.phase is Phase.READY and view.new:
-            cap = _cap([limiters[replica.name, cls.number] for cls in before.active(service)])
+            cap = _cap([limiters[replica.name, cls.number] for cls in before.active(service)], adapts=service.adapts)
             known = caps.get(replica.name, 0)
             if cap != known and (not cap or not known or abs(cap - known) > known // 5):
                 caps[replica.name] = cap
@@ -191,6 +198,11 @@ def _view(
     measured: dict[int, limiter.Measured] = {}
     done: dict[int, ClassCounts] = {}
     lies = False
+    busy = [
+        c.number
+        for c in before.active(service)
+        if c.number < len(counts.classes) and counts.classes[c.number].in_flight
+    ]
     for cls in before.active(service):
         since = _since(counts, last.counts, cls.number)
         both = cls.number in saturated and cls.number in last.saturated
@@ -198,7 +210,14 @@ def _view(
         lies = lies or lie
         done[cls.number] = replace(since, service_s=service_s)
         measured[cls.number] = limiter.Measured(
-            duration_s, since.completed, since.failed, service_s, since.in_flight, both, cpu_share
+            duration_s,
+            since.completed,
+            since.failed,
+            service_s,
+            since.in_flight,
+            both,
+            cpu_share,
+            shares=len(busy) > 1,
         )
     told = []
     if lies and not last.told_lie:
@@ -286,7 +305,17 @@ def _bounds(
     if service.memory_share_bytes and (fit := memory.ceiling(foot, service.memory_share_bytes)) is not None:
         ceiling = min(ceiling, fit)
     ceiling = max(1, int(ceiling * shortage.factor))
-    return limiter.Bounds(start=ceiling if is_wsgi else min(START_LIMIT, ceiling), ceiling=ceiling, slo_s=cls.slo_s)
+    return limiter.Bounds(start=_start(service, cls, ceiling, is_wsgi=is_wsgi), ceiling=ceiling, slo_s=cls.slo_s)
+
+
+def _start(service: WantedService, cls: WantedClass, ceiling: int, *, is_wsgi: bool) -> int:
+    """Where a limit begins that nothing is known of. Without an SLO nothing is late, and memory alone is the bound."""
+    if is_wsgi:
+        return ceiling
+    if cls.slo_s is not None:
+        return min(START_LIMIT, ceiling)
+    room = memory.USED_SHARE * service.memory_share_bytes - REPLICA_BYTES
+    return max(min(START_LIMIT, ceiling), min(ceiling, int(room / UNKNOWN_REQUEST_BYTES)))
 
 
 def _left_in_force(
@@ -329,11 +358,19 @@ def _inherited(
     return siblings[len(siblings) // 2] if siblings else None
 
 
-def _cap(states: list[limiter.Limiter]) -> int:
+def _first_waiting(service: WantedService, edge: EdgeObserved) -> int:
+    """The most critical level of which requests wait; the less critical classes give way to it."""
+    waiting = [
+        cls.level
+        for cls in service.classes
+        if (queue := edge.queues.get((service.name, cls.number))) is not None and queue.queued
+    ]
+    return min(waiting, default=len(CRITICALITIES))
+
+
+def _cap(states: list[limiter.Limiter], *, adapts: bool) -> int:
     """What the worker itself refuses above; 0 = nothing, while a limit may still grow by leaps."""
-    if not all(state.typical_s or state.limit == state.centre for state in states) or not any(
-        state.typical_s for state in states
-    ):
+    if adapts and not all(state.typical_s for state in states):
         return 0
     total = sum(state.limit for state in states)
     return max(CAP_FACTOR * total, total + CAP_MIN_ROOM)

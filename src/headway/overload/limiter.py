@@ -37,6 +37,8 @@ CLEAR = 0.45  # an elasticity that noise does not reach often
 FALL_MAX = 0.35  # in ln L, for one step
 PRESSED_SHARE = 0.5  # of the SLO that service times may take before they press
 LATE_SHARE = 0.7  # of the SLO: at once down to what Little's law allows
+LATE_S = 0.3  # so long, on a full processor, where the limit is not reached: a single look may be chance
+FULL_CPU = 0.9  # of a core
 FLOOR_FACTOR = 3.0  # times the lowest service time of late that count as pressing, where there is no SLO
 FLOOR_KEPT_S = 60.0
 HOPELESS_S, HOPELESS_MAX_S = 30.0, 960.0  # service times over the SLO at any limit: not tried for so long, then twice
@@ -46,7 +48,8 @@ SPREAD, SPREAD_MAX_S = 1.5, 1.0
 STUCK_S = 0.5  # nothing came back for so long, and the processor is idle: requests wait, so more may wait
 STUCK_GROWTH = 1.5
 COLD_GROWTH = 4.0  # before the first answer ever: a burst of slow requests must not wait for a limit to be learned
-IDLE_CPU = 0.5  # of a core
+IDLE_CPU, CONTENDED_CPU = 0.5, 0.9  # of a core
+YIELD = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ class Measured:
     in_flight: int
     saturated: bool  # the edge had requests waiting for a place, at the beginning and at the end
     cpu_share: float = 1.0  # of a core, that the replica's process used
+    shares: bool = False  # other classes have requests on the same replica
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,9 @@ class Limiter:
     completed: int = 0
     failed: int = 0
     service_s: float = 0.0
+    cpu_s: float = 0.0
     stuck_s: float = 0.0
+    late_s: float = 0.0  # answers were late though the limit was not reached
     typical_s: float = 0.0  # service time of the last whole window
     rate_per_s: float = 0.0
     floor_s: float = 0.0  # the lowest service time of late; 0 = unknown
@@ -112,14 +118,19 @@ def begin(bounds: Bounds, limit: int | None = None) -> Limiter:
     return Limiter(float(first), first)
 
 
+def give_way(state: Limiter, bounds: Bounds) -> Limiter:
+    """A step down because more critical requests wait for the same replica."""
+    if state.limit <= bounds.floor:
+        return state
+    return _at(state, state.centre * YIELD, bounds, "more critical requests wait")
+
+
 def step(state: Limiter, seen: Measured, bounds: Bounds, now_s: float) -> Limiter:
     """The limiter after one look, a tenth of a second or so."""
     if state.limit > bounds.ceiling:
         state = _at(state, bounds.ceiling, bounds, "as many as its bound allows")
     if not seen.saturated:
-        # Nothing is learned about the limit from a load that does not reach it. What was begun to be measured stays:
-        # a load that comes and goes is measured in pieces.
-        return replace(state, stuck_s=0.0)
+        return _not_reached(replace(state, stuck_s=0.0), seen, bounds, now_s)
     if state.skip_s > 0:
         return replace(state, skip_s=state.skip_s - seen.duration_s)
     state = replace(
@@ -128,6 +139,7 @@ def step(state: Limiter, seen: Measured, bounds: Bounds, now_s: float) -> Limite
         completed=state.completed + seen.completed,
         failed=state.failed + seen.failed,
         service_s=state.service_s + seen.service_s,
+        cpu_s=state.cpu_s + seen.cpu_share * seen.duration_s,
     )
     if seen.completed or seen.failed:
         state = replace(state, stuck_s=0.0)
@@ -135,7 +147,25 @@ def step(state: Limiter, seen: Measured, bounds: Bounds, now_s: float) -> Limite
         return _nothing_came(state, seen, bounds)
     if not _is_whole(state):
         return state
-    return _judge(state, bounds, now_s)
+    return _judge(state, bounds, now_s, contended=seen.shares and state.cpu_s > CONTENDED_CPU * state.window_s)
+
+
+def _not_reached(state: Limiter, seen: Measured, bounds: Bounds, now_s: float) -> Limiter:
+    """Nothing is learned about the limit from a load that does not reach it, except that it is far too high: where
+    requests crowd the processor until they are late, and none waits at the edge. A load that comes and goes can leave
+    it so. What was begun to be measured stays, and is measured in pieces.
+    """
+    if bounds.slo_s is None or not seen.completed or now_s < state.hopeless_until_s:
+        return state
+    is_late = seen.cpu_share > FULL_CPU and seen.service_s > LATE_SHARE * bounds.slo_s * seen.completed
+    late_s = state.late_s + seen.duration_s if is_late else max(0.0, state.late_s - seen.duration_s)
+    rate_per_s, service_s = seen.completed / max(1e-3, seen.duration_s), seen.service_s / seen.completed
+    allowed = rate_per_s * PRESSED_SHARE * bounds.slo_s  # Little's law
+    if late_s < LATE_S or allowed >= state.limit:
+        return replace(state, late_s=late_s)
+    now = Sample(max(1, round(rate_per_s * service_s)), rate_per_s, service_s)
+    cut = _at(state, max(allowed, state.centre * 0.25), bounds, "service times use up the SLO")
+    return replace(cut, last=now, typical_s=service_s, clamped=True)
 
 
 def _is_whole(state: Limiter) -> bool:
@@ -157,7 +187,7 @@ def _nothing_came(state: Limiter, seen: Measured, bounds: Bounds) -> Limiter:
     return replace(raised, skip_s=0.0)
 
 
-def _judge(state: Limiter, bounds: Bounds, now_s: float) -> Limiter:
+def _judge(state: Limiter, bounds: Bounds, now_s: float, *, contended: bool) -> Limiter:
     """A window is whole: compare it with the one before, move the centre, swing to the other side."""
     if not state.completed:
         return _at(state, state.centre * exp(-0.1), bounds, f"none of {state.failed} answers was a good one")
@@ -170,6 +200,9 @@ def _judge(state: Limiter, bounds: Bounds, now_s: float) -> Limiter:
     if e is None:
         # Another app than a moment ago, so to speak: what was learned of it says nothing.
         return _too_late(replace(state, slope=0.0), now, bounds, now_s) or _swing(state, 0.0, bounds, "measures")
+    if contended:
+        # What one class gains on a busy processor another one loses: that is no gain, and all would climb for ever.
+        e = min(e, 0.0)
     slope = 0.6 * state.slope + 0.4 * e
     state = replace(state, slope=slope)
     if clamped:
@@ -257,5 +290,7 @@ def _in_force(state: Limiter, limit: int, bounds: Bounds) -> Limiter:
         completed=0,
         failed=0,
         service_s=0.0,
+        cpu_s=0.0,
         stuck_s=0.0,
+        late_s=0.0,
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from headway.model.overload import RouteCounts
 
-SAMPLES_MIN = 20  # of a route, since the last decision about it
+SAMPLES_MIN = 8  # of a route, since the last decision about it
 SLOW_FACTOR = 6.0  # times the mean of the rest
 SLOW_MIN_S = 0.1
 BACK_FACTOR = 2.5
