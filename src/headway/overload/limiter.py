@@ -206,7 +206,7 @@ def _judge(state: Limiter, bounds: Bounds, now_s: float, *, contended: bool) -> 
     slope = 0.6 * state.slope + 0.4 * e
     state = replace(state, slope=slope)
     if clamped:
-        state = _learn_of_cut(state, e, now_s)
+        state = _learn_of_cut(state, e, now, bounds, now_s)
     if late := _too_late(state, now, bounds, now_s):
         return late
     pressed = _is_pressed(state, now, bounds, now_s)
@@ -219,9 +219,10 @@ def _judge(state: Limiter, bounds: Bounds, now_s: float, *, contended: bool) -> 
     return _swing(state, max(-FALL_MAX, min(FALL_MAX, move)), bounds, why)
 
 
-def _learn_of_cut(state: Limiter, e: float, now_s: float) -> Limiter:
-    """The limit was cut for the SLO's sake. If throughput went with it, requests just take that long."""
-    if e < CLEAR:
+def _learn_of_cut(state: Limiter, e: float, now: Sample, bounds: Bounds, now_s: float) -> Limiter:
+    """The limit was cut for the SLO's sake. If throughput went with it and service times did not, requests just take
+    that long."""
+    if e < CLEAR or bounds.slo_s is None or now.service_s < LATE_SHARE * bounds.slo_s:
         return replace(state, hopeless_s=HOPELESS_S)
     longer_s = min(2 * state.hopeless_s, HOPELESS_MAX_S)
     return replace(state, hopeless_until_s=now_s + state.hopeless_s, hopeless_s=longer_s)

@@ -86,7 +86,8 @@ def step(state: Queue, seen: Seen, promise: Promise) -> Queue:
     """The queue's bound after one look."""
     state = _measured(state, seen, patient=promise.slo_s is None)
     overloaded = _is_overloaded(state)
-    allowed_s, why = _allowed(state, promise, overloaded=overloaded)
+    # Bursts that come one after the other are an overload as a whole, and each is carried all the same.
+    allowed_s, why = _allowed(state, promise, standing=overloaded and state.waiting_s > STANDING_AFTER_S)
     if state.rate_per_s:
         queue_max = ceil(state.rate_per_s * allowed_s)
     elif promise.slo_s is not None and seen.places:
@@ -139,7 +140,7 @@ def _is_overloaded(state: Queue) -> bool:
     return state.waiting_s > STANDING_AFTER_S
 
 
-def _allowed(state: Queue, promise: Promise, *, overloaded: bool) -> tuple[float, str]:
+def _allowed(state: Queue, promise: Promise, *, standing: bool) -> tuple[float, str]:
     """Seconds that may be waited, and why."""
     if promise.slo_s is None:
         return max(0.1, DEADLINE_SHARE * promise.deadline_s - state.service_s), "what the deadline leaves"
@@ -148,7 +149,7 @@ def _allowed(state: Queue, promise: Promise, *, overloaded: bool) -> tuple[float
     mild = max(0.0, 1.0 - state.refused_share / SEVERE_SHARE)
     standing_s = (STANDING_SHARE + mild * (STANDING_SHARE_MILD - STANDING_SHARE)) * promise.slo_s
     standing_s = max(STANDING_MIN_S, standing_s)
-    if overloaded and standing_s < allowed_s:
+    if standing and standing_s < allowed_s:
         return standing_s, "requests wait all the time: a longer queue would only make them late"
     return allowed_s, "what the SLO leaves after the service time"
 
