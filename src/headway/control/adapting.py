@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from headway.control.looking import Look, both_counts, view
 from headway.model.action import Action, AssignRoute, BoundQueue, CapReplica, Tell
 from headway.model.observed import EdgeObserved, Observed, ReplicaObserved
-from headway.model.overload import CRITICALITIES, MAIN, SLOW, ClassCounts, Counts, EdgeQueue, QueueBound, class_name
+from headway.model.overload import CRITICALITIES, MAIN, SLOW, ClassCounts, EdgeQueue, QueueBound, class_name
 from headway.model.replica import Phase, Replica
 from headway.model.wanted import Wanted, WantedClass, WantedService
 from headway.overload import limiter, memory, queueing, routes
@@ -20,8 +21,6 @@ from headway.overload import limiter, memory, queueing, routes
 START_LIMIT = 16  # of an async replica that knows nothing: found in a second or two from here, up or down
 # Until it was measured, a replica is taken to need this, and a request this on top: few apps hold more.
 REPLICA_BYTES, UNKNOWN_REQUEST_BYTES = 64 << 20, 4 << 20
-BLIND_S = 1.0  # a replica that works but tells nothing for so long
-LIE_FACTOR = 0.1  # a claimed service time below this share of what Little's law says is no service time
 # Above the limits: the edge may let more through while it changes its mind, and a worker hears of its cap a tenth of a
 # second later than the edge of a limit that has doubled.
 CAP_FACTOR, CAP_MIN_ROOM = 4, 16
@@ -31,18 +30,6 @@ OVER_AFTER_S = 2.0  # nothing waited or was refused for so long: the overload is
 _UNBOUND = queueing.begin().bound  # as an edge begins that was never told
 
 Key = tuple[str, int]  # a replica or a service, and the number of a class
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What was seen of a replica at the last look, to tell what happened since."""
-
-    counts: Counts
-    cpu_s: float
-    at_s: float  # when the counts last moved on
-    saturated: frozenset[int] = frozenset()
-    told_blind: bool = False
-    told_lie: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,17 +102,18 @@ def _service(
     looks, footprints, caps = dict(after.looks), dict(after.footprints), dict(before.caps) | dict(after.caps)
     total: dict[int, ClassCounts] = {}
     longest_s = 0.0
+    numbers = [cls.number for cls in before.active(service)]
     first_level = _first_waiting(service, observed.edge)
     for replica in mine:
-        total_limit = sum(n for (name, _number), n in before.limits.items() if name == replica.name)
         seen = observed.replicas.get(replica.name)
-        view = _view(before, replica, seen, observed.edge, service, now_s)
-        if view.look is not None:
-            looks[replica.name] = view.look
-        actions += view.told
-        longest_s = max(longest_s, view.duration_s)
+        mine_limits = {number: n for (name, number), n in before.limits.items() if name == replica.name}
+        did = view(before.looks.get(replica.name), mine_limits, numbers, replica, seen, observed.edge, now_s)
+        if did.look is not None:
+            looks[replica.name] = did.look
+        actions += did.told
+        longest_s = max(longest_s, did.duration_s)
         foot = before.footprints.get(replica.name, memory.Footprint())
-        if seen is not None and seen.alive and view.new:
+        if seen is not None and seen.alive and did.new:
             foot = memory.observe(foot, seen.rss_bytes, seen.in_flight)
         footprints[replica.name] = foot
         if (seen is None or seen.counts is None) and (replica.name, MAIN) not in before.limiters:
@@ -141,14 +129,16 @@ def _service(
                 state = limiter.begin(replace(bounds, ceiling=service.held_limit), service.held_limit)
             elif not service.adapts:
                 state = limiter.begin(bounds, bounds.ceiling)
-            elif not service.held and view.new and replica.phase is Phase.READY:
-                state = limiter.step(state, view.measured[cls.number], bounds, now_s)
+            elif not service.held and did.new and replica.phase is Phase.READY:
+                state = limiter.step(state, did.measured[cls.number], bounds, now_s)
                 if cls.level > first_level:
-                    state = limiter.give_way(state, replace(bounds, floor=max(1, total_limit // REST_PART)))
+                    state = limiter.give_way(
+                        state, replace(bounds, floor=max(1, sum(mine_limits.values()) // REST_PART))
+                    )
             limiters[key], limits[key] = state, state.limit
-            if view.new:
-                total[cls.number] = _sum(total.get(cls.number), view.done.get(cls.number))
-        if replica.phase is Phase.READY and view.new:
+            if did.new:
+                total[cls.number] = both_counts(total.get(cls.number), did.done.get(cls.number))
+        if replica.phase is Phase.READY and did.new:
             cap = _cap([limiters[replica.name, cls.number] for cls in before.active(service)], adapts=service.adapts)
             known = caps.get(replica.name, 0)
             if cap != known and (not cap or not known or abs(cap - known) > known // 5):
@@ -159,136 +149,6 @@ def _service(
     actions += told
     after, told = _learn_routes(before, after, service, mine, observed)
     return after, actions + told
-
-
-# -- one replica ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _View:
-    """What one replica did since the last look."""
-
-    look: Look | None
-    new: bool = False  # its counters moved on
-    duration_s: float = 0.0
-    measured: Mapping[int, limiter.Measured] = field(default_factory=dict)
-    done: Mapping[int, ClassCounts] = field(default_factory=dict)
-    told: tuple[Action, ...] = ()
-
-
-def _view(
-    before: Adapted,
-    replica: Replica,
-    seen: ReplicaObserved | None,
-    edge: EdgeObserved,
-    service: WantedService,
-    now_s: float,
-) -> _View:
-    last = before.looks.get(replica.name)
-    if seen is None or not seen.alive or seen.counts is None:
-        return _View(last if last is not None and replica.phase is Phase.READY else None)
-    counts = seen.counts
-    saturated = frozenset(c.number for c in before.active(service) if _is_saturated(before, replica, c.number, edge))
-    if last is None or counts.at_s < last.counts.at_s or _went_back(last.counts, counts):
-        return _View(Look(counts, seen.cpu_s, now_s, saturated))  # another process, or the first look
-    if counts.at_s == last.counts.at_s:
-        return _blind(last, replica, edge, now_s)
-    duration_s = counts.at_s - last.counts.at_s
-    cpu_share = max(0.0, seen.cpu_s - last.cpu_s) / duration_s if seen.cpu_s else 1.0
-    measured: dict[int, limiter.Measured] = {}
-    done: dict[int, ClassCounts] = {}
-    lies = False
-    busy = [
-        c.number
-        for c in before.active(service)
-        if c.number < len(counts.classes) and counts.classes[c.number].in_flight
-    ]
-    for cls in before.active(service):
-        since = _since(counts, last.counts, cls.number)
-        both = cls.number in saturated and cls.number in last.saturated
-        service_s, lie = _believed(since, before.limits.get((replica.name, cls.number), 0), duration_s, both)
-        lies = lies or lie
-        done[cls.number] = replace(since, service_s=service_s)
-        measured[cls.number] = limiter.Measured(
-            duration_s,
-            since.completed,
-            since.failed,
-            service_s,
-            since.in_flight,
-            both,
-            cpu_share,
-            shares=len(busy) > 1,
-        )
-    told = []
-    if lies and not last.told_lie:
-        told.append(
-            Tell(replica.name, "claims service times that cannot be: Little's law is believed instead", "warning")
-        )
-    if last.told_blind:
-        told.append(Tell(replica.name, "tells again what it does: its limit adapts again"))
-    look = Look(counts, seen.cpu_s, now_s, saturated, told_lie=lies or last.told_lie)
-    return _View(look, True, duration_s, measured, done, tuple(told))
-
-
-def _is_saturated(before: Adapted, replica: Replica, number: int, edge: EdgeObserved) -> bool:
-    """All places taken at the edge, so that what the limit allows is what was measured."""
-    server = edge.servers.get(replica.name) if number == MAIN else edge.classes.get((replica.name, number))
-    if server is None or server.admin != "ready":
-        return False
-    queue = edge.queues.get((replica.service, number))
-    # A limit that was lowered a moment ago is still overrun; one that was raised is filled at once where many wait.
-    return (queue is not None and queue.queued > 0) or server.sessions >= server.limit
-
-
-def _blind(last: Look, replica: Replica, edge: EdgeObserved, now_s: float) -> _View:
-    server = edge.servers.get(replica.name)
-    if server is None or not server.sessions:
-        return _View(replace(last, at_s=now_s))  # nothing to tell of
-    is_blind = now_s - last.at_s > BLIND_S
-    if not is_blind or last.told_blind:
-        return _View(last)
-    told = Tell(replica.name, f"tells nothing for {BLIND_S:g} s while it works: its limit stays as it is", "warning")
-    return _View(replace(last, told_blind=True), told=(told,))
-
-
-def _went_back(last: Counts, now: Counts) -> bool:
-    return any(new.completed < old.completed for old, new in zip(last.classes, now.classes, strict=False))
-
-
-def _since(now: Counts, last: Counts, number: int) -> ClassCounts:
-    if number >= len(now.classes) or number >= len(last.classes):
-        return ClassCounts()
-    new, old = now.classes[number], last.classes[number]
-    return ClassCounts(
-        completed=new.completed - old.completed,
-        failed=max(0, new.failed - old.failed),
-        service_s=max(0.0, new.service_s - old.service_s),
-        in_flight=new.in_flight,
-        dropped=max(0, new.dropped - old.dropped),
-        refused=max(0, new.refused - old.refused),
-    )
-
-
-def _believed(since: ClassCounts, limit: int, duration_s: float, saturated: bool) -> tuple[float, bool]:
-    """The sum of service times, or what Little's law makes of the edge's own count where that cannot be."""
-    if not saturated or since.completed < 5 or limit < 2:
-        return since.service_s, False
-    by_little_s = limit * duration_s  # of all completed together
-    if since.service_s < LIE_FACTOR * by_little_s:
-        return by_little_s, True
-    return since.service_s, False
-
-
-def _sum(one: ClassCounts | None, other: ClassCounts | None) -> ClassCounts:
-    one, other = one or ClassCounts(), other or ClassCounts()
-    return ClassCounts(
-        completed=one.completed + other.completed,
-        failed=one.failed + other.failed,
-        service_s=one.service_s + other.service_s,
-        in_flight=one.in_flight + other.in_flight,
-        dropped=one.dropped + other.dropped,
-        refused=one.refused + other.refused,
-    )
 
 
 def _bounds(

@@ -1,0 +1,155 @@
+"""What a replica did since the last look, from its own counters and the edge's: the input of its limits. Pure.
+
+Counters may stand still, begin anew, or say what cannot be: then nothing was measured, or the edge is believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+
+from headway.model.action import Action, Tell
+from headway.model.observed import EdgeObserved, ReplicaObserved
+from headway.model.overload import MAIN, ClassCounts, Counts
+from headway.model.replica import Phase, Replica
+from headway.overload import limiter
+
+BLIND_S = 1.0  # a replica that works but tells nothing for so long
+LIE_FACTOR = 0.1  # a claimed service time below this share of what Little's law says is no service time
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was seen of a replica at the last look, to tell what happened since."""
+
+    counts: Counts
+    cpu_s: float
+    at_s: float  # when the counts last moved on
+    saturated: frozenset[int] = frozenset()
+    told_blind: bool = False
+    told_lie: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one replica did since the last look."""
+
+    look: Look | None
+    new: bool = False  # its counters moved on
+    duration_s: float = 0.0
+    measured: Mapping[int, limiter.Measured] = field(default_factory=dict)
+    done: Mapping[int, ClassCounts] = field(default_factory=dict)
+    told: tuple[Action, ...] = ()
+
+
+def view(
+    last: Look | None,
+    limits: Mapping[int, int],
+    numbers: Collection[int],
+    replica: Replica,
+    seen: ReplicaObserved | None,
+    edge: EdgeObserved,
+    now_s: float,
+) -> View:
+    """What it did, class by class, since `last`; `limits` in force by class, `numbers` the classes at the edge."""
+    if seen is None or not seen.alive or seen.counts is None:
+        return View(last if last is not None and replica.phase is Phase.READY else None)
+    counts = seen.counts
+    saturated = frozenset(number for number in numbers if _is_saturated(replica, number, edge))
+    if last is None or counts.at_s < last.counts.at_s or _went_back(last.counts, counts):
+        return View(Look(counts, seen.cpu_s, now_s, saturated))  # another process, or the first look
+    if counts.at_s == last.counts.at_s:
+        return _blind(last, replica, edge, now_s)
+    duration_s = counts.at_s - last.counts.at_s
+    cpu_share = max(0.0, seen.cpu_s - last.cpu_s) / duration_s if seen.cpu_s else 1.0
+    measured: dict[int, limiter.Measured] = {}
+    done: dict[int, ClassCounts] = {}
+    lies = False
+    known = min(len(counts.classes), len(last.counts.classes))
+    busy = [number for number in numbers if number < known and counts.classes[number].in_flight]
+    for number in numbers:
+        since = _since(counts, last.counts, number)
+        both = number in saturated and number in last.saturated
+        service_s, lie = _believed(since, limits.get(number, 0), duration_s, both)
+        lies = lies or lie
+        done[number] = replace(since, service_s=service_s)
+        measured[number] = limiter.Measured(
+            duration_s,
+            since.completed,
+            since.failed,
+            service_s,
+            since.in_flight,
+            both,
+            cpu_share,
+            shares=len(busy) > 1,
+        )
+    told = []
+    if lies and not last.told_lie:
+        told.append(
+            Tell(replica.name, "claims service times that cannot be: Little's law is believed instead", "warning")
+        )
+    if last.told_blind:
+        told.append(Tell(replica.name, "tells again what it does: its limit adapts again"))
+    look = Look(counts, seen.cpu_s, now_s, saturated, told_lie=lies or last.told_lie)
+    return View(look, True, duration_s, measured, done, tuple(told))
+
+
+def _is_saturated(replica: Replica, number: int, edge: EdgeObserved) -> bool:
+    """All places taken at the edge, so that what the limit allows is what was measured."""
+    server = edge.servers.get(replica.name) if number == MAIN else edge.classes.get((replica.name, number))
+    if server is None or server.admin != "ready":
+        return False
+    queue = edge.queues.get((replica.service, number))
+    # A limit that was lowered a moment ago is still overrun; one that was raised is filled at once where many wait.
+    return (queue is not None and queue.queued > 0) or server.sessions >= server.limit
+
+
+def _blind(last: Look, replica: Replica, edge: EdgeObserved, now_s: float) -> View:
+    server = edge.servers.get(replica.name)
+    if server is None or not server.sessions:
+        return View(replace(last, at_s=now_s))  # nothing to tell of
+    is_blind = now_s - last.at_s > BLIND_S
+    if not is_blind or last.told_blind:
+        return View(last)
+    told = Tell(replica.name, f"tells nothing for {BLIND_S:g} s while it works: its limit stays as it is", "warning")
+    return View(replace(last, told_blind=True), told=(told,))
+
+
+def _went_back(last: Counts, now: Counts) -> bool:
+    return any(new.completed < old.completed for old, new in zip(last.classes, now.classes, strict=False))
+
+
+def _since(now: Counts, last: Counts, number: int) -> ClassCounts:
+    if number >= len(now.classes) or number >= len(last.classes):
+        return ClassCounts()
+    new, old = now.classes[number], last.classes[number]
+    return ClassCounts(
+        completed=new.completed - old.completed,
+        failed=max(0, new.failed - old.failed),
+        service_s=max(0.0, new.service_s - old.service_s),
+        in_flight=new.in_flight,
+        dropped=max(0, new.dropped - old.dropped),
+        refused=max(0, new.refused - old.refused),
+    )
+
+
+def _believed(since: ClassCounts, limit: int, duration_s: float, saturated: bool) -> tuple[float, bool]:
+    """The sum of service times, or what Little's law makes of the edge's own count where that cannot be."""
+    if not saturated or since.completed < 5 or limit < 2:
+        return since.service_s, False
+    by_little_s = limit * duration_s  # of all completed together
+    if since.service_s < LIE_FACTOR * by_little_s:
+        return by_little_s, True
+    return since.service_s, False
+
+
+def both_counts(one: ClassCounts | None, other: ClassCounts | None) -> ClassCounts:
+    one, other = one or ClassCounts(), other or ClassCounts()
+    return ClassCounts(
+        completed=one.completed + other.completed,
+        failed=one.failed + other.failed,
+        service_s=one.service_s + other.service_s,
+        in_flight=one.in_flight + other.in_flight,
+        dropped=one.dropped + other.dropped,
+        refused=one.refused + other.refused,
+    )
