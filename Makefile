@@ -40,6 +40,7 @@ bench: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m headway.declaration.reference
 	$(BIN)/python -m headway.cli.reference
+	$(BIN)/python tests/simulation/overload_pictures.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -23,7 +23,7 @@ Pure: what was measured and the time come in.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import ceil, exp, log
+from math import ceil, exp, floor, log
 
 POWER = 8.0  # a in X^a / R: eight per cent of latency are worth one of throughput
 TARGET = 1.0 / (1.0 + POWER)
@@ -41,10 +41,12 @@ LATE_S = 0.3  # so long, on a full processor, where the limit is not reached: a 
 FULL_CPU = 0.9  # of a core
 FLOOR_FACTOR = 3.0  # times the lowest service time of late that count as pressing, where there is no SLO
 FLOOR_KEPT_S = 60.0
-HOPELESS_S, HOPELESS_MAX_S = 30.0, 960.0  # service times over the SLO at any limit: not tried for so long, then twice
+HOPELESS_S, HOPELESS_MAX_S = 30.0, 120.0  # service times over the SLO at any limit: not tried for so long, then twice
 # Times the service time, after a change: those let in together pass through together, and until they are spread their
 # waves look as if throughput followed the limit; it would stay too high.
 SPREAD, SPREAD_MAX_S = 1.5, 1.0
+HOPELESS_FACTOR = 2.5  # times the service time that was found hopeless: the limit has a part in this one
+FAILING_MIN = 4.0  # while nothing succeeds: enough to see at once when something does again
 STUCK_S = 0.5  # nothing came back for so long, and the processor is idle: requests wait, so more may wait
 STUCK_GROWTH = 1.5
 COLD_GROWTH = 4.0  # before the first answer ever: a burst of slow requests must not wait for a limit to be learned
@@ -101,6 +103,7 @@ class Limiter:
     service_s: float = 0.0
     cpu_s: float = 0.0
     stuck_s: float = 0.0
+    sour: bool = False  # what came back last was no good answer
     late_s: float = 0.0  # answers were late though the limit was not reached
     typical_s: float = 0.0  # service time of the last whole window
     rate_per_s: float = 0.0
@@ -108,6 +111,7 @@ class Limiter:
     floor_at_s: float = 0.0
     hopeless_until_s: float = 0.0
     hopeless_s: float = HOPELESS_S
+    hopeless_service_s: float = 0.0  # at the low limit
     clamped: bool = False
     reason: str = "not measured yet"
 
@@ -142,7 +146,7 @@ def step(state: Limiter, seen: Measured, bounds: Bounds, now_s: float) -> Limite
         cpu_s=state.cpu_s + seen.cpu_share * seen.duration_s,
     )
     if seen.completed or seen.failed:
-        state = replace(state, stuck_s=0.0)
+        state = replace(state, stuck_s=0.0, sour=not seen.completed)
     else:
         return _nothing_came(state, seen, bounds)
     if not _is_whole(state):
@@ -155,7 +159,11 @@ def _not_reached(state: Limiter, seen: Measured, bounds: Bounds, now_s: float) -
     requests crowd the processor until they are late, and none waits at the edge. A load that comes and goes can leave
     it so. What was begun to be measured stays, and is measured in pieces.
     """
-    if bounds.slo_s is None or not seen.completed or now_s < state.hopeless_until_s:
+    if not seen.completed:
+        return state
+    if not state.typical_s:
+        state = replace(state, typical_s=seen.service_s / seen.completed)
+    if bounds.slo_s is None or now_s < state.hopeless_until_s:
         return state
     is_late = seen.cpu_share > FULL_CPU and seen.service_s > LATE_SHARE * bounds.slo_s * seen.completed
     late_s = state.late_s + seen.duration_s if is_late else max(0.0, state.late_s - seen.duration_s)
@@ -180,7 +188,8 @@ def _nothing_came(state: Limiter, seen: Measured, bounds: Bounds) -> Limiter:
     stuck_s = state.stuck_s + seen.duration_s
     is_cold = not state.typical_s
     patience_s = 0.0 if is_cold else max(STUCK_S, 2 * state.typical_s)
-    if stuck_s < patience_s or seen.cpu_share > IDLE_CPU:
+    # Where only failures come back something hangs behind the replica, and more requests would hang with the others.
+    if stuck_s < patience_s or seen.cpu_share > IDLE_CPU or state.sour:
         return replace(state, stuck_s=stuck_s)
     growth = COLD_GROWTH if is_cold else STUCK_GROWTH
     raised = _at(state, state.limit * growth + 1, bounds, "its requests wait, its processor is idle")
@@ -190,7 +199,8 @@ def _nothing_came(state: Limiter, seen: Measured, bounds: Bounds) -> Limiter:
 def _judge(state: Limiter, bounds: Bounds, now_s: float, *, contended: bool) -> Limiter:
     """A window is whole: compare it with the one before, move the centre, swing to the other side."""
     if not state.completed:
-        return _at(state, state.centre * exp(-0.1), bounds, f"none of {state.failed} answers was a good one")
+        fewer = max(state.centre * exp(-0.1), min(state.centre, FAILING_MIN))
+        return _at(state, fewer, bounds, f"none of {state.failed} answers was a good one")
     now = Sample(state.limit, state.completed / state.window_s, state.service_s / state.completed)
     if not state.floor_s or now.service_s < state.floor_s or now_s - state.floor_at_s > FLOOR_KEPT_S:
         state = replace(state, floor_s=now.service_s, floor_at_s=now_s)
@@ -199,6 +209,8 @@ def _judge(state: Limiter, bounds: Bounds, now_s: float, *, contended: bool) -> 
     e = _elasticity(last, now) if last is not None else None
     if e is None:
         # Another app than a moment ago, so to speak: what was learned of it says nothing.
+        if last is not None and _has_jumped(last, now):
+            state = replace(state, hopeless_until_s=now_s, hopeless_s=HOPELESS_S)
         return _too_late(replace(state, slope=0.0), now, bounds, now_s) or _swing(state, 0.0, bounds, "measures")
     if contended:
         # What one class gains on a busy processor another one loses: that is no gain, and all would climb for ever.
@@ -223,27 +235,34 @@ def _learn_of_cut(state: Limiter, e: float, now: Sample, bounds: Bounds, now_s: 
     """The limit was cut for the SLO's sake. If throughput went with it and service times did not, requests just take
     that long."""
     if e < CLEAR or bounds.slo_s is None or now.service_s < LATE_SHARE * bounds.slo_s:
-        return replace(state, hopeless_s=HOPELESS_S)
+        return replace(state, hopeless_until_s=now_s, hopeless_s=HOPELESS_S)
     longer_s = min(2 * state.hopeless_s, HOPELESS_MAX_S)
-    return replace(state, hopeless_until_s=now_s + state.hopeless_s, hopeless_s=longer_s)
+    return replace(
+        state,
+        hopeless_until_s=now_s + state.hopeless_s,
+        hopeless_s=longer_s,
+        hopeless_service_s=now.service_s,
+    )
 
 
 def _elasticity(last: Sample, now: Sample) -> float | None:
     """Δln X / Δln L between two samples; None where the limit cannot be what changed the throughput."""
     change = log(now.limit / last.limit)
-    if abs(change) < 0.02:
+    if abs(change) < 0.02 or _has_jumped(last, now):
         return None
-    gain = log(now.rate_per_s / last.rate_per_s)
-    if abs(gain) > abs(change) + 0.35:
-        return None
-    return max(-1.0, min(1.25, gain / change))
+    return max(-1.0, min(1.25, log(now.rate_per_s / last.rate_per_s) / change))
+
+
+def _has_jumped(last: Sample, now: Sample) -> bool:
+    """The throughput changed by more than the limit explains."""
+    return abs(log(now.rate_per_s / last.rate_per_s)) > abs(log(now.limit / last.limit)) + 0.35
 
 
 def _too_late(state: Limiter, now: Sample, bounds: Bounds, now_s: float) -> Limiter | None:
     """Service times alone use up the SLO, and a lower limit is not known to be in vain."""
     if bounds.slo_s is None or now.service_s < LATE_SHARE * bounds.slo_s or state.slope > CLEAR:
         return None
-    if now_s < state.hopeless_until_s:
+    if now_s < state.hopeless_until_s and now.service_s < HOPELESS_FACTOR * state.hopeless_service_s:
         return None
     allowed = now.rate_per_s * PRESSED_SHARE * bounds.slo_s  # Little's law
     if allowed >= state.limit:
@@ -276,7 +295,7 @@ def _swing(state: Limiter, move: float, bounds: Bounds, reason: str) -> Limiter:
     up = not state.up if abs(move) < CLEAR * CLIMB else True
     # The swing in whole requests, at least one: around small limits it is coarse.
     half = max(0.5, SWING * centre)
-    limit = ceil(centre + half - 0.5) if up else ceil(centre - half - 0.5)
+    limit = floor(centre + half + 0.5) if up else ceil(centre - half - 0.5)  # of 1, up is 2: or it would stay for ever
     return _in_force(replace(state, centre=centre, up=up, reason=reason), limit, bounds)
 
 
