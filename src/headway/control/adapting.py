@@ -300,7 +300,7 @@ def _tell(
     held = pressure.get(service.name)
     rate = sum(after.queues[service.name, c.number].rate_per_s for c in service.classes)
     word = "refused" if service.refuses else "would have been refused"
-    if over or refused:
+    if refused or (over and held is not None):
         if held is None:
             what = "the rest is refused at once" if service.refuses else "nothing is refused, it is only observed"
             at = f" ({rate:,.0f}/s)" if rate else ""

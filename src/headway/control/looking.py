@@ -16,6 +16,8 @@ from headway.overload import limiter
 
 BLIND_S = 1.0  # a replica that works but tells nothing for so long
 LIE_FACTOR = 0.1  # a claimed service time below this share of what Little's law says is no service time
+# Slow requests that hold the places, and are not done yet, look like that as well, beside quick ones that are done.
+LIE_TOLD_AFTER_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class Look:
     at_s: float  # when the counts last moved on
     saturated: frozenset[int] = frozenset()
     told_blind: bool = False
+    lied_s: float = 0.0  # it said what cannot be, look after look
     told_lie: bool = False
 
 
@@ -84,13 +87,15 @@ def view(
             shares=len(busy) > 1,
         )
     told = []
-    if lies and not last.told_lie:
+    lied_s = last.lied_s + duration_s if lies else 0.0
+    tells_lie = lied_s > LIE_TOLD_AFTER_S and not last.told_lie
+    if tells_lie:
         told.append(
             Tell(replica.name, "claims service times that cannot be: Little's law is believed instead", "warning")
         )
     if last.told_blind:
         told.append(Tell(replica.name, "tells again what it does: its limit adapts again"))
-    look = Look(counts, seen.cpu_s, now_s, saturated, told_lie=lies or last.told_lie)
+    look = Look(counts, seen.cpu_s, now_s, saturated, lied_s=lied_s, told_lie=tells_lie or last.told_lie)
     return View(look, True, duration_s, measured, done, tuple(told))
 
 
