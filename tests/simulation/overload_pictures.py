@@ -14,7 +14,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "docs" / "pictures" / "overload"
 EVERY_S = 0.5
 STYLE = (
     "<style>text{font:12px sans-serif;fill:#5b6570}.grid{stroke:#e3e7eb}.axis{stroke:#5b6570}"
-    ".line{fill:none;stroke-width:1.8}.mark{stroke:#b0b8c0;stroke-dasharray:3 3}.s2{stroke:#c2571a}.s3{stroke:#1a7f5a}"
+    ".line{fill:none;stroke-width:1.8}.mark{stroke:#b0b8c0;stroke-dasharray:3 3}.s2{stroke:#c77700}.s3{stroke:#1f6fd6}"
     ".point{fill:transparent}</style>"
 )
 SHOWN = (
