@@ -159,11 +159,7 @@ def _not_reached(state: Limiter, seen: Measured, bounds: Bounds, now_s: float) -
     requests crowd the processor until they are late, and none waits at the edge. A load that comes and goes can leave
     it so. What was begun to be measured stays, and is measured in pieces.
     """
-    if not seen.completed:
-        return state
-    if not state.typical_s:
-        state = replace(state, typical_s=seen.service_s / seen.completed)
-    if bounds.slo_s is None or now_s < state.hopeless_until_s:
+    if bounds.slo_s is None or not seen.completed or now_s < state.hopeless_until_s:
         return state
     is_late = seen.cpu_share > FULL_CPU and seen.service_s > LATE_SHARE * bounds.slo_s * seen.completed
     late_s = state.late_s + seen.duration_s if is_late else max(0.0, state.late_s - seen.duration_s)
