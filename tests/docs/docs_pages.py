@@ -4,7 +4,7 @@ The words after a fence's language say what a block is for:
 
 - ```` ```python hello.py ```` a file of the page's reader; ```` ```toml headway.toml ```` their declaration;
 - ```` ```console ```` commands after `$ ` with their output below; `…` stands for output that is left out;
-- ```` ```sh ```` commands that are not run here: they need root, another machine, or a person.
+- ```` ```sh ```` commands that are not run here: they need root, another machine, minutes, or a person.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).resolve().parents[2]
-TUTORIAL = ROOT / "docs/tutorial/01-one-server.md"
+TUTORIAL = tuple(sorted((ROOT / "docs/tutorial").glob("*.md")))
 GUIDES = tuple(sorted((ROOT / "docs/guides").glob("*.md")))
 
 

@@ -10,7 +10,7 @@ from docs_pages import GUIDES, ROOT, TUTORIAL, name_of, steps
 from docs_runner import Ran, run_page, shape
 from harness import Running
 
-PAGES = (ROOT / "README.md", TUTORIAL, *GUIDES)
+PAGES = (ROOT / "README.md", *TUTORIAL, *GUIDES)
 LOAD_ROWS = re.compile(r"^  (offered|goodput|late|refused|failed|latency|statuses)\b")
 
 
