@@ -150,6 +150,12 @@ _add(
         marks=((10.0, "hangs"), (30.0, "is back")),
     ),
     Scenario(
+        "lasting-timeout",
+        "The same for two minutes",
+        140.0,
+        turns((10.0, HANGING), (130.0, APP), rate_per_s=1500.0),
+    ),
+    Scenario(
         "faster-again",
         "Slow for a minute, then as quick as before",
         120.0,
@@ -185,6 +191,7 @@ _add(
         _oscillates,
         lambda seed: World(PATIENT, seed=seed),
     ),
+    Scenario("quick-oscillating", "A load that comes and goes twice a second, on a quick app", 30.0, _oscillates),
     Scenario(
         "computes-longer",
         "It computes three times as long, at ten times what it can carry",
@@ -227,6 +234,13 @@ _add(
         "Requests that take 0.4 s where 0.25 s were promised",
         120.0,
         steady(3000.0),
+        lambda seed: World(BEYOND, seed=seed),
+    ),
+    Scenario(
+        "from-beyond-slo",
+        "Requests that take 0.4 s where 0.25 s were promised, and are quick then",
+        150.0,
+        turns((120.0, APP), rate_per_s=3000.0),
         lambda seed: World(BEYOND, seed=seed),
     ),
     Scenario(

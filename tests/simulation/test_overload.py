@@ -1,12 +1,13 @@
 """Holding under overload, on virtual time: each way in which known limiters fail, played and measured.
 
-Shares are of what the app could carry (500 requests a second of 2 ms), or of the best limit that somebody could have
-declared for that very app and load, found by a sweep in the same world.
+Shares are of what the app can carry (500 requests a second of 2 ms of computing), or, where it says so, of the best
+limit that somebody could have declared for that very app and load, found by a sweep in the same world. Bounds leave
+some room below the worst of five seeds.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 
 import pytest
 from overload_pictures import FOLDER, pictures
@@ -25,149 +26,185 @@ from overload_scenarios import (
 from overload_world import Route, World, best_fixed
 
 SEEDS = (1, 2, 3)
-SWEEP = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
+SWEEP = (2, 4, 6, 8, 10, 12, 16, 24, 32, 40, 48, 56, 64, 80, 96, 128)
+CORES_PER_S = {"tenfold": 500.0, "fiftyfold": 50.0, "two-replicas": 1000.0, "cold": 500.0}
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_ten_times_the_load_costs_no_goodput(seed: int) -> None:
-    world = played("tenfold", seed)
-    assert world.goodput(2, 20) >= 0.96 * CAPACITY_PER_S
-    assert world.took_s(5, 20, 0.5) <= 0.050
-    assert world.took_s(5, 20, 0.99) <= 0.200
+def worlds(name: str) -> Iterator[World]:
+    """A scenario with each of some seeds."""
+    return (played(name, seed) for seed in SEEDS)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_fifty_times_the_load_costs_little(seed: int) -> None:
-    assert played("fiftyfold", seed).goodput(3, 20) >= 0.85 * 50
+@pytest.mark.parametrize("name", CORES_PER_S)
+def test_ten_and_fifty_times_the_load_cost_no_goodput(name: str) -> None:
+    for world in worlds(name):
+        assert world.goodput(3, SCENARIOS[name].end_s) >= 0.95 * CORES_PER_S[name]
+        assert world.took_s(5, SCENARIOS[name].end_s, 0.99) <= 0.24
 
 
-def test_two_replicas_learn_for_themselves() -> None:
-    assert played("two-replicas").goodput(2, 20) >= 0.96 * 2 * CAPACITY_PER_S
+def test_answers_are_quick_under_ten_times_the_load() -> None:
+    for world in worlds("tenfold"):
+        assert world.took_s(5, 20, 0.50) <= 0.050
+        assert world.took_s(5, 20, 0.99) <= 0.070
 
 
 def test_a_constant_gradient_makes_nothing_grow_without_end() -> None:
-    world = played("constant-gradient")
-    assert max(world.limits(60, 300)) <= 3 * max(world.limits(10, 60))
-    assert world.goodput(200, 300) >= 0.96 * CAPACITY_PER_S
+    for world in worlds("constant-gradient"):
+        assert max(world.limits(20, 300)) <= 32
+        assert world.goodput(240, 300) >= 0.97 * CAPACITY_PER_S
 
 
-def test_a_baseline_cannot_drift_because_there_is_none() -> None:
-    world = played("constant-gradient")
-    early, late = world.took_s(20, 60, 0.5), world.took_s(260, 300, 0.5)
-    assert late <= 1.5 * early
+def test_a_baseline_cannot_drift_up_because_there_is_none() -> None:
+    for world in worlds("constant-gradient"):
+        assert world.took_s(240, 300, 0.5) <= 1.15 * world.took_s(20, 80, 0.5)
 
 
-def test_what_turned_slow_and_quick_again_is_found_again() -> None:
-    world = played("faster-again")
-    assert world.goodput(73, 120) >= 0.95 * CAPACITY_PER_S
-    assert max(world.limits(100, 120)) <= 32
+def test_what_was_slow_and_is_quick_again_is_found_again() -> None:
+    for world in worlds("faster-again"):
+        assert world.goodput(72, 120) >= 0.95 * CAPACITY_PER_S
+        assert max(world.limits(90, 120)) <= 24
+        assert world.took_s(90, 120, 0.5) <= 0.055
 
 
-def test_a_constant_time_out_is_not_read_as_health() -> None:
-    world = played("constant-timeout")
-    # Until the first time-out nothing comes back at all, which may as well be patience: then it is known.
-    assert max(world.limits(10, 30)) <= 3 * max(world.limits(2, 10))
-    assert world.limits(29, 30)[-1] <= world.limits(9, 10)[-1]
-    assert world.goodput(33, 40) >= 0.9 * CAPACITY_PER_S
+@pytest.mark.parametrize(("name", "back_s"), [("constant-timeout", 30.0), ("lasting-timeout", 130.0)])
+def test_a_constant_time_out_is_not_read_as_health(name: str, back_s: float) -> None:
+    for world in worlds(name):
+        assert max(world.limits(10, back_s)) <= 24
+        assert min(world.limits(10, back_s)) >= 4  # or nobody would see that it is back
+        assert world.goodput(back_s + 2, SCENARIOS[name].end_s) >= 0.95 * CAPACITY_PER_S
 
 
 def test_fast_errors_do_not_pass_for_quick_answers() -> None:
-    world = played("fast-errors")
-    assert max(world.limits(12, 30)) <= 48
-    assert world.goodput(12, 30) >= 0.85 * CAPACITY_PER_S  # errors cost a tenth of an answer
+    quick_errors_per_s = CAPACITY_PER_S / (0.5 + 0.5 * 0.05)  # half of all, each a twentieth of the computing
+    for world in worlds("fast-errors"):
+        assert max(world.limits(12, 30)) <= 24
+        assert world.goodput(12, 30) >= 0.95 * quick_errors_per_s / 2
 
 
-def test_slow_and_quick_routes_get_limits_of_their_own() -> None:
-    world = played("slow-and-quick")
-    assert world.told("/reports queues by itself")
-    assert world.took_s(20, 30, 0.99, "/quick") <= 0.1
+def test_a_quick_route_does_not_wait_behind_a_slow_one() -> None:
+    for world in worlds("slow-and-quick"):
+        assert world.told("/reports queues by itself")[0] <= 2.0
+        assert world.took_s(5, 30, 0.99, "/quick") <= 0.040
+        assert world.goodput(5, 30, "/quick") >= 0.95 * 160
+        assert not world.told("claims service times"), "slow requests in their places are no lie"
+
+
+def test_a_quick_route_would_wait_behind_a_slow_one_in_one_limit() -> None:
+    world = World(*SCENARIOS["slow-and-quick"].begin(1).app, seed=1, limit=16)
+    world.offer(200.0)
+    assert world.until(20.0).goodput(5, 20, "/quick") <= 0.8 * 160
 
 
 def test_the_first_requests_ever_may_come_all_at_once() -> None:
-    assert played("cold").goodput(1, 10) >= 0.95 * CAPACITY_PER_S
-    crowd = played("cold-crowd")
-    assert len(crowd.answers) == 2000
-    assert crowd.refused(0, 20) == 0
+    for world in worlds("cold"):
+        assert world.goodput(0.5, 2) >= 0.95 * CAPACITY_PER_S
+    for crowd in worlds("cold-crowd"):
+        assert crowd.refused(0, 20) == 0
+        assert len(crowd.answers) == 2000
+        assert crowd.took_s(0, 20, 1.0) <= 10.0  # 5 s to 7.5 s that a request waits, and 1 s that all compute
 
 
 def test_trying_limits_refuses_nobody_below_the_capacity() -> None:
-    world = played("near-capacity")
-    assert world.refused(2, 60) <= 0.001 * 450 * 60
+    for world in worlds("near-capacity"):
+        assert world.refused(0, 60) <= 0.0005 * 450 * 60  # even nine tenths are too much now and then, by chance
+        assert world.goodput(1, 60) >= 0.99 * world.throughput(1, 60)
 
 
 def test_trying_limits_makes_no_dips() -> None:
-    world = played("constant-gradient")
-    shares = world.refused_shares(10, 100, 0.5)
-    mean = sum(shares) / len(shares)
-    assert max(abs(share - mean) for share in shares) <= 0.2
+    for world in worlds("constant-gradient"):
+        shares = world.refused_shares(10, 300, 0.5)
+        mean = sum(shares) / len(shares)
+        assert mean == pytest.approx(0.5, abs=0.02)
+        assert max(shares) <= mean + 0.15  # of 500 that come in such a time: chance alone makes 0.06
 
 
-def test_a_load_that_comes_and_goes_does_not_keep_the_limit_low() -> None:
-    world = played("oscillating")
-    served = world.goodput(15, 30) * 15
-    offered = sum(line.offered for line in world.lines if line.at_s >= 15)
-    assert min(world.limits(15, 30)) >= 25  # it takes 50 at once to carry what it can
-    assert served >= 0.75 * min(offered, 15 * CAPACITY_PER_S)
+@pytest.mark.parametrize(("name", "app", "share"), [("oscillating", PATIENT, 0.85), ("quick-oscillating", APP, 0.90)])
+def test_a_load_that_comes_and_goes_leaves_the_limit_neither_low_nor_high(name: str, app: Route, share: float) -> None:
+    best = max(_goodput_at(app, limit, SCENARIOS[name].play) for limit in SWEEP)
+    for world in worlds(name):
+        assert world.goodput(5, 30) >= share * best
 
 
-@pytest.mark.parametrize(
-    ("name", "route", "share"), [("computes-longer", HEAVY, 0.90), ("waits-longer", PATIENT, 0.85)]
-)
-@pytest.mark.parametrize("seed", SEEDS)
-def test_an_app_that_turns_slower_is_followed_within_three_seconds(
-    name: str, route: Route, share: float, seed: int
-) -> None:
-    world = played(name, seed)
-    assert world.goodput(13, 30) >= share * best_fixed(route, TENFOLD, SWEEP)
+def _goodput_at(app: Route, limit: int, play: Callable[[World], object]) -> float:
+    world = World(app, seed=99, limit=limit)
+    play(world)
+    return world.until(30.0).goodput(5, 30)
+
+
+@pytest.mark.parametrize(("name", "app", "share"), [("computes-longer", HEAVY, 0.95), ("waits-longer", PATIENT, 0.90)])
+def test_an_app_that_turns_slower_is_followed_within_three_seconds(name: str, app: Route, share: float) -> None:
+    best = best_fixed(app, TENFOLD, SWEEP)
+    for world in worlds(name):
+        assert world.goodput(13, 30) >= share * best
 
 
 def test_throughput_that_falls_with_concurrency_is_protected() -> None:
-    assert played("hot-rows").goodput(3, 30) >= 0.9 * best_fixed(HOT, 5000.0, SWEEP)
+    best, worst = best_fixed(HOT, 5000.0, SWEEP), best_fixed(HOT, 5000.0, (32,))
+    assert worst < 0.75 * best, "a limit far too high would cost a quarter"
+    for world in worlds("hot-rows"):
+        assert world.goodput(3, 30) >= 0.95 * best
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_after_a_burst_all_are_in_time_from_half_a_second_on(seed: int) -> None:
-    world = played("burst", seed)
-    after = [answer for answer in world.answers if answer.arrived_s >= 5.5]
-    assert after
-    assert all(answer.took_s <= 0.25 for answer in after)
-    assert world.refused(5.6, 10) == 0
+def test_after_a_burst_all_are_in_time_from_half_a_second_on() -> None:
+    for world in worlds("burst"):
+        after = [answer for answer in world.answers if answer.arrived_s >= 5.5]
+        assert len(after) > 1000
+        assert max(answer.took_s for answer in after) <= 0.25
+        assert world.refused(5.5, 10) == 0
 
 
 def test_a_worker_that_lies_is_not_believed() -> None:
-    world = played("liar")
-    assert world.told("claims service times")
-    assert world.goodput(2, 20) >= 0.95 * CAPACITY_PER_S
+    for world in worlds("liar"):
+        assert len(world.told("claims service times")) == 1
+        assert world.goodput(2, 20) >= 0.95 * CAPACITY_PER_S
 
 
 def test_a_worker_that_tells_nothing_keeps_its_limit() -> None:
-    world = played("silence")
-    assert world.told("tells nothing")
-    assert len(set(world.limits(12, 20))) == 1
-    assert world.goodput(12, 20) >= 0.9 * CAPACITY_PER_S
+    for world in worlds("silence"):
+        assert [round(at_s) for at_s in world.told("tells")] == [11, 20]  # nothing; again
+        assert len(set(world.limits(10.3, 20))) == 1
+        assert world.goodput(10, 20) >= 0.95 * CAPACITY_PER_S
 
 
 def test_readings_that_come_late_or_never_cost_little() -> None:
-    assert played("late-telling").goodput(5, 30) >= 0.88 * CAPACITY_PER_S
+    for world in worlds("late-telling"):
+        assert world.goodput(5, 30) >= 0.90 * CAPACITY_PER_S
 
 
 def test_a_service_time_above_the_slo_does_not_collapse_the_throughput() -> None:
-    world = played("beyond-slo")
-    assert world.throughput(10, 120) >= 0.85 / BEYOND.cpu_s
+    for world in worlds("beyond-slo"):
+        assert world.throughput(10, 120) >= 0.90 / BEYOND.cpu_s
+        assert min(world.throughput(at_s, at_s + 10) for at_s in range(10, 120, 10)) >= 0.75 / BEYOND.cpu_s
+
+
+def test_a_service_time_that_is_within_the_slo_again_is_found_again() -> None:
+    for world in worlds("from-beyond-slo"):
+        assert world.goodput(135, 150) >= 0.95 * CAPACITY_PER_S
 
 
 def test_requests_that_hold_memory_stay_inside_their_share() -> None:
-    world = played("memory")
-    held = [line.in_flight * (4 << 20) for line in world.lines if line.at_s > 1]
-    assert max(held) <= MEMORY_SHARE_BYTES
+    for world in worlds("memory"):
+        held = [(60 << 20) + line.in_flight * (4 << 20) for line in world.lines]
+        assert max(held) <= MEMORY_SHARE_BYTES
+        assert min(world.limits(2, 20)) >= 24, "and use what there is"
 
 
 def test_without_overload_nothing_is_refused_and_nothing_changes() -> None:
-    world = World(replace(APP), seed=5)
+    world = World(APP, seed=5)
     world.offer(200.0)
     world.until(30.0)
     assert world.refused(0, 30) == 0
     assert len(set(world.limits(1, 30))) == 1
+    assert not world.told("")
+
+
+def test_a_seed_replays_a_world_to_the_letter() -> None:
+    one, other = (SCENARIOS["burst"].begin(7) for _ in range(2))
+    for world in (one, other):
+        SCENARIOS["burst"].play(world)
+        world.until(6.0)
+    assert one.lines == other.lines
+    assert one.answers == other.answers
 
 
 def test_the_pictures_in_the_docs_are_of_these_worlds() -> None:
@@ -175,4 +212,5 @@ def test_the_pictures_in_the_docs_are_of_these_worlds() -> None:
         path = FOLDER / f"{name}.svg"
         assert path.exists(), f"{path} is missing: make docs"
         assert path.read_text() == text, f"{path} is out of date: make docs"
+        assert len(text) <= 20_000
     assert {path.stem for path in FOLDER.glob("*.svg")} == {name for name, _ in pictures()} <= set(SCENARIOS)
