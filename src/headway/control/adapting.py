@@ -210,6 +210,8 @@ def _inherited(
     left = _left_at_edge(replica, number, seen, edge)
     if left is not None and (not before.at_s or (replica.name, number) in before.limits):
         return left
+    if seen is not None and seen.is_wsgi:
+        return None  # its threads are the measure, and their number may be another than its siblings had
     siblings = sorted(
         state.limit
         for (name, other), state in before.limiters.items()
