@@ -37,6 +37,7 @@ LIFO_WAIT_S = 1.0  # without an SLO: a longer wait than this and the newest go f
 FLOOR_SHARE = 0.08  # of the throughput for the less critical, whatever the critical take
 FAIR_FACTOR = 4.0  # times its even share that a client address may take under overload
 CLIENTS_MIN = 3  # with fewer there is nobody to be fair to
+RATE_MAX_PER_S = 1e9  # more was never measured, only divided by next to nothing
 UNKNOWN_FACTOR = 2  # times the places at replicas, while no throughput was measured
 _SMOOTH = 0.3
 
@@ -126,7 +127,7 @@ def _measured(state: Queue, seen: Seen, *, patient: bool) -> Queue:
     refused_share = state.refused_share + _SMOOTH / 2 * ((seen.refused / asked if asked else 0.0) - state.refused_share)
     return replace(
         state,
-        rate_per_s=rate,
+        rate_per_s=min(rate, RATE_MAX_PER_S),
         service_s=service,
         waiting_s=state.waiting_s + seen.duration_s if waits else 0.0,
         refused_share=refused_share,
