@@ -28,7 +28,8 @@ clients give up after 1 s, and nobody waits for anybody: an open loop, Poisson a
 connection. One worker process on the first core; balancer, controller and the generator on the second. Shares are of
 each stack's *own* capacity, its best goodput over a few rates; each is loaded with multiples of that. Fresh processes
 each round, and after a load that a stack does not get over soon. Medians of {rounds} rounds ({own_rounds} of Ray Serve,
-which starts slowly); goodput is that of {step_s:g} s, half a second after the load began. A figure is void when this
+which starts slowly); goodput is that of {step_s:g} s, a second after the load
+began. A figure is void when this
 generator could not make the load.
 
 {table}

@@ -18,8 +18,9 @@ from headway.lab.schedule import Piece
 _RATES_DOWN = (200.0, 130.0, 80.0, 40.0)
 _KEEPS_UP = 0.9
 _IN_VAIN_MAX = 2  # one bad moment of the machine is no capacity
-# Before and after what is judged; as long as an answer may take to be in time.
-_LEAD_S, _TAIL_S = 0.5, 0.25
+# Before and after what is judged. The first second is a burst (a row of its own): what it left in the queue is served
+# while those who come are refused, which in a short load would pass for a loss. The end is as long as an SLO.
+_LEAD_S, _TAIL_S = 1.0, 0.25
 _seeds = count(1)
 
 
@@ -38,7 +39,7 @@ class Size:
 FULL = Size(
     rounds=5,
     own_rounds=3,
-    step_s=1.2,
+    step_s=2.5,
     try_s=1.5,
     rates_up=(320.0, 380.0, 440.0, 490.0),
     limits=(3, 6, 12, 24, 48),

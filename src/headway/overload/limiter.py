@@ -133,6 +133,8 @@ def step(state: Limiter, seen: Measured, bounds: Bounds, now_s: float) -> Limite
     """The limiter after one look, a tenth of a second or so."""
     if state.limit > bounds.ceiling:
         state = _at(state, bounds.ceiling, bounds, "as many as its bound allows")
+    if seen.duration_s <= 0:
+        return state  # a clock that went back: nothing was measured
     if not seen.saturated:
         return _not_reached(replace(state, stuck_s=0.0), seen, bounds, now_s)
     if state.skip_s > 0:
@@ -165,7 +167,7 @@ def _not_reached(state: Limiter, seen: Measured, bounds: Bounds, now_s: float) -
     late_s = state.late_s + seen.duration_s if is_late else max(0.0, state.late_s - seen.duration_s)
     rate_per_s, service_s = seen.completed / max(1e-3, seen.duration_s), seen.service_s / seen.completed
     allowed = rate_per_s * PRESSED_SHARE * bounds.slo_s  # Little's law
-    if late_s < LATE_S or allowed >= state.limit:
+    if not is_late or late_s < LATE_S or allowed >= state.limit:
         return replace(state, late_s=late_s)
     now = Sample(max(1, round(rate_per_s * service_s)), rate_per_s, service_s)
     cut = _at(state, max(allowed, state.centre * 0.25), bounds, "service times use up the SLO")

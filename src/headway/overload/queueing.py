@@ -23,7 +23,7 @@ from math import ceil
 from headway.model.overload import QueueBound
 
 QUEUE_MAX = 50_000  # the memory of the edge: about 10 KiB each
-SLO_USED = 0.85  # of the SLO, so that an answer a little slower than the mean is still in time
+SLO_USED = 0.75  # of the SLO, so that the slowest hundredth of the answers is still in time
 SERVICE_MARGIN = 1.3  # times the mean service time that an answer takes
 SLO_MIN_SHARE = 0.1  # of the SLO for the queue, however slow the app
 STANDING_AFTER_S = 0.3  # requests waited at every look for so long
@@ -120,7 +120,7 @@ def _measured(state: Queue, seen: Seen, *, patient: bool) -> Queue:
         # More than was thought passed though nobody waited: it can do at least that.
         rate = max(rate, seen.completed / seen.duration_s) if rate else 0.0
     if seen.completed:
-        mean_s = seen.service_s / seen.completed
+        mean_s = max(0.0, seen.service_s / seen.completed)
         service = mean_s if not service else service + _SMOOTH * (mean_s - service)
     waits = seen.queued > 0
     asked = seen.refused + seen.completed
