@@ -39,9 +39,9 @@ def cpu_s(pids: tuple[int, ...]) -> float:
     return total / 1e9
 
 
-def wrk(url: str, *headers: str, seconds: int = SECONDS) -> tuple[float, int]:
-    """Requests per second and requests in all, of a closed loop that keeps CONNECTIONS busy."""
-    argv = [shutil.which("wrk") or "wrk", "-t", "1", "-c", str(CONNECTIONS), "-d", f"{seconds}s"]
+def wrk(url: str, *headers: str, seconds: int = SECONDS, connections: int = CONNECTIONS) -> tuple[float, int]:
+    """Requests per second and requests in all, of a closed loop that keeps so many connections busy."""
+    argv = [shutil.which("wrk") or "wrk", "-t", "1", "-c", str(connections), "-d", f"{seconds}s"]
     for header in headers:
         argv += ["-H", header]
     said = subprocess.run([*argv, url], capture_output=True, text=True, check=True, timeout=seconds + 30).stdout

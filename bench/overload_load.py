@@ -38,11 +38,11 @@ class Size:
 
 FULL = Size(
     rounds=5,
-    own_rounds=3,
+    own_rounds=5,
     step_s=2.5,
     try_s=1.5,
     rates_up=(320.0, 380.0, 440.0, 490.0),
-    limits=(3, 6, 12, 24, 48),
+    limits=(3, 6, 12, 24, 48, 96),
 )
 QUICK = Size(rounds=1, own_rounds=1, step_s=1.2, try_s=1.0, rates_up=(360.0, 430.0, 490.0), limits=(3, 12, 48))
 

@@ -34,9 +34,11 @@ def class_lines(plan: EdgePlan, service: EdgeService, cls: EdgeClass) -> list[st
         *_sticky(plan, service),
         *queue_lines(service, cls),
         "",
-        "# A small body is awaited here, so that a slow sender occupies no replica.",
-        f"http-request wait-for-body time {milliseconds(plan.header_timeout_s)} "
-        f"if {{ req.hdr_val(content-length) 1:{_BUFFERED_BODY_BYTES} }}",
+        "# A small body, and the beginning of a large one, is awaited here, so that a slow sender occupies no replica.",
+        f"{_await_body(plan)} if {{ req.hdr_val(content-length) 1:{_BUFFERED_BODY_BYTES} }}",
+        f"{_await_body(plan)} at-least {_BUFFERED_BODY_BYTES} "
+        f"if {{ req.hdr_val(content-length) gt {_BUFFERED_BODY_BYTES} }}",
+        f"{_await_body(plan)} at-least {_BUFFERED_BODY_BYTES} if {{ req.hdr(transfer-encoding) -m found }}",
         "",
         *_repeats(service),
         "",
@@ -58,6 +60,10 @@ def class_lines(plan: EdgePlan, service: EdgeService, cls: EdgeClass) -> list[st
         watched = server_line(replica, sticky=service.sticky, main=cls.number == MAIN)
         lines.append(f"server {word(replica.name)} {watched}{disabled}")
     return lines
+
+
+def _await_body(plan: EdgePlan) -> str:
+    return f"http-request wait-for-body time {milliseconds(plan.header_timeout_s)}"
 
 
 def _introduction(service: EdgeService, cls: EdgeClass) -> list[str]:

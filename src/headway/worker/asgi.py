@@ -41,8 +41,19 @@ _NEVER_DUE = b"9" * 18
 _CUT = -1  # instead of a status: cancelled, nobody's success or failure
 
 
+# The sender of a body may keep the app waiting for so long, and a second more for each of so many bytes (the form of
+# Apache's mod_reqtimeout): a slow line is served, one who sends a byte a second is not. The app's own pauses between
+# two reads do not count.
+_BODY_GRACE_S = 10.0
+_BODY_MIN_PER_S = 500.0
+
+
 class BodyTooLarge(Exception):
     """The request body grew over the declared bound while it was read."""
+
+
+class BodyTooSlow(Exception):
+    """The sender of the request body held the place of others for too long."""
 
 
 def single_callable(app: Any) -> App:
@@ -154,7 +165,10 @@ class Layer:
             await self._app(scope, receive, answer)
         except BodyTooLarge:
             status = 413
-            await self._too_large(send)
+            await self._broken_body(send, 413, b"the request body is too large\n")
+        except BodyTooSlow:
+            status = _CUT
+            await self._broken_body(send, 408, b"the request body came too slowly\n")
         except asyncio.CancelledError:
             status = _CUT
             if not self._stopping:
@@ -193,7 +207,9 @@ class Layer:
         try:
             await self._app(scope, receive, answer)
         except BodyTooLarge:
-            await self._too_large(send)
+            await self._broken_body(send, 413, b"the request body is too large\n")
+        except BodyTooSlow:
+            await self._broken_body(send, 408, b"the request body came too slowly\n")
         except asyncio.CancelledError:
             if not self._stopping:
                 raise
@@ -212,10 +228,10 @@ class Layer:
         await send({"type": "http.response.start", "status": 503, "headers": headers})
         await send({"type": "http.response.body", "body": why})
 
-    async def _too_large(self, send: Send) -> None:
+    async def _broken_body(self, send: Send, status: int, why: bytes) -> None:
         with contextlib.suppress(Exception):  # too late when the answer has begun
-            await send({"type": "http.response.start", "status": 413, "headers": [(b"connection", b"close")]})
-            await send({"type": "http.response.body", "body": b"the request body is too large\n"})
+            await send({"type": "http.response.start", "status": status, "headers": [(b"connection", b"close")]})
+            await send({"type": "http.response.body", "body": why})
 
     async def _end(self, send: Send, is_stream: bool) -> None:
         """The replica stops and this request was still open: end an event stream cleanly, refuse what has not begun."""
@@ -245,13 +261,25 @@ class Layer:
 
     def _bounded(self, receive: Receive) -> Receive:
         left = self._body_max_bytes
+        patience_s = _BODY_GRACE_S
+        more = True  # after its end an app waits here for the client to go, as long as it likes
 
         async def bounded() -> dict[str, Any]:
-            nonlocal left
-            message = await receive()
-            left -= len(message.get("body", b""))
+            nonlocal left, patience_s, more
+            if not more:
+                return await receive()
+            began_ns = monotonic_ns()
+            try:
+                async with asyncio.timeout(patience_s):
+                    message = await receive()
+            except TimeoutError:
+                raise BodyTooSlow from None
+            came = len(message.get("body", b""))
+            left -= came
             if left < 0:
                 raise BodyTooLarge
+            more = bool(message.get("more_body"))
+            patience_s += came / _BODY_MIN_PER_S - (monotonic_ns() - began_ns) / 1e9
             return message
 
         return bounded

@@ -131,6 +131,51 @@ def test_classes_count_apart(tmp_path: Path) -> None:
     run(test)
 
 
+def slow_body(pieces: list[bytes], every_s: float) -> Any:
+    """A `receive` of a sender that takes its time."""
+    left = list(pieces)
+
+    async def receive() -> Message:
+        await asyncio.sleep(every_s)
+        piece = left.pop(0)
+        return {"type": "http.request", "body": piece, "more_body": bool(left)}
+
+    return receive
+
+
+@pytest.mark.parametrize(("every_s", "status"), [(0.03, 200), (0.2, 408)])
+def test_a_body_that_dribbles_gives_its_place_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_s: float, status: int
+) -> None:
+    monkeypatch.setattr("headway.worker.asgi._BODY_GRACE_S", 0.15)
+    monkeypatch.setattr("headway.worker.asgi._BODY_MIN_PER_S", 10.0)
+    seen: list[bytes] = []
+
+    async def reads(scope: Message, receive: Any, send: Any) -> None:
+        while (message := await receive()).get("more_body"):
+            seen.append(message["body"])
+            await asyncio.sleep(0.2)  # the app's own time is not the sender's
+        await ok(scope, receive, send)
+
+    async def main() -> None:
+        place = Place(tmp_path, reads)
+        sent: list[Message] = []
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/", "scheme": "http", "client": None, "headers": []}
+        await place.layer(scope, slow_body([b"a", b"b", b"c"], every_s), send)
+        assert sent[0]["status"] == status
+        counts = place.beat().classes[0]
+        assert counts.in_flight == 0
+        assert counts.failed == 0, "that is no failure of the app"
+        assert counts.completed == (status == 200)
+
+    asyncio.run(main())
+    assert len(seen) == (2 if status == 200 else 0)
+
+
 def test_a_body_that_grows_too_large_is_answered_by_413_and_counted(tmp_path: Path) -> None:
     async def app(scope: Message, receive: Any, send: Any) -> None:
         await receive()
