@@ -35,10 +35,8 @@ def class_lines(plan: EdgePlan, service: EdgeService, cls: EdgeClass) -> list[st
         *queue_lines(service, cls),
         "",
         "# A small body, and the beginning of a large one, is awaited here, so that a slow sender occupies no replica.",
-        f"{_await_body(plan)} if {{ req.hdr_val(content-length) 1:{_BUFFERED_BODY_BYTES} }}",
-        f"{_await_body(plan)} at-least {_BUFFERED_BODY_BYTES} "
-        f"if {{ req.hdr_val(content-length) gt {_BUFFERED_BODY_BYTES} }}",
-        f"{_await_body(plan)} at-least {_BUFFERED_BODY_BYTES} if {{ req.hdr(transfer-encoding) -m found }}",
+        f"http-request wait-for-body time {milliseconds(plan.header_timeout_s)} at-least {_BUFFERED_BODY_BYTES} "
+        "if { req.hdr_val(content-length) gt 0 } || { req.hdr(transfer-encoding) -m found }",
         "",
         *_repeats(service),
         "",
@@ -60,10 +58,6 @@ def class_lines(plan: EdgePlan, service: EdgeService, cls: EdgeClass) -> list[st
         watched = server_line(replica, sticky=service.sticky, main=cls.number == MAIN)
         lines.append(f"server {word(replica.name)} {watched}{disabled}")
     return lines
-
-
-def _await_body(plan: EdgePlan) -> str:
-    return f"http-request wait-for-body time {milliseconds(plan.header_timeout_s)}"
 
 
 def _introduction(service: EdgeService, cls: EdgeClass) -> list[str]:
