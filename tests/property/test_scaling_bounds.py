@@ -46,6 +46,25 @@ def test_the_number_never_leaves_its_bounds_and_steps_are_bounded(looks, bounds,
         before = wanted
 
 
+@given(st.lists(st.tuples(LOOKS, st.integers(-1, 1)), max_size=60), BOUNDS, st.integers(1, 40))
+def test_it_never_goes_up_past_cores_memory_or_connections(looks, bounds, start) -> None:
+    state, now_s = begin(max(bounds.min, min(bounds.max, start))), 0.0
+    for look, off in looks:
+        now_s += 1.0
+        before = state.replicas
+        seen = replace(look, replicas=max(0, before + off))
+        state, wanted, _ = scale(state, seen, bounds, now_s)
+        if wanted <= before:
+            continue
+        assert off == 0, "what the last step brought has not been seen yet"
+        assert wanted <= max(bounds.min, 2 * bounds.cores)
+        if look.rss_bytes and look.available_bytes:
+            assert (wanted - before) * look.rss_bytes <= look.available_bytes
+        if look.connections is not None:
+            held = look.connections
+            assert held.open + (wanted - before) * max(1.0, held.each) <= held.most
+
+
 @given(LOOKS, BOUNDS, st.integers(1, 80), st.floats(0.05, 1.0))
 def test_a_constant_input_moves_the_number_in_one_direction_and_ends(look, bounds, start, every_s) -> None:
     state, now_s = begin(max(bounds.min, min(bounds.max, start))), 0.0

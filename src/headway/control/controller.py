@@ -74,7 +74,7 @@ class Controller:
         self.runtime = LocalRuntime(self.processes, self.edge, self.databases, self.store.save_replicas)
         self.loop = Loop(self.runtime, self.journal, Wanted(), self.store.load_replicas())
         self.loop.adapted = self.store.load_overload()
-        self.scaler = Scaler(self.machine.cores, self.journal.write)
+        self.scaler = Scaler(self.machine.cores, self.journal.write, machines.busy_core_seconds)
         # What follows the load goes on from what runs.
         running = Counter(replica.service for replica in self.loop.replicas.values() if not replica.leave)
         self.scaled: dict[str, int] = {name: running[name] for name in self.ranges if running[name]}
@@ -138,26 +138,34 @@ class Controller:
     def run(self) -> None:
         """Tick until the system has stopped. Errors of one tick are journalled, and the next one tries again."""
         next_s = time.monotonic()
+        failed = ""
         while not self.finished.is_set():
             try:
                 self._turn()
+                failed = ""
             except HeadwayError as error:
-                self.journal.write("controller", "tick failed", error.message, "warning")
+                if error.message != failed:  # the same one ten times a second is told once
+                    self.journal.write("controller", "tick failed", error.message, "warning")
+                failed = error.message
             next_s += TICK_S
             wait_s = next_s - time.monotonic()
             if wait_s < 0:  # stopped, or starved of processor time: do not catch up with a burst of ticks
-                next_s = time.monotonic()
-                continue
+                next_s, wait_s = time.monotonic(), 0.0
             self._serve_calls(wait_s)
         self.processes.close()
 
     def _serve_calls(self, wait_s: float) -> None:
-        until_s = time.monotonic() + wait_s
-        while (left_s := until_s - time.monotonic()) > 0:
+        """Carry out what others ask of this thread, for so long; what waits already gets its turn even where none is
+        left, or a loop that is always late would be deaf."""
+        until_s, waiting = time.monotonic() + wait_s, self._calls.qsize()
+        while waiting > 0 or time.monotonic() < until_s:
+            waiting -= 1
             try:
-                call, future = self._calls.get(timeout=left_s)
+                call, future = self._calls.get(timeout=max(0.0, until_s - time.monotonic()))
             except queue.Empty:
                 return
+            if not future.set_running_or_notify_cancel():
+                continue  # whoever asked has given up, and was told so
             try:
                 future.set_result(call())
             except BaseException as error:  # the caller's error: it is raised where the call was made
@@ -170,6 +178,7 @@ class Controller:
         try:
             return future.result(_CALL_S)
         except TimeoutError as error:
+            future.cancel()
             raise HeadwayError("the controller is busy", hint="headway explain controller") from error
 
     def _turn(self) -> None:

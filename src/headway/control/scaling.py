@@ -7,7 +7,7 @@ goes on from the number that it has then.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from headway.model.declared import ReplicaRange, System
 from headway.model.observed import Observed
@@ -30,16 +30,21 @@ class Look:
     at_s: float
     cpu: Mapping[str, tuple[int, float]] = field(default_factory=dict)  # by replica: its process, and seconds used
     refused: Mapping[str, int] = field(default_factory=dict)  # by service
+    read_at_s: Mapping[str, float] = field(default_factory=dict)  # when `cpu` was read, where not at this look
+    cores: Mapping[str, float] = field(default_factory=dict)  # by replica, between the last two readings that differ
+    busy_s: float | None = None  # that our cores have worked, for whomever
 
 
 class Scaler:
     """Numbers of replicas that follow the load, for all services that declare a range."""
 
-    def __init__(self, cores: float, tell: Tell) -> None:
+    def __init__(self, cores: float, tell: Tell, busy_core_seconds: Callable[[], float | None] = lambda: None) -> None:
         self._cores = cores
         self._tell = tell
+        self._busy_core_seconds = busy_core_seconds
         self._states: dict[str, Scaling] = {}
         self._last: Look | None = None
+        self._counted_once: set[str] = set()  # databases whose connections were known at some time
 
     def look(
         self,
@@ -53,10 +58,14 @@ class Scaler:
         by_hand: Collection[str],
     ) -> dict[str, int]:
         """The number of replicas of each service with a range, from now on."""
-        last, this = self._last, _look(wanted, observed, now_s)
+        last = self._last
         if last is not None and now_s - last.at_s < LOOK_EVERY_S:
             return {name: state.replicas for name, state in self._states.items()}
-        self._last = this
+        follows = any(isinstance(service.replicas, ReplicaRange) for service in system.services.values())
+        busy_s = self._busy_core_seconds() if follows else None
+        self._last = this = _look(wanted, observed, now_s, last, busy_s)
+        self._counted_once |= {name for name, held in counted.items() if held is not None}
+        self._counted_once &= set(counted)
         states: dict[str, Scaling] = {}
         for service in wanted.services:
             declared = system.services.get(service.name)
@@ -70,6 +79,8 @@ class Scaler:
             seen = None
             if last is not None and not awaits_count(service, wanted, replicas, counted, now_s):
                 seen = gather(service, wanted, replicas, observed, counted, last, this)
+                lost = [name for name in service.waits_for if name in self._counted_once and counted[name] is None]
+                seen = replace(seen, uncounted=lost[0] if lost else "")
             states[service.name], count, reason = scale(state, seen, bounds, now_s)
             if reason:
                 self._tell(service.name, "scale", reason, "note" if count != state.replicas else "warning")
@@ -93,6 +104,12 @@ def gather(
     duration_s = this.at_s - last.at_s
     shed = max(0, this.refused.get(service.name, 0) - last.refused.get(service.name, this.refused.get(service.name, 0)))
     queues = (queue for (name, _number), queue in observed.edge.queues.items() if name == service.name)
+    largest_bytes = max((observed.replicas[name].rss_bytes for name in mine if name in observed.replicas), default=0)
+    promised_bytes = sum(
+        coming * _largest(other, replicas, observed, largest_bytes)
+        for other in wanted.services
+        if (coming := _coming(other, replicas)) > 0
+    )
     return Seen(
         replicas=len(mine),
         utilisation=_utilisation(service, mine, observed),
@@ -100,30 +117,63 @@ def gather(
         queued=sum(queue.queued for queue in queues),
         shed_per_s=shed / duration_s if duration_s > 0 else 0.0,
         others_cores=sum(_cores(name, last, this) or 0.0 for name in others),
-        rss_bytes=max((observed.replicas[name].rss_bytes for name in mine if name in observed.replicas), default=0),
-        available_bytes=observed.memory.available_bytes if observed.memory.total_bytes else 0,
+        rss_bytes=largest_bytes,
+        available_bytes=max(1, observed.memory.available_bytes - promised_bytes) if observed.memory.total_bytes else 0,
         connections=_connections(service, wanted, replicas, counted),
+        busy_cores=(
+            max(0.0, this.busy_s - last.busy_s) / duration_s
+            if this.busy_s is not None and last.busy_s is not None and duration_s > 0
+            else None
+        ),
     )
+
+
+def _coming(service: WantedService, replicas: Mapping[str, Replica]) -> int:
+    """Replicas that are wanted and do not serve yet: what they will take is spoken for."""
+    serving = sum(1 for replica in replicas.values() if replica.service == service.name and _serves(replica))
+    return max(0, service.replicas - serving)
+
+
+def _largest(service: WantedService, replicas: Mapping[str, Replica], observed: Observed, unknown_bytes: int) -> int:
+    """What a replica of the service takes, as far as one can be seen."""
+    sizes = [
+        observed.replicas[name].rss_bytes
+        for name, replica in replicas.items()
+        if replica.service == service.name and _serves(replica) and name in observed.replicas
+    ]
+    return max(sizes, default=0) or unknown_bytes
 
 
 def _serves(replica: Replica) -> bool:
     return replica.phase is Phase.READY and not replica.leave and not replica.retire
 
 
-def _look(wanted: Wanted, observed: Observed, now_s: float) -> Look:
+def _look(wanted: Wanted, observed: Observed, now_s: float, last: Look | None, busy_s: float | None = None) -> Look:
     refused = {service.name: 0 for service in wanted.services}
     for (name, _number), queue in observed.edge.queues.items():
         refused[name] = refused.get(name, 0) + queue.refused
     cpu = {name: (seen.pid, seen.cpu_s) for name, seen in observed.replicas.items() if seen.alive and seen.cpu_s > 0}
-    return Look(now_s, cpu, refused)
+    read_at_s = {name: observed.replicas[name].cpu_at_s or now_s for name in cpu}
+    this = Look(now_s, cpu, refused, read_at_s, busy_s=busy_s)
+    if last is None:
+        return this
+    return replace(this, cores={name: used for name in cpu if (used := _cores(name, last, this)) is not None})
 
 
 def _cores(name: str, last: Look, this: Look) -> float | None:
-    """Cores that a replica's process used between two looks; None for a process that was not there at both."""
+    """Cores that a replica's process used between two looks; None for a process that was not there at both.
+
+    Processor time is read less often than looked at: it counts from reading to reading, and stays in between.
+    """
+    if name in this.cores:
+        return this.cores[name]
     before, after = last.cpu.get(name), this.cpu.get(name)
-    if before is None or after is None or before[0] != after[0] or this.at_s <= last.at_s:
+    if before is None or after is None or before[0] != after[0]:
         return None
-    return max(0.0, after[1] - before[1]) / (this.at_s - last.at_s)
+    duration_s = this.read_at_s.get(name, this.at_s) - last.read_at_s.get(name, last.at_s)
+    if duration_s <= 0:
+        return last.cores.get(name)
+    return max(0.0, after[1] - before[1]) / duration_s
 
 
 def _utilisation(service: WantedService, mine: Iterable[str], observed: Observed) -> float | None:
@@ -177,6 +227,9 @@ def _connections(
         held = counted.get(database)
         if held is None:
             continue
+        users = {other.name for other in wanted.services if database in other.waits_for}
         count = max(1, len(_users(database, wanted, replicas)))
-        found.append(Connections(database, held.open, held.most, held.open / count))
+        each = (held.open if held.own is None else held.own) / count
+        coming = sum(_coming(other, replicas) for other in wanted.services if other.name in users)
+        found.append(Connections(database, held.open + round(coming * each), held.most, each))
     return max(found, key=lambda entry: entry.open / entry.most, default=None)

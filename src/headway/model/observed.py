@@ -37,7 +37,8 @@ class ReplicaObserved:
     rss_bytes: int = 0
     failure: Failure | None = None
     counts: Counts | None = None  # None while it tells nothing, or of another layout
-    cpu_s: float = 0.0  # processor time its process has used
+    cpu_s: float = 0.0  # processor time its process has used (a command: with its children)
+    cpu_at_s: float = 0.0  # when that was read, on the machine's monotonic clock; 0 = at this look
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,8 @@ class Pace:
     down_after_s: float = 60.0
     down_again_s: float = 15.0  # after a step down that nothing spoke against
     patience_max_s: float = 960.0
+    settle_max_s: float = 30.0  # for replicas to serve that are wanted; after that it is told
+    tell_every_s: float = 10.0  # what stands in the way, where it changes
 
     @property
     def pressed(self) -> float:
@@ -77,6 +79,8 @@ class Seen:
     rss_bytes: int = 0  # of the largest replica
     available_bytes: int = 0
     connections: Connections | None = None
+    uncounted: str = ""  # a database whose connections were known and are not any more: full, or down
+    busy_cores: float | None = None  # of ours, used by anybody
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,8 @@ class Scaling:
     slack_s: float = 0.0
     lowered_at_s: float | None = None
     stopped_by: str = ""  # what was told to stand in the way
+    told_at_s: float | None = None  # when that was
+    unsettled_s: float = 0.0  # fewer or more replicas serve than are wanted
 
 
 def begin(replicas: int, pace: Pace = PACE) -> Scaling:
@@ -119,8 +125,8 @@ def scale(
     load = _load(seen) if seen is not None else None
     if seen is None or load is None or seen.replicas != state.replicas:
         # Nothing is known, or the last step is not finished: what comes of it has to be seen first.
-        return replace(state, load=None, at_s=now_s, pressed_s=0.0, slack_s=0.0), state.replicas, ""
-    state = _measured(state, load, now_s, pace)
+        return _unsettled(state, seen, now_s, pace)
+    state = replace(_measured(state, load, now_s, pace), unsettled_s=0.0)
     if state.pressed_s >= pace.up_after_s:
         return _up(state, seen, bounds, now_s, pace)
     if state.slack_s >= state.patience_s and state.replicas > bounds.min:
@@ -128,6 +134,29 @@ def scale(
     if state.calm_s >= pace.down_again_s:
         state = replace(state, stopped_by="")
     return state, state.replicas, ""
+
+
+def _unsettled(state: Scaling, seen: Seen | None, now_s: float, pace: Pace) -> tuple[Scaling, int, str]:
+    """Wait for what is wanted; say so where it does not come."""
+    gap_s = max(0.0, min(GAP_MAX_S, now_s - state.at_s)) if state.at_s else 0.0
+    differs = seen is not None and seen.replicas != state.replicas
+    state = replace(
+        state,
+        load=None,
+        at_s=now_s,
+        pressed_s=0.0,
+        slack_s=0.0,
+        unsettled_s=state.unsettled_s + gap_s if differs else 0.0,
+    )
+    if seen is None or state.unsettled_s < pace.settle_max_s or not _may_tell(state, "replicas", now_s, pace):
+        return state, state.replicas, ""
+    state = replace(state, stopped_by="replicas", told_at_s=now_s)
+    return state, state.replicas, f"stays at {state.replicas} replicas until all serve: {seen.replicas} do"
+
+
+def _may_tell(state: Scaling, stop: str, now_s: float, pace: Pace) -> bool:
+    """Something new stands in the way; two that take turns are told now and then, not each time."""
+    return state.stopped_by != stop and (state.told_at_s is None or now_s - state.told_at_s >= pace.tell_every_s)
 
 
 def most_for(cores: float, cpu_each: float | None = None) -> int:
@@ -176,8 +205,10 @@ def _up(state: Scaling, seen: Seen, bounds: Bounds, now_s: float, pace: Pace) ->
     goal = max(now + 1, min(asked, floor(pace.growth * now)))
     most, stop, why = _most(state, seen, bounds)
     if most <= now:
-        told = f"more than {now} are needed ({_shown(seen)}), but {why}" if state.stopped_by != stop else ""
-        return replace(state, stopped_by=stop), now, told
+        if not _may_tell(state, stop, now_s, pace):
+            return state, now, ""
+        told = f"more than {now} are needed ({_shown(seen)}), but {why}"
+        return replace(state, stopped_by=stop, told_at_s=now_s), now, told
     goal = min(goal, most)
     # Had it gone down just before, that was too early: the next time it waits longer.
     was_early = state.lowered_at_s is not None
@@ -210,6 +241,8 @@ def _most(state: Scaling, seen: Seen, bounds: Bounds) -> tuple[int, str, str]:
     if seen.cpu_cores is not None and seen.cpu_cores + seen.others_cores >= CPU_FULL * bounds.cores:
         used = seen.cpu_cores + seen.others_cores
         ways.append((now, "cores", f"replicas use {used:.1f} of {bounds.cores:g} cores already"))
+    if seen.busy_cores is not None and seen.busy_cores >= CPU_FULL * bounds.cores:
+        ways.append((now, "processor", f"{seen.busy_cores:.1f} of {bounds.cores:g} cores are in use, by whomever"))
     if seen.rss_bytes > 0 and seen.available_bytes > 0:
         room = floor(MEMORY_SHARE * seen.available_bytes / seen.rss_bytes)
         free = f"{seen.available_bytes / 2**20:.0f} MiB of memory are left"
@@ -219,7 +252,10 @@ def _most(state: Scaling, seen: Seen, bounds: Bounds) -> tuple[int, str, str]:
         room = floor((CONNECTIONS_SHARE * held.most - held.open) / max(1.0, held.each))
         told = f"{held.open} of {held.most} connections to database {held.database} are open"
         ways.append((now + max(0, room), "connections", told))
-    return min(ways, key=lambda way: way[0])
+    if seen.uncounted:
+        told = f"the connections to database {seen.uncounted} can no longer be counted: it is full or away"
+        ways.append((now, "connections", told))
+    return min(ways, key=lambda way: way[0])  # of several the first, the plainest
 
 
 def _shown(seen: Seen) -> str:

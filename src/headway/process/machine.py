@@ -10,6 +10,7 @@ from pathlib import Path
 
 _NO_LIMIT = 1 << 60
 _CAP_SYS_RESOURCE = 24
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 DESCRIPTORS_RAISED = 65536  # what the supervisor raises the limit to where it may
 
 
@@ -65,6 +66,28 @@ def available_cores() -> float:
             if quota and period and quota > 0:
                 cores = min(cores, quota / period)
     return cores
+
+
+def busy_core_seconds() -> float | None:
+    """Seconds that the cores of our affinity have worked since the machine started, for whomever.
+
+    None under a CPU quota: then the cores are not ours, and how busy they are says nothing of what is left to us.
+    """
+    ours = os.sched_getaffinity(0)
+    if available_cores() < len(ours):
+        return None
+    names = {f"cpu{number}" for number in ours}
+    ticks = 0
+    try:
+        with open("/proc/stat", "rb") as file:
+            for line in file:
+                name, *counts = line.decode("ascii", "replace").split()
+                if name in names:
+                    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, counts[:8])
+                    ticks += user + nice + system + irq + softirq + steal
+    except (OSError, ValueError):
+        return None
+    return ticks / _TICKS_PER_S
 
 
 def available_memory_bytes() -> int:

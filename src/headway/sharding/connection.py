@@ -28,15 +28,15 @@ _TOO_MANY_CONNECTIONS = "53300"
 _WRONG_PASSWORD = "28P01"
 _NOT_ALLOWED = "28000"
 _NO_SUCH_DATABASE = "3D000"
-# What a role holds, and what it may hold: its own limit where it has one, else what the server leaves to the others.
+# What a role holds and its own limit (-1: none); what all hold and what the server leaves to those that are not
+# administrators. Others use up the same connections.
 _CONNECTIONS = """
 SELECT (SELECT count(*) FROM pg_stat_activity WHERE usename = current_user),
-       (SELECT CASE WHEN rolconnlimit >= 0 THEN least(rolconnlimit, most) ELSE most END
-          FROM pg_roles,
-               (SELECT sum(CASE name WHEN 'max_connections' THEN setting::int ELSE -setting::int END) AS most
-                  FROM pg_settings
-                 WHERE name IN ('max_connections', 'superuser_reserved_connections', 'reserved_connections')) AS server
-         WHERE rolname = current_user)
+       (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user),
+       (SELECT count(*) FROM pg_stat_activity WHERE usename IS NOT NULL),
+       (SELECT sum(CASE name WHEN 'max_connections' THEN setting::int ELSE -setting::int END)
+          FROM pg_settings
+         WHERE name IN ('max_connections', 'superuser_reserved_connections', 'reserved_connections'))
 """
 # A login takes less than ten messages besides the parameters; a server that goes on for ever is none.
 _LOGIN_MESSAGES_MAX = 100
@@ -67,11 +67,15 @@ class Reached:
 
 @dataclass(frozen=True, slots=True)
 class RoleConnections:
-    """Connections that a URL's role holds, those of Headway itself left out, and the most it may hold."""
+    """Connections where they are scarcest: those of a URL's role, or of all roles, and the most that may be open.
+
+    Headway's own are left out.
+    """
 
     open: int
     most: int
     at_s: float  # on the machine's monotonic clock
+    own: int | None = None  # of the URL's role, where `open` counts all; None: the same
 
 
 class _Refusal(Exception):
@@ -211,10 +215,13 @@ def role_connections(text: str, *, timeout_s: float = 2.0) -> RoleConnections | 
     """Count the connections of a URL's role within `timeout_s`. None when they cannot be known; never raises."""
     try:
         row = _reach(text, timeout_s=timeout_s, path="url", query=_CONNECTIONS).row
-        held, most = (int(column) for column in row)
+        own, limit, everybody, most = (int(column) for column in row)
     except (HeadwayError, ValueError):
         return None
-    return RoleConnections(max(0, held - 1), most, time.monotonic()) if most > 0 else None
+    own, everybody, now_s = max(0, own - 1), max(0, everybody - 1), time.monotonic()
+    if 0 < limit < most and own * most >= everybody * limit:
+        return RoleConnections(own, limit, now_s)
+    return RoleConnections(everybody, most, now_s, own) if most > 0 else None
 
 
 def _reach(text: str, *, timeout_s: float, path: str, query: str = "") -> Reached:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from nouns import WEB, edge, replica, seen
 
-from headway.control.scaling import LOOK_EVERY_S, Look, Scaler, awaits_count, gather
+from headway.control.scaling import LOOK_EVERY_S, Look, Scaler, _look, awaits_count, gather
 from headway.model.declared import System
 from headway.model.observed import EdgeServer, MemoryObserved, Observed
 from headway.model.overload import EdgeQueue
@@ -45,6 +45,35 @@ def test_what_is_known_of_a_service() -> None:
     assert (found.shed_per_s, found.queued) == (2.0, 0)
     assert (found.rss_bytes, found.available_bytes) == (9, 60)
     assert found.connections == Connections("main", 30, 100, 15.0)
+
+
+def test_connections_of_others_count_against_the_most_and_not_as_a_replicas_own() -> None:
+    counted = {"main": RoleConnections(80, 100, at_s=11.0, own=30)}
+    found = gather(SERVICE, WANTED, TWO, observed(), counted, BEFORE, AFTER)
+    assert found.connections == Connections("main", 80, 100, 15.0)
+
+
+def test_what_comes_is_spoken_for() -> None:
+    counted = {"main": RoleConnections(30, 100, at_s=11.0)}
+    other = replace(SERVICE, name="api", replicas=3)
+    coming = Wanted((replace(SERVICE, replicas=4), other))
+    found = gather(SERVICE, coming, TWO, observed(), counted, BEFORE, AFTER)
+    assert found.available_bytes == 60 - (2 + 3) * 9
+    assert found.connections == Connections("main", 30 + 5 * 15, 100, 15.0)
+
+
+def test_processor_time_counts_from_reading_to_reading() -> None:
+    def at(now_s: float, read_at_s: float, cpu_s: float) -> Observed:
+        return Observed(replicas={"web.1": replace(seen(), cpu_s=cpu_s, cpu_at_s=read_at_s)}, edge=edge())
+
+    look, rates = None, []
+    for step in range(20):  # looked at twice a second, read every 1.1 s: all of a core
+        now_s = 100 + step / 2
+        read_at_s = 100 + int(step / 2 / 1.1) * 1.1
+        look = _look(WANTED, at(now_s, read_at_s, read_at_s), now_s, look)
+        rates.append(look.cores.get("web.1"))
+    assert rates[:3] == [None, None, None]
+    assert rates[3:] == pytest.approx([1.0] * 17)
 
 
 def test_the_fullest_class_counts_and_all_of_their_queues() -> None:
@@ -107,15 +136,18 @@ class Round:
         self.told: list[tuple[str, str, str, str]] = []
         self.scaler = Scaler(4.0, lambda *entry: self.told.append(entry))
         self.now_s = 1000.0
+        self.counted: dict[str, RoleConnections | None] = {}
 
     def run(self, seconds: float, *, wanted: int = 1, by_hand: frozenset[str] = frozenset()) -> dict[str, int]:
-        service: WantedService = replace(WEB, replicas=wanted)
+        service: WantedService = replace(WEB, replicas=wanted, waits_for=tuple(self.counted))
         until_s = self.now_s + seconds
         found: dict[str, int] = {}
         while self.now_s < until_s:
             self.now_s += LOOK_EVERY_S / 2
             replicas = {"web.1": replica(1)}
-            found = self.scaler.look(SYSTEM, Wanted((service,)), replicas, PRESSED, {}, self.now_s, by_hand=by_hand)
+            found = self.scaler.look(
+                SYSTEM, Wanted((service,)), replicas, PRESSED, self.counted, self.now_s, by_hand=by_hand
+            )
         return found
 
 
@@ -132,3 +164,15 @@ def test_what_is_set_by_hand_is_left_alone_and_taken_over_as_it_is() -> None:
     assert carried.run(60, wanted=3, by_hand=frozenset({"web"})) == {"web": 3}
     assert carried.told == []
     assert carried.run(1, wanted=3) == {"web": 3}
+
+
+def test_a_database_that_can_no_longer_be_counted_lets_nothing_grow() -> None:
+    carried = Round()
+    carried.counted = {"main": RoleConnections(5, 100, at_s=2000.0)}
+    carried.run(1)
+    carried.counted = {"main": None}
+    assert carried.run(60) == {"web": 1}
+    assert [reason for *_, reason, _level in carried.told] == [
+        "more than 1 are needed (in flight 100% of the limit), but the connections to database main can no longer be "
+        "counted: it is full or away"
+    ]

@@ -196,3 +196,36 @@ def test_what_stands_in_the_way_is_told_once_until_it_was_gone() -> None:
     world.run(1.2, 30)
     world.run(16.0, 30)
     assert len(world.told) == 2
+
+
+@pytest.mark.parametrize(
+    ("extra", "why"),
+    [
+        (Seen(0, busy_cores=7.5), "7.5 of 8 cores are in use, by whomever"),
+        (Seen(0, uncounted="main"), "the connections to database main can no longer be counted: it is full or away"),
+    ],
+)
+def test_it_does_not_go_up_where_more_would_not_help(extra: Seen, why: str) -> None:
+    world = World(state=begin(2), extra=extra)
+    assert world.run(5.0, 30) == 2
+    assert len(world.told) == 1
+    assert world.told[0].endswith(f"but {why}")
+
+
+def test_reasons_that_take_turns_are_told_now_and_then() -> None:
+    world = World(state=begin(2))
+    for turn in range(60):
+        world.extra = Seen(0, uncounted="main") if turn % 2 else Seen(0, busy_cores=8.0)
+        world.run(5.0, 1)
+    assert world.state.replicas == 2
+    assert 2 <= len(world.told) <= 1 + 60 / PACE.tell_every_s
+
+
+def test_a_replica_that_does_not_come_is_told_once() -> None:
+    state, told, now_s = begin(4), [], 1000.0
+    for _ in range(400):
+        state, wanted, reason = scale(state, Seen(3, utilisation=1.0, queued=5), BOUNDS, now_s)
+        assert wanted == 4
+        told += [reason] if reason else []
+        now_s += 0.5
+    assert told == ["stays at 4 replicas until all serve: 3 do"]

@@ -240,7 +240,7 @@ class Edge:
         if text != self._text:
             self._write(self._config, text)
             self._write(Path(draining_file(str(self._folders.edge))), "")
-            (self._folders.run / "edge.shape").write_text(self._shape)
+            self._write(self._folders.run / "edge.shape", self._shape)
             self._text = text
 
     def _write_learned(self, plan: EdgePlan) -> None:

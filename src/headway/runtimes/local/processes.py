@@ -45,6 +45,7 @@ _GAP_S = 1.0
 _REPLICA = re.compile(r"(?!database\.|edge\.)[a-z][a-z0-9_-]*\.[0-9]+")
 _BOOT = str(Path(telemetry.__file__).with_name("boot.py"))
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_FAMILY_MAX = 256  # processes of one command that are looked at
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -253,7 +254,8 @@ class Processes:
             self._looking_since_s = now_s
         self._observed_at_s = now_s
         # Processes of replicas that nobody remembers are shown as well: the loop adopts them.
-        strays = {name for name in self.table if name not in replicas and _REPLICA.fullmatch(name)}
+        # A copy is looked through: threads that bring up databases add theirs.
+        strays = {name for name in tuple(self.table) if name not in replicas and _REPLICA.fullmatch(name)}
         for name in (*replicas, *strays):
             if name in self.unstartable:
                 found[name] = ReplicaObserved(0, False, None, failure=self.unstartable[name])
@@ -268,9 +270,11 @@ class Processes:
         slots = self._slots(name)
         seen = self._seen[name]
         if now_s - seen.rss_at_s > (_RSS_EVERY_BUSY_S if seen.is_busy else _RSS_EVERY_S):
-            seen.rss_at_s, seen.rss_bytes, seen.cpu_s = now_s, _rss_bytes(state.pid), _cpu_s(state.pid)
+            seen.rss_at_s, seen.rss_bytes = now_s, _rss_bytes(state.pid)
+            # A command may have its work done by children (Celery's prefork); of an app its own process is what counts.
+            seen.cpu_s = _cpu_s(state.pid) if slots is not None else _family_cpu_s(state.pid)
         if slots is None:
-            return ReplicaObserved(state.pid, True, rss_bytes=seen.rss_bytes, cpu_s=seen.cpu_s)
+            return ReplicaObserved(state.pid, True, rss_bytes=seen.rss_bytes, cpu_s=seen.cpu_s, cpu_at_s=seen.rss_at_s)
         seen.is_busy = slots[Slot.IN_FLIGHT] >= _BUSY_REQUESTS
         # At rest nothing changes, and reading it is the dearer half of looking at a replica.
         is_idle = seen.counts is not None and slots[Slot.IN_FLIGHT] == 0 and slots[Slot.COMPLETED] == seen.completed
@@ -296,6 +300,7 @@ class Processes:
             rss_bytes=seen.rss_bytes,
             counts=seen.counts,
             cpu_s=seen.cpu_s,
+            cpu_at_s=seen.rss_at_s,
         )
 
     def _slots(self, name: str) -> memoryview | None:
@@ -376,6 +381,24 @@ def _cpu_s(pid: int) -> float:
         return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
     except (OSError, IndexError):
         return 0.0
+
+
+def _family_cpu_s(pid: int) -> float:
+    """Processor time of a process and all that descend from it, those that have ended included."""
+    total_s, left, known = 0.0, [pid], 0
+    while left and known < _FAMILY_MAX:
+        known += 1
+        pid = left.pop()
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+            total_s += sum(map(int, fields[11:15])) / _TICKS_PER_S
+            for task in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{task}/children") as file:
+                    left += map(int, file.read().split())
+        except (OSError, IndexError, ValueError):
+            continue  # it has just ended; or the kernel does not tell of children
+    return total_s
 
 
 def _is_stopped(pid: int) -> bool:
