@@ -1,6 +1,7 @@
 """`make bench`: measures on this machine and writes docs/benchmarks.md. Needs wrk, nginx, gunicorn.
 
-`python -m bench overload` measures and rewrites that section alone; with `--quick` it prints a short round instead.
+`python -m bench overload` measures and rewrites that section alone, as `python -m bench apps` does with the one about
+other apps; with `--quick` they print a short round instead.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import crowd, edge_cost, overload, overload_load, rest
+from bench import crowd, edge_cost, overload, overload_apps, overload_load, rest
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 
@@ -51,15 +52,23 @@ adds to the app.
 ## Holding under overload
 
 {overload}
+
+## Other apps under overload
+
+{apps}
 """
 
-_OVERLOAD = "## Holding under overload\n"
+# Sections that can be measured alone, by the word for them.
+_SECTIONS = {
+    "overload": ("## Holding under overload\n", overload.run),
+    "apps": ("## Other apps under overload\n", overload_apps.measured),
+}
 
 
 def main(arguments: list[str]) -> int:
     """Measure everything, or one section; 1 when a peer is missing."""
     if arguments:
-        return _overload(arguments)
+        return _section(arguments)
     missing = [name for name in ("wrk", "nginx") if shutil.which(name) is None]
     missing += [name for name in ("gunicorn", "uvicorn-worker") if not _version(name)]
     if missing:
@@ -85,25 +94,29 @@ def main(arguments: list[str]) -> int:
             rest_s=rest.REST_S,
             rest=resting,
             overload=holding,
+            apps=overload_apps.measured(),
         )
     )
     print(f"written to {PAGE}")
     return 0
 
 
-def _overload(arguments: list[str]) -> int:
-    """This section alone; the others stay as they were measured."""
-    if arguments not in (["overload"], ["overload", "--quick"]):
-        print("error: only one section is measured alone\nhint: python -m bench overload [--quick]", file=sys.stderr)
+def _section(arguments: list[str]) -> int:
+    """One section alone; the others stay as they were measured."""
+    name, *rest_of_them = arguments
+    if name not in _SECTIONS or rest_of_them not in ([], ["--quick"]):
+        print("error: only one section is measured alone", file=sys.stderr)
+        print(f"hint: python -m bench {'|'.join(_SECTIONS)} [--quick]", file=sys.stderr)
         return 1
     if shutil.which("wrk") is None:
         print("error: bench needs wrk\nhint: apt install wrk", file=sys.stderr)
         return 1
-    if "--quick" in arguments:
-        print(overload.run(overload_load.QUICK))
+    title, run = _SECTIONS[name]
+    if rest_of_them:
+        print(run(overload_load.QUICK))
         return 0
-    text = f"{_OVERLOAD}\n{_machine()}\n\n{overload.run()}\n"
-    before, found, after = PAGE.read_text().partition(_OVERLOAD)
+    text = f"{title}\n{_machine()}\n\n{run()}\n"
+    before, found, after = PAGE.read_text().partition(title)
     following = after.find("\n## ")
     PAGE.write_text(f"{before}{'' if found else chr(10)}{text}{after[following:] if following >= 0 else ''}")
     print(f"written to {PAGE}")
