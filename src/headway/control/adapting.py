@@ -25,6 +25,8 @@ REPLICA_BYTES, UNKNOWN_REQUEST_BYTES = 64 << 20, 4 << 20
 # second later than the edge of a limit that has doubled.
 CAP_FACTOR, CAP_MIN_ROOM = 4, 16
 REST_PART = 10  # of a replica's places one part at least stays for the less critical
+# Samples of routes count for so long and then anew: a route that turned slow must not be outvoted by a quick past.
+SAMPLED_FOR_S = 300.0
 OVER_AFTER_S = 2.0  # nothing waited or was refused for so long: the overload is over
 
 _UNBOUND = queueing.begin().bound  # as an edge begins that was never told
@@ -58,6 +60,7 @@ class Adapted:
     shortage: memory.Shortage = field(default_factory=memory.Shortage)
     slow: Mapping[str, frozenset[str]] = field(default_factory=dict)  # learned slow prefixes by service
     sampled: Mapping[str, Mapping[str, tuple[int, float]]] = field(default_factory=dict)
+    sampled_at_s: Mapping[str, float] = field(default_factory=dict)  # since when samples count
     pressure: Mapping[str, Pressure] = field(default_factory=dict)
     at_s: float = 0.0
 
@@ -79,7 +82,8 @@ def adapt(
     actions: list[Action] = []
     if shortage.factor < 1.0 and before.shortage.factor == 1.0:
         actions.append(Tell("controller", "memory is short: all limits shrink until it is not", "warning"))
-    after = replace(before, shortage=shortage, limits={}, limiters={}, looks={}, footprints={}, queues={}, at_s=now_s)
+    after = _of_what_exists(before, replicas, wanted)
+    after = replace(after, shortage=shortage, limits={}, limiters={}, looks={}, footprints={}, queues={}, at_s=now_s)
     for service in wanted.services:
         if service.kind != "app" or not service.is_public:
             continue
@@ -87,6 +91,23 @@ def adapt(
         after, told = _service(before, after, service, mine, observed, now_s)
         actions += told
     return after, actions
+
+
+def _of_what_exists(before: Adapted, replicas: Mapping[str, Replica], wanted: Wanted) -> Adapted:
+    """Without what was remembered of replicas and services that are gone: one that comes again under the same name is
+    another, and is told everything anew."""
+    names = {service.name for service in wanted.services}
+    return replace(
+        before,
+        caps={name: cap for name, cap in before.caps.items() if name in replicas},
+        in_force={key: bound for key, bound in before.in_force.items() if key[0] in names},
+        edge_queues={key: queue for key, queue in before.edge_queues.items() if key[0] in names},
+        refused_per_s={key: rate for key, rate in before.refused_per_s.items() if key[0] in names},
+        slow={name: routes for name, routes in before.slow.items() if name in names},
+        sampled={name: counts for name, counts in before.sampled.items() if name in names},
+        sampled_at_s={name: at_s for name, at_s in before.sampled_at_s.items() if name in names},
+        pressure={name: held for name, held in before.pressure.items() if name in names},
+    )
 
 
 def _service(
@@ -99,7 +120,7 @@ def _service(
 ) -> tuple[Adapted, list[Action]]:
     actions: list[Action] = []
     limits, limiters = dict(after.limits), dict(after.limiters)
-    looks, footprints, caps = dict(after.looks), dict(after.footprints), dict(before.caps) | dict(after.caps)
+    looks, footprints, caps = dict(after.looks), dict(after.footprints), dict(after.caps)
     total: dict[int, ClassCounts] = {}
     longest_s = 0.0
     numbers = [cls.number for cls in before.active(service)]
@@ -297,7 +318,7 @@ def _tell(
     before: Adapted, after: Adapted, service: WantedService, refused: int, now_s: float, actions: list[Action]
 ) -> tuple[Adapted, list[Action]]:
     """When an overload begins and when it is over, for the journal."""
-    pressure = dict(before.pressure) | dict(after.pressure)
+    pressure = dict(after.pressure)
     over = any(after.queues[service.name, c.number].bound.overloaded for c in service.classes)
     held = pressure.get(service.name)
     rate = sum(after.queues[service.name, c.number].rate_per_s for c in service.classes)
@@ -331,8 +352,12 @@ def _learn_routes(
         base = {}  # a replica was started again and counts from zero
     slow = before.slow.get(service.name, frozenset())
     found = routes.assign(now, base, slow)
+    since_s = before.sampled_at_s.get(service.name, after.at_s)
     if found is None:
-        return replace(after, sampled={**after.sampled, service.name: base}), []
+        if is_old := after.at_s - since_s >= SAMPLED_FOR_S:
+            base = now
+        at_s = {**after.sampled_at_s, service.name: after.at_s if is_old else since_s}
+        return replace(after, sampled={**after.sampled, service.name: base}, sampled_at_s=at_s), []
     slow = slow | {found.prefix} if found.slow else slow - {found.prefix}
     number = SLOW if found.slow else MAIN
     where = "queues by itself" if found.slow else "queues with the rest again"
@@ -341,6 +366,7 @@ def _learn_routes(
             after,
             slow={**after.slow, service.name: slow},
             sampled={**after.sampled, service.name: now},
+            sampled_at_s={**after.sampled_at_s, service.name: after.at_s},
         ),
         [
             AssignRoute(service.name, found.prefix, number, found.reason),

@@ -1,0 +1,81 @@
+"""What is remembered from tick to tick: of what exists, told once, and no longer than it says something."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nouns import WEB, edge, replica, seen
+
+from headway.control.adapting import SAMPLED_FOR_S, Adapted, adapt
+from headway.model.action import AssignRoute, CapReplica, Tell
+from headway.model.observed import EdgeServer, Observed
+from headway.model.overload import MAIN, ClassCounts, Counts, EdgeQueue, QueueBound, RouteCounts
+from headway.model.wanted import Wanted
+
+SERVICE = replace(WEB, slo_s=0.25)
+OTHER = replace(SERVICE, name="api")
+PLACE = EdgeServer("ready", is_up=True, sessions=0, limit=16)
+
+
+def counts(at_s: float, *routes: RouteCounts) -> Counts:
+    return Counts(at_s, 0.0, (ClassCounts(), ClassCounts()), routes)
+
+
+def observed(at_s: float, *routes: RouteCounts, refused: int = 0) -> Observed:
+    found = edge(web_1=PLACE)
+    queues = {("web", MAIN): EdgeQueue(refused=refused), ("api", MAIN): EdgeQueue()}
+    return Observed(replicas={"web.1": seen(counts=counts(at_s, *routes))}, edge=replace(found, queues=queues))
+
+
+def test_the_end_of_an_overload_is_told_once_beside_a_service_at_rest() -> None:
+    state, told = Adapted(), []
+    for tick in range(100):
+        now_s = 100 + tick / 10
+        refused = min(tick, 20) if tick > 1 else 0
+        state, actions = adapt(
+            state, {"web.1": replica(1)}, Wanted((SERVICE, OTHER)), observed(now_s, refused=refused), now_s
+        )
+        told += [action.reason for action in actions if isinstance(action, Tell) and action.about == "web"]
+    assert len(told) == 2
+    assert told[1].startswith("the overload is over")
+
+
+def test_what_is_gone_is_forgotten() -> None:
+    bound = QueueBound(40)
+    before = Adapted(
+        caps={"web.1": 160, "web.2": 160},
+        in_force={("web", MAIN): bound, ("gone", MAIN): bound},
+        slow={"gone": frozenset({"/reports"})},
+        at_s=99.9,
+    )
+    after, _ = adapt(before, {"web.1": replica(1)}, Wanted((SERVICE,)), observed(100.0), 100.0)
+    assert set(after.caps) == {"web.1"}
+    assert set(after.in_force) == {("web", MAIN)}
+    assert not after.slow
+
+
+def test_a_replica_that_comes_again_is_told_its_cap_again() -> None:
+    fixed = Wanted((replace(SERVICE, adapts=False, limit=40),))
+    state, caps = Adapted(), []
+    there, gone = {"web.1": replica(1)}, {}
+    for tick, replicas in enumerate([there] * 3 + [gone] * 3 + [there] * 3):
+        now_s = 100 + tick / 10
+        state, actions = adapt(state, replicas, fixed, observed(now_s), now_s)
+        caps += [tick for action in actions if isinstance(action, CapReplica)]
+    assert len(caps) == 2
+    assert caps[1] > 5
+
+
+def test_a_route_that_turns_slow_is_not_outvoted_by_its_past() -> None:
+    state, assigned_s = Adapted(), None
+    samples, spent_s, quick = 0, 0.0, 0
+    now_s = 0.0
+    while assigned_s is None and now_s < 4 * SAMPLED_FOR_S:
+        now_s += 1.0
+        is_slow = now_s > 2.5 * SAMPLED_FOR_S
+        samples, spent_s, quick = samples + 5, spent_s + 5 * (1.0 if is_slow else 0.01), quick + 5
+        routes = (RouteCounts("/reports", samples, spent_s), RouteCounts("/pages", quick, quick * 0.01))
+        state, actions = adapt(state, {"web.1": replica(1)}, Wanted((SERVICE,)), observed(now_s, *routes), now_s)
+        assigned_s = next((now_s for action in actions if isinstance(action, AssignRoute)), None)
+    assert assigned_s is not None
+    assert 0 < assigned_s - 2.5 * SAMPLED_FOR_S < 30
