@@ -150,7 +150,9 @@ def _service(
                 state = limiter.begin(replace(bounds, ceiling=service.held_limit), service.held_limit)
             elif not service.adapts:
                 state = limiter.begin(bounds, bounds.ceiling)
-            elif not service.held and did.new and replica.phase is Phase.READY:
+            elif not service.held and not did.new:
+                state = limiter.within(state, bounds)
+            elif not service.held and replica.phase is Phase.READY:
                 state = limiter.step(state, did.measured[cls.number], bounds, now_s)
                 if cls.level > first_level:
                     state = limiter.give_way(

@@ -55,8 +55,12 @@ def view(
     now_s: float,
 ) -> View:
     """What it did, class by class, since `last`; `limits` in force by class, `numbers` the classes at the edge."""
-    if seen is None or not seen.alive or seen.counts is None:
-        return View(last if last is not None and replica.phase is Phase.READY else None)
+    if last is not None and replica.phase is not Phase.READY and (seen is None or seen.counts is None):
+        last = None
+    if seen is None or not seen.alive or (seen.counts is None and last is None):
+        return View(last)
+    if seen.counts is None:
+        return _blind(last, replica, edge, now_s) if last is not None else View(None)
     counts = seen.counts
     saturated = frozenset(number for number in numbers if _is_saturated(replica, number, edge))
     if last is None or counts.at_s < last.counts.at_s or _went_back(last.counts, counts):

@@ -129,10 +129,14 @@ def give_way(state: Limiter, bounds: Bounds) -> Limiter:
     return _at(state, state.centre * YIELD, bounds, "more critical requests wait")
 
 
+def within(state: Limiter, bounds: Bounds) -> Limiter:
+    """Where nothing can be measured the limit stays, but no higher than its bound: memory that runs short counts."""
+    return state if state.limit <= bounds.ceiling else _at(state, bounds.ceiling, bounds, "as many as its bound allows")
+
+
 def step(state: Limiter, seen: Measured, bounds: Bounds, now_s: float) -> Limiter:
     """The limiter after one look, a tenth of a second or so."""
-    if state.limit > bounds.ceiling:
-        state = _at(state, bounds.ceiling, bounds, "as many as its bound allows")
+    state = within(state, bounds)
     if seen.duration_s <= 0:
         return state  # a clock that went back: nothing was measured
     if not seen.saturated:

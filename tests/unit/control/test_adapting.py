@@ -8,7 +8,7 @@ from nouns import WEB, edge, replica, seen
 
 from headway.control.adapting import SAMPLED_FOR_S, Adapted, adapt
 from headway.model.action import AssignRoute, CapReplica, Tell
-from headway.model.observed import EdgeServer, Observed
+from headway.model.observed import EdgeServer, MemoryObserved, Observed
 from headway.model.overload import MAIN, ClassCounts, Counts, EdgeQueue, QueueBound, RouteCounts
 from headway.model.wanted import Wanted
 
@@ -79,3 +79,20 @@ def test_a_route_that_turns_slow_is_not_outvoted_by_its_past() -> None:
         assigned_s = next((now_s for action in actions if isinstance(action, AssignRoute)), None)
     assert assigned_s is not None
     assert 0 < assigned_s - 2.5 * SAMPLED_FOR_S < 30
+
+
+def test_a_replica_that_works_and_tells_nothing_is_called_blind_once() -> None:
+    busy = edge(web_1=replace(PLACE, sessions=9))
+    dumb = Observed(replicas={"web.1": seen(counts=None)}, edge=busy, memory=MemoryObserved(100, 50))
+    state, _ = adapt(Adapted(), {"web.1": replica(1)}, Wanted((SERVICE,)), observed(99.9), 99.9)
+    told, limits = [], set()
+    for tick in range(40):
+        state, actions = adapt(state, {"web.1": replica(1)}, Wanted((SERVICE,)), dumb, 100 + tick / 10)
+        told += [action.reason for action in actions if isinstance(action, Tell) and action.about == "web.1"]
+        limits.add(state.limits["web.1", MAIN])
+    assert told == ["tells nothing for 1 s while it works: its limit stays as it is"]
+    assert len(limits) == 1
+    short = replace(dumb, memory=MemoryObserved(100, 5))
+    for tick in range(40):
+        state, _ = adapt(state, {"web.1": replica(1)}, Wanted((SERVICE,)), short, 104 + tick / 10)
+    assert state.limits["web.1", MAIN] < min(limits), "a shortage of memory counts for the blind as well"
