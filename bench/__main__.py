@@ -1,7 +1,7 @@
 """`make bench`: measures on this machine and writes docs/benchmarks.md. Needs wrk, nginx, gunicorn.
 
-`python -m bench overload` measures and rewrites that section alone, as `python -m bench apps` does with the one about
-other apps; with `--quick` they print a short round instead.
+`python -m bench overload` measures and rewrites that section alone, as `own` and `apps` do with those about Headway and
+about other apps; with `--quick` they print a short round instead.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import crowd, edge_cost, overload, overload_apps, overload_load, rest
+from bench import crowd, edge_cost, overload, overload_apps, overload_load, overload_own, rest
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 
@@ -53,6 +53,10 @@ adds to the app.
 
 {overload}
 
+## Holding, in detail
+
+{own}
+
 ## Other apps under overload
 
 {apps}
@@ -61,6 +65,7 @@ adds to the app.
 # Sections that can be measured alone, by the word for them.
 _SECTIONS = {
     "overload": ("## Holding under overload\n", overload.run),
+    "own": ("## Holding, in detail\n", overload_own.measured),
     "apps": ("## Other apps under overload\n", overload_apps.measured),
 }
 
@@ -94,6 +99,7 @@ def main(arguments: list[str]) -> int:
             rest_s=rest.REST_S,
             rest=resting,
             overload=holding,
+            own=overload_own.measured(),
             apps=overload_apps.measured(),
         )
     )

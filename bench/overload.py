@@ -1,6 +1,6 @@
 """Holding under overload: what still gets through in time when ten times as much comes as can be carried.
 
-    python -m bench overload            measures (a quarter of an hour) and rewrites its section of docs/benchmarks.md
+    python -m bench overload            measures (twenty minutes) and rewrites its section of docs/benchmarks.md
     python -m bench overload --quick    one short round, printed and not written
 
 Each stack is first asked how much it carries, and then loaded with multiples of *its own* capacity: a slow stack is not
@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from bench import overload_own
 from bench.overload_load import FULL, Size, calm, capacity, steady, warm
 from bench.overload_sample import Sample, cell, detail, hung, refused, sample_of, served, share
 from bench.overload_stacks import PEERS, generator_core, running
@@ -60,10 +59,9 @@ def run(size: Size = FULL) -> str:
     began_s = time.monotonic()
     with generator_core() as cores:
         found = peers(size, cores)
-        own = overload_own.run(size, cores, found["Headway"].capacity_per_s)
     table, others, notes = tables(found)
     took = f"{(time.monotonic() - began_s) / 60:.0f} minutes"
-    text = TEXT.format(
+    return TEXT.format(
         rounds=size.rounds,
         own_rounds=size.own_rounds,
         step_s=size.step_s,
@@ -72,7 +70,6 @@ def run(size: Size = FULL) -> str:
         notes=notes,
         took=took,
     )
-    return f"{text}\n\n{own}"
 
 
 def peers(size: Size, cores: tuple[int, ...]) -> dict[str, Measured]:
