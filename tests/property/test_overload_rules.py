@@ -8,6 +8,7 @@ from math import isfinite
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headway.model.overload import RouteCounts
 from headway.overload import limiter, memory, queueing, routes
 
 # A clock that jumps back, counters that jump ahead, figures without end of digits.
@@ -117,28 +118,41 @@ def test_a_queue_has_a_bound_whatever_is_measured(looks) -> None:
 
 
 PREFIXES = st.sampled_from(["/", *(f"/r{number}" for number in range(24))])
-TOTALS = st.dictionaries(PREFIXES, st.tuples(st.integers(0, 10_000), st.floats(0, 1e6)), max_size=25)
+SAMPLED = st.lists(
+    st.builds(RouteCounts, PREFIXES, samples=st.integers(1, 10_000), service_s=st.floats(0, 1e6)), max_size=25
+)
+LOOKS = st.lists(st.tuples(st.floats(0, 100), SAMPLED), max_size=30)
+EVERYTHING = frozenset({"/", *(f"/r{number}" for number in range(24))})
 
 
-@given(TOTALS, TOTALS, st.sets(PREFIXES.filter(lambda prefix: prefix != "/"), max_size=routes.ROUTES_MAX))
-def test_everything_is_never_slow_and_slow_routes_are_few(now, before, slow) -> None:
-    found = routes.assign(now, before, slow)
-    if found is not None:
-        assert found.prefix != "/"
-        assert found.prefix in now
-        assert found.slow is (found.prefix not in slow)
-        assert len(slow | {found.prefix}) <= routes.ROUTES_MAX or not found.slow
-
-
-@given(st.lists(TOTALS, max_size=30))
-def test_routes_learned_one_after_the_other_stay_few(rounds) -> None:
+@given(LOOKS)
+def test_routes_learned_one_after_the_other_stay_few(looks) -> None:
+    windows: routes.Windows = {}
     slow: frozenset[str] = frozenset()
-    for now in rounds:
-        found = routes.assign(now, {}, slow)
+    now_s = 0.0
+    for later_s, sampled in looks:
+        now_s += later_s
+        windows = routes.extend(windows, sampled, EVERYTHING, now_s)
+        found = routes.assign(windows, slow, now_s)
         if found is not None:
-            slow = slow | {found.prefix} if found.slow else slow - {found.prefix}
+            assert found.prefix in windows
+            assert found.slow is (found.prefix not in slow)
+            slow, windows = (slow | {found.prefix} if found.slow else slow - {found.prefix}), {}
         assert "/" not in slow
         assert len(slow) <= routes.ROUTES_MAX
+
+
+@given(LOOKS)
+def test_a_window_holds_what_was_sampled_lately_and_nothing_else(looks) -> None:
+    windows: routes.Windows = {}
+    now_s, total = 0.0, 0
+    for later_s, sampled in looks:
+        now_s += later_s
+        windows = routes.extend(windows, sampled, EVERYTHING, now_s)
+        total += sum(route.samples for route in sampled)
+        assert sum(window.judged for window in windows.values()) <= total
+        assert all(window.judged > 0 and window.mean_s >= 0 for window in windows.values())
+        assert all(window.since_s <= window.turned_s <= now_s for window in windows.values())
 
 
 @given(st.lists(st.tuples(st.integers(-1, 2**40), st.integers(0, 5000)), max_size=40), st.integers(0, 2**40))

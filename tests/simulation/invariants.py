@@ -42,8 +42,8 @@ class Watch:
     def observe(self, replicas: Mapping[str, Replica]) -> Observed:
         return self.world.observe(replicas)
 
-    def settle(self, replicas: Mapping[str, Replica], wanted: Wanted) -> None:
-        self.world.settle(replicas, wanted)
+    def settle(self, replicas: Mapping[str, Replica], wanted: Wanted) -> str:
+        return self.world.settle(replicas, wanted)
 
     def act(self, action: Action, replicas: Mapping[str, Replica], wanted: Wanted) -> str:
         match action:

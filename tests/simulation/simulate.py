@@ -80,8 +80,8 @@ class Mortal:
             return "refused"
         return self.inner.act(action, replicas, wanted)
 
-    def settle(self, replicas: Mapping[str, Replica], wanted: Wanted) -> None:
-        self.inner.settle(replicas, wanted)
+    def settle(self, replicas: Mapping[str, Replica], wanted: Wanted) -> str:
+        return self.inner.settle(replicas, wanted)
 
 
 @dataclass

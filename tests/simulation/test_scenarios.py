@@ -275,6 +275,22 @@ def test_a_machine_that_stood_still_kills_nobody() -> None:
     assert system.watch.starts == {"web.1": 1, "web.2": 1}
 
 
+def test_a_full_disk_stops_nothing_is_told_once_and_stored_when_there_is_room() -> None:
+    system = ready()
+    before = system.world.stored
+    system.world.fill_disk(10.0)
+    system.want("web", key="two")
+    system.run(9.0)
+    assert system.world.stored == before
+    assert all(replica.key == "two" for replica in system.loop.replicas.values()), "the roll went on"
+    system.run(2.0)
+    assert dict(system.world.stored.replicas) == system.loop.replicas
+    told = [line for line in system.journal.lines if "edge" in line and "store" in line]
+    assert len(told) == 2, told
+    assert "store failed: no space left on device" in told[0]
+    nobody_noticed(system)
+
+
 # -- scaling, replacing, stopping ------------------------------------------------------------------------------------
 
 

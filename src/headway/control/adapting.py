@@ -13,7 +13,16 @@ from dataclasses import dataclass, field, replace
 from headway.control.looking import Look, both_counts, view
 from headway.model.action import Action, AssignRoute, BoundQueue, CapReplica, Tell
 from headway.model.observed import EdgeObserved, Observed, ReplicaObserved
-from headway.model.overload import CRITICALITIES, MAIN, SLOW, ClassCounts, EdgeQueue, QueueBound, class_name
+from headway.model.overload import (
+    CRITICALITIES,
+    MAIN,
+    SLOW,
+    ClassCounts,
+    EdgeQueue,
+    QueueBound,
+    RouteCounts,
+    class_name,
+)
 from headway.model.replica import Phase, Replica
 from headway.model.wanted import Wanted, WantedClass, WantedService
 from headway.overload import limiter, memory, queueing, routes
@@ -25,8 +34,6 @@ REPLICA_BYTES, UNKNOWN_REQUEST_BYTES = 64 << 20, 4 << 20
 # second later than the edge of a limit that has doubled.
 CAP_FACTOR, CAP_MIN_ROOM = 4, 16
 REST_PART = 10  # of a replica's places one part at least stays for the less critical
-# Samples of routes count for so long and then anew: a route that turned slow must not be outvoted by a quick past.
-SAMPLED_FOR_S = 300.0
 OVER_AFTER_S = 2.0  # nothing waited or was refused for so long: the overload is over
 
 _UNBOUND = queueing.begin().bound  # as an edge begins that was never told
@@ -59,8 +66,7 @@ class Adapted:
     caps: Mapping[str, int] = field(default_factory=dict)
     shortage: memory.Shortage = field(default_factory=memory.Shortage)
     slow: Mapping[str, frozenset[str]] = field(default_factory=dict)  # learned slow prefixes by service
-    sampled: Mapping[str, Mapping[str, tuple[int, float]]] = field(default_factory=dict)
-    sampled_at_s: Mapping[str, float] = field(default_factory=dict)  # since when samples count
+    windows: Mapping[str, routes.Windows] = field(default_factory=dict)  # what routes took lately, by service
     pressure: Mapping[str, Pressure] = field(default_factory=dict)
     at_s: float = 0.0
 
@@ -103,9 +109,8 @@ def _of_what_exists(before: Adapted, replicas: Mapping[str, Replica], wanted: Wa
         in_force={key: bound for key, bound in before.in_force.items() if key[0] in names},
         edge_queues={key: queue for key, queue in before.edge_queues.items() if key[0] in names},
         refused_per_s={key: rate for key, rate in before.refused_per_s.items() if key[0] in names},
-        slow={name: routes for name, routes in before.slow.items() if name in names},
-        sampled={name: counts for name, counts in before.sampled.items() if name in names},
-        sampled_at_s={name: at_s for name, at_s in before.sampled_at_s.items() if name in names},
+        slow={name: prefixes for name, prefixes in before.slow.items() if name in names},
+        windows={name: windows for name, windows in before.windows.items() if name in names},
         pressure={name: held for name, held in before.pressure.items() if name in names},
     )
 
@@ -122,6 +127,7 @@ def _service(
     limits, limiters = dict(after.limits), dict(after.limiters)
     looks, footprints, caps = dict(after.looks), dict(after.footprints), dict(after.caps)
     total: dict[int, ClassCounts] = {}
+    sampled: list[RouteCounts] = []
     longest_s = 0.0
     numbers = [cls.number for cls in before.active(service)]
     first_level = _first_waiting(service, observed.edge)
@@ -132,13 +138,18 @@ def _service(
         if did.look is not None:
             looks[replica.name] = did.look
         actions += did.told
+        sampled += did.sampled
         longest_s = max(longest_s, did.duration_s)
         foot = before.footprints.get(replica.name, memory.Footprint())
         if seen is not None and seen.alive and did.new:
             foot = memory.observe(foot, seen.rss_bytes, seen.in_flight)
         footprints[replica.name] = foot
         if (seen is None or seen.counts is None) and (replica.name, MAIN) not in before.limiters:
-            limits |= _left_in_force(before, service, replica, seen, observed.edge)
+            left = _left_in_force(before, service, replica, seen, observed.edge)
+            for cls in service.classes:
+                if (limit := left.get((replica.name, cls.number))) is not None:
+                    most = _bounds(service, cls, seen, foot, before.shortage).ceiling
+                    limits[replica.name, cls.number] = min(limit, most)
             continue  # it tells nothing (yet, or a worker from before an upgrade)
         for cls in before.active(service):
             key = (replica.name, cls.number)
@@ -170,7 +181,8 @@ def _service(
     after = replace(after, limits=limits, limiters=limiters, looks=looks, footprints=footprints, caps=caps)
     after, told = _queues(before, after, service, total, longest_s, observed.edge, now_s)
     actions += told
-    after, told = _learn_routes(before, after, service, mine, observed)
+    windows = _windows(before, after, service, mine, sampled, now_s)
+    after, told = _learn_routes(before, after, service, windows, observed.edge)
     return after, actions + told
 
 
@@ -211,8 +223,7 @@ def _left_in_force(
     if before.at_s or replica.phase is not Phase.READY:
         return {key: limit for key, limit in before.limits.items() if key[0] == replica.name}
     left = ((cls.number, _left_at_edge(replica, cls.number, seen, edge)) for cls in service.classes)
-    most = service.limit_of(is_wsgi=seen.is_wsgi)
-    return {(replica.name, number): min(limit, most) for number, limit in left if limit is not None}
+    return {(replica.name, number): limit for number, limit in left if limit is not None}
 
 
 def _left_at_edge(replica: Replica, number: int, seen: ReplicaObserved | None, edge: EdgeObserved) -> int | None:
@@ -339,37 +350,35 @@ def _tell(
     return replace(after, pressure=pressure), actions
 
 
+def _windows(
+    before: Adapted,
+    after: Adapted,
+    service: WantedService,
+    mine: Iterable[Replica],
+    sampled: Iterable[RouteCounts],
+    now_s: float,
+) -> routes.Windows:
+    """What its routes took lately; those that were declared have their class."""
+    looks = (look for replica in mine if (look := after.looks.get(replica.name)) is not None)
+    counted = (look.counts.routes for look in looks if look.counts is not None)
+    known = {route.prefix for of_replica in counted for route in of_replica} - set(service.at_prefixes)
+    return routes.extend(before.windows.get(service.name, {}), sampled, known, now_s)
+
+
 def _learn_routes(
-    before: Adapted, after: Adapted, service: WantedService, mine: Iterable[Replica], observed: Observed
+    before: Adapted, after: Adapted, service: WantedService, windows: routes.Windows, edge: EdgeObserved
 ) -> tuple[Adapted, list[Action]]:
     """Routes that are much slower than the rest queue by themselves from now on."""
-    if service.held or not service.adapts or not observed.edge.reachable:
-        return after, []
-    seen = [observed.replicas[r.name].counts for r in mine if r.name in observed.replicas]
-    now = routes.totals(counts.routes for counts in seen if counts is not None)
-    declared = set(service.at_prefixes)
-    now = {prefix: value for prefix, value in now.items() if prefix not in declared}
-    base = before.sampled.get(service.name, {})
-    if any(now.get(prefix, (0, 0.0))[0] < samples for prefix, (samples, _s) in base.items()):
-        base = {}  # a replica was started again and counts from zero
     slow = before.slow.get(service.name, frozenset())
-    found = routes.assign(now, base, slow)
-    since_s = before.sampled_at_s.get(service.name, after.at_s)
+    may = service.adapts and not service.held and edge.reachable
+    found = routes.assign(windows, slow, after.at_s) if may else None
     if found is None:
-        if is_old := after.at_s - since_s >= SAMPLED_FOR_S:
-            base = now
-        at_s = {**after.sampled_at_s, service.name: after.at_s if is_old else since_s}
-        return replace(after, sampled={**after.sampled, service.name: base}, sampled_at_s=at_s), []
+        return replace(after, windows={**after.windows, service.name: windows}), []
     slow = slow | {found.prefix} if found.slow else slow - {found.prefix}
     number = SLOW if found.slow else MAIN
     where = "queues by itself" if found.slow else "queues with the rest again"
     return (
-        replace(
-            after,
-            slow={**after.slow, service.name: slow},
-            sampled={**after.sampled, service.name: now},
-            sampled_at_s={**after.sampled_at_s, service.name: after.at_s},
-        ),
+        replace(after, slow={**after.slow, service.name: slow}, windows={**after.windows, service.name: {}}),
         [
             AssignRoute(service.name, found.prefix, number, found.reason),
             Tell(class_name(service.name, number), f"{found.prefix} {where}: it {found.reason}"),

@@ -21,6 +21,7 @@ from headway.errors import Conflict, HeadwayError
 from headway.model.declared import System
 
 _BODY_MAX_BYTES = 1 << 20
+_BEGUN_WITHIN_S = 8.0  # a command waits ten seconds: what it has given up must not be carried out after that
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -38,6 +39,9 @@ def build(controller: Controller, applying: Applying) -> Starlette:
             raise HeadwayError("the request is not a JSON object")
         return data
 
+    async def call(function: Callable[[], Any]) -> Any:
+        return await asyncio.to_thread(controller.call, function, _BEGUN_WITHIN_S)
+
     async def status(_request: Request) -> Response:
         return JSONResponse(controller.status())
 
@@ -54,7 +58,7 @@ def build(controller: Controller, applying: Applying) -> Starlette:
         data = await body(request)
         name, count = str(data.get("service")), data.get("replicas", -1)
         number = None if count == "auto" else int(count)
-        return JSONResponse(await asyncio.to_thread(controller.call, lambda: by_hand.scale(name, number)))
+        return JSONResponse(await call(lambda: by_hand.scale(name, number)))
 
     async def hold(request: Request) -> Response:
         data = await body(request)
@@ -64,12 +68,12 @@ def build(controller: Controller, applying: Applying) -> Starlette:
         def pin() -> dict[str, Any]:
             return by_hand.hold(data.get("service"), limit=limit, replicas=replicas, for_s=for_s, by=who)
 
-        return JSONResponse(await asyncio.to_thread(controller.call, pin))
+        return JSONResponse(await call(pin))
 
     async def release(request: Request) -> Response:
         data = await body(request)
         name, who = data.get("service"), str(data.get("by", ""))
-        return JSONResponse(await asyncio.to_thread(controller.call, lambda: by_hand.release(name, by=who)))
+        return JSONResponse(await call(lambda: by_hand.release(name, by=who)))
 
     async def apply(request: Request) -> Response:
         data = await body(request)
@@ -79,7 +83,7 @@ def build(controller: Controller, applying: Applying) -> Starlette:
         return JSONResponse(found)
 
     async def reload(_request: Request) -> Response:
-        await asyncio.to_thread(controller.call, lambda: controller.reload_source("asked by hand"))
+        await call(lambda: controller.reload_source("asked by hand"))
         return JSONResponse({})
 
     async def stop(_request: Request) -> Response:

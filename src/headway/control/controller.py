@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from headway.control import wanting
+from headway.control.calls import BEGUN_WITHIN_S, Calls
 from headway.control.journal import Journal
 from headway.control.loop import TICK_S, Loop
 from headway.control.scaling import Scaler
@@ -44,7 +43,6 @@ from headway.runtimes.local.runtime import LocalRuntime
 
 _SLOW_EVERY_S = 1.0
 _ROTATE_EVERY_S = 5.0
-_CALL_S = 30.0
 _EDGE_END_S = 2.0
 
 
@@ -75,15 +73,18 @@ class Controller:
         self.loop = Loop(self.runtime, self.journal, Wanted(), self.store.load_replicas())
         self.loop.adapted = self.store.load_overload()
         self.scaler = Scaler(self.machine.cores, self.journal.write, machines.busy_core_seconds)
-        # What follows the load goes on from what runs.
+        # What follows the load goes on from where it was. What runs tells it as well, but one too many in the middle of
+        # a roll; it counts only where nothing is stored.
+        stored = self.store.load_scaled()
         running = Counter(replica.service for replica in self.loop.replicas.values() if not replica.leave)
-        self.scaled: dict[str, int] = {name: running[name] for name in self.ranges if running[name]}
+        known = {name: stored.get(name) or running[name] for name in self.ranges}
+        self.scaled: dict[str, int] = {name: count for name, count in known.items() if count}
         self.was_ready = any(replica.ready_once for replica in self.loop.replicas.values())
         self.failure: dict[str, str] | None = None
         self.traffic = Traffic()
         self.finished = threading.Event()
         self.started_s = time.monotonic()
-        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
+        self._calls = Calls()
         self._slow_at_s = self._rotate_at_s = 0.0
         self._resolved: tuple[Any, ...] = ()
         self._stopping = False
@@ -151,35 +152,12 @@ class Controller:
             wait_s = next_s - time.monotonic()
             if wait_s < 0:  # stopped, or starved of processor time: do not catch up with a burst of ticks
                 next_s, wait_s = time.monotonic(), 0.0
-            self._serve_calls(wait_s)
+            self._calls.serve(wait_s)
         self.processes.close()
 
-    def _serve_calls(self, wait_s: float) -> None:
-        """Carry out what others ask of this thread, for so long; what waits already gets its turn even where none is
-        left, or a loop that is always late would be deaf."""
-        until_s, waiting = time.monotonic() + wait_s, self._calls.qsize()
-        while waiting > 0 or time.monotonic() < until_s:
-            waiting -= 1
-            try:
-                call, future = self._calls.get(timeout=max(0.0, until_s - time.monotonic()))
-            except queue.Empty:
-                return
-            if not future.set_running_or_notify_cancel():
-                continue  # whoever asked has given up, and was told so
-            try:
-                future.set_result(call())
-            except BaseException as error:  # the caller's error: it is raised where the call was made
-                future.set_exception(error)
-
-    def call(self, function: Callable[[], Any]) -> Any:
+    def call(self, function: Callable[[], Any], begun_within_s: float = BEGUN_WITHIN_S) -> Any:
         """Run `function` in the ticking thread and give its result; HeadwayError when that thread is stuck."""
-        future: Future[Any] = Future()
-        self._calls.put((function, future))
-        try:
-            return future.result(_CALL_S)
-        except TimeoutError as error:
-            future.cancel()
-            raise HeadwayError("the controller is busy", hint="headway explain controller") from error
+        return self._calls.ask(function, begun_within_s)
 
     def _turn(self) -> None:
         now_s = time.monotonic()
@@ -300,10 +278,11 @@ class Controller:
             self.loop.wanted,
             self.loop.replicas,
             self.loop.observed,
-            {name: database.connections for name, database in databases.items()},
+            {name: database.counted for name, database in databases.items()},
             now_s,
             by_hand={*self.overrides, *self.holds},
         )
+        self.store.save_scaled(self.scaled)
 
     def end_holds(self) -> None:
         """Drop the holds that are over or whose service is gone."""

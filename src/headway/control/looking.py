@@ -9,10 +9,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from headway.model.action import Action, Tell
-from headway.model.observed import EdgeObserved, ReplicaObserved
-from headway.model.overload import MAIN, ClassCounts, Counts
+from headway.model.observed import EdgeObserved, EdgeServer, ReplicaObserved
+from headway.model.overload import MAIN, ClassCounts, Counts, RouteCounts
 from headway.model.replica import Phase, Replica
-from headway.overload import limiter
+from headway.overload import limiter, routes
 
 BLIND_S = 1.0  # a replica that works but tells nothing for so long
 LIE_FACTOR = 0.1  # a claimed service time below this share of what Little's law says is no service time
@@ -24,7 +24,7 @@ LIE_TOLD_AFTER_S = 5.0
 class Look:
     """What was seen of a replica at the last look, to tell what happened since."""
 
-    counts: Counts
+    counts: Counts | None  # None: it has told nothing yet
     cpu_s: float
     at_s: float  # when the counts last moved on
     saturated: frozenset[int] = frozenset()
@@ -42,6 +42,7 @@ class View:
     duration_s: float = 0.0
     measured: Mapping[int, limiter.Measured] = field(default_factory=dict)
     done: Mapping[int, ClassCounts] = field(default_factory=dict)
+    sampled: tuple[RouteCounts, ...] = ()
     told: tuple[Action, ...] = ()
 
 
@@ -57,28 +58,33 @@ def view(
     """What it did, class by class, since `last`; `limits` in force by class, `numbers` the classes at the edge."""
     if last is not None and replica.phase is not Phase.READY and (seen is None or seen.counts is None):
         last = None
-    if seen is None or not seen.alive or (seen.counts is None and last is None):
+    if seen is None or not seen.alive or (seen.counts is None and replica.phase is not Phase.READY):
         return View(last)
     if seen.counts is None:
-        return _blind(last, replica, edge, now_s) if last is not None else View(None)
+        return _blind(last or Look(None, seen.cpu_s, now_s), replica, numbers, edge, now_s)
     counts = seen.counts
     saturated = frozenset(number for number in numbers if _is_saturated(replica, number, edge))
-    if last is None or counts.at_s < last.counts.at_s or _went_back(last.counts, counts):
-        return View(Look(counts, seen.cpu_s, now_s, saturated))  # another process, or the first look
+    told: list[Action] = []
+    if last is not None and last.told_blind and (last.counts is None or counts.at_s != last.counts.at_s):
+        told.append(Tell(replica.name, "tells again what it does: its limit adapts again"))
+    if last is None or last.counts is None or counts.at_s < last.counts.at_s or _went_back(last.counts, counts):
+        # Another process, or the first look.
+        return View(Look(counts, seen.cpu_s, now_s, saturated), told=tuple(told))
     if counts.at_s == last.counts.at_s:
-        return _blind(last, replica, edge, now_s)
+        return _blind(last, replica, numbers, edge, now_s)
     duration_s = counts.at_s - last.counts.at_s
     cpu_share = max(0.0, seen.cpu_s - last.cpu_s) / duration_s if seen.cpu_s else 1.0
     measured: dict[int, limiter.Measured] = {}
     done: dict[int, ClassCounts] = {}
-    lies = False
+    lies: set[bool] = set()
     known = min(len(counts.classes), len(last.counts.classes))
     busy = [number for number in numbers if number < known and counts.classes[number].in_flight]
     for number in numbers:
         since = _since(counts, last.counts, number)
         both = number in saturated and number in last.saturated
         service_s, lie = _believed(since, limits.get(number, 0), duration_s, both)
-        lies = lies or lie
+        if lie is not None:
+            lies.add(lie)
         done[number] = replace(since, service_s=service_s)
         measured[number] = limiter.Measured(
             duration_s,
@@ -90,22 +96,21 @@ def view(
             cpu_share,
             shares=len(busy) > 1,
         )
-    told = []
-    lied_s = last.lied_s + duration_s if lies else 0.0
+    # A reading that proves nothing, as while a place was free, says neither: what was seen before still counts.
+    lied_s = last.lied_s + duration_s if True in lies else 0.0 if lies else last.lied_s
     tells_lie = lied_s > LIE_TOLD_AFTER_S and not last.told_lie
     if tells_lie:
         told.append(
             Tell(replica.name, "claims service times that cannot be: Little's law is believed instead", "warning")
         )
-    if last.told_blind:
-        told.append(Tell(replica.name, "tells again what it does: its limit adapts again"))
     look = Look(counts, seen.cpu_s, now_s, saturated, lied_s=lied_s, told_lie=tells_lie or last.told_lie)
-    return View(look, True, duration_s, measured, done, tuple(told))
+    sampled = routes.fresh(counts.routes, last.counts.routes)
+    return View(look, True, duration_s, measured, done, sampled, tuple(told))
 
 
 def _is_saturated(replica: Replica, number: int, edge: EdgeObserved) -> bool:
     """All places taken at the edge, so that what the limit allows is what was measured."""
-    server = edge.servers.get(replica.name) if number == MAIN else edge.classes.get((replica.name, number))
+    server = _server(replica, number, edge)
     if server is None or server.admin != "ready":
         return False
     queue = edge.queues.get((replica.service, number))
@@ -113,9 +118,14 @@ def _is_saturated(replica: Replica, number: int, edge: EdgeObserved) -> bool:
     return (queue is not None and queue.queued > 0) or server.sessions >= server.limit
 
 
-def _blind(last: Look, replica: Replica, edge: EdgeObserved, now_s: float) -> View:
-    server = edge.servers.get(replica.name)
-    if server is None or not server.sessions:
+def _server(replica: Replica, number: int, edge: EdgeObserved) -> EdgeServer | None:
+    return edge.servers.get(replica.name) if number == MAIN else edge.classes.get((replica.name, number))
+
+
+def _blind(last: Look, replica: Replica, numbers: Collection[int], edge: EdgeObserved, now_s: float) -> View:
+    """Its counters stand still, or cannot be read at all: the same to whoever wants to know what it does."""
+    servers = (_server(replica, number, edge) for number in numbers)
+    if not any(server.sessions for server in servers if server is not None):
         return View(replace(last, at_s=now_s))  # nothing to tell of
     is_blind = now_s - last.at_s > BLIND_S
     if not is_blind or last.told_blind:
@@ -142,10 +152,13 @@ def _since(now: Counts, last: Counts, number: int) -> ClassCounts:
     )
 
 
-def _believed(since: ClassCounts, limit: int, duration_s: float, saturated: bool) -> tuple[float, bool]:
-    """The sum of service times, or what Little's law makes of the edge's own count where that cannot be."""
+def _believed(since: ClassCounts, limit: int, duration_s: float, saturated: bool) -> tuple[float, bool | None]:
+    """The sum of service times, or what Little's law makes of the edge's own count where that cannot be.
+
+    And whether it was a lie: None where nothing can be held against it.
+    """
     if not saturated or since.completed < 5 or limit < 2:
-        return since.service_s, False
+        return since.service_s, None
     by_little_s = limit * duration_s  # of all completed together
     if since.service_s < LIE_FACTOR * by_little_s:
         return by_little_s, True

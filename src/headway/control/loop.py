@@ -59,6 +59,7 @@ class Loop:
         self.adapted = Adapted()
         self._unsettled = False
         self._settled_at_s = 0.0
+        self._not_settled = ""  # why what is to be stored could not be
         self._refused: dict[str, str] = {}
 
     def tick(self) -> tuple[Action, ...]:
@@ -82,13 +83,17 @@ class Loop:
         adjusting = all(isinstance(action, _ADJUSTING) for action in decision.actions)
         self._unsettled = self._unsettled or bool(decision.actions)
         is_due = self._unsettled and now_s - self._settled_at_s >= _ADJUSTED_EVERY_S
-        if changed or (decision.actions and not adjusting) or is_due:
+        if changed or (decision.actions and not adjusting) or is_due or self._not_settled:
             self._settle(wanted, now_s)
         return decision.actions
 
     def _settle(self, wanted: Wanted, now_s: float) -> None:
-        self._unsettled, self._settled_at_s = False, now_s
-        self.runtime.settle(self.replicas, wanted)
+        error = self.runtime.settle(self.replicas, wanted)
+        if error and not self._not_settled:
+            self.journal.write("edge", "store failed", f"{error}; tried again until it works", "warning")
+        elif self._not_settled and not error:
+            self.journal.write("edge", "store", "what is in force is stored again")
+        self._unsettled, self._settled_at_s, self._not_settled = False, now_s, error
 
     def _not_told(self, action: Action) -> None:
         """What the edge or a worker was not told of is not in force: it is told again in the next tick."""

@@ -14,13 +14,19 @@ from headway.model.observed import Observed
 from headway.model.replica import Phase, Replica
 from headway.model.wanted import Wanted, WantedService
 from headway.overload.scaling import Bounds, Connections, Scaling, Seen, begin, scale
-from headway.sharding.connection import RoleConnections
+from headway.sharding.connection import RoleConnections, Uncounted
 
 LOOK_EVERY_S = 0.5
 COUNT_PATIENCE_S = 12.0  # for a count of connections after another replica is ready; after that it is not known
 
 Tell = Callable[[str, str, str, str], None]  # about, what, reason, level: a line for the journal
-Counted = Mapping[str, RoleConnections | None]  # by database
+Counted = Mapping[str, RoleConnections | Uncounted]  # by database
+
+_UNCOUNTED = {
+    Uncounted.FULL: "database {} is full: it refuses another connection",
+    Uncounted.AWAY: "database {} is not ready",
+    Uncounted.UNTOLD: "the connections to database {} can no longer be counted",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +70,7 @@ class Scaler:
         follows = any(isinstance(service.replicas, ReplicaRange) for service in system.services.values())
         busy_s = self._busy_core_seconds() if follows else None
         self._last = this = _look(wanted, observed, now_s, last, busy_s)
-        self._counted_once |= {name for name, held in counted.items() if held is not None}
+        self._counted_once |= {name for name, held in counted.items() if isinstance(held, RoleConnections)}
         self._counted_once &= set(counted)
         states: dict[str, Scaling] = {}
         for service in wanted.services:
@@ -79,13 +85,31 @@ class Scaler:
             seen = None
             if last is not None and not awaits_count(service, wanted, replicas, counted, now_s):
                 seen = gather(service, wanted, replicas, observed, counted, last, this)
-                lost = [name for name in service.waits_for if name in self._counted_once and counted[name] is None]
-                seen = replace(seen, uncounted=lost[0] if lost else "")
+                seen = replace(seen, uncounted=self._uncounted(service, counted))
             states[service.name], count, reason = scale(state, seen, bounds, now_s)
+            # The services after this one share what it leaves.
+            wanted = _with_number(wanted, service.name, count)
             if reason:
                 self._tell(service.name, "scale", reason, "note" if count != state.replicas else "warning")
         self._states = states
         return {name: state.replicas for name, state in states.items()}
+
+    def _uncounted(self, service: WantedService, counted: Counted) -> str:
+        """Why nobody knows how many connections a database of the service has left; empty where that is no reason.
+
+        A database that never told (it asks for more than a password) bounds nothing; one that told before does.
+        """
+        for name in service.waits_for:
+            held = counted.get(name)
+            if held in (Uncounted.FULL, Uncounted.AWAY) or (held is Uncounted.UNTOLD and name in self._counted_once):
+                return _UNCOUNTED[held].format(name)
+        return ""
+
+
+def _with_number(wanted: Wanted, name: str, count: int) -> Wanted:
+    """The same with another number of replicas of one service."""
+    services = (replace(other, replicas=count) if other.name == name else other for other in wanted.services)
+    return replace(wanted, services=tuple(services))
 
 
 def gather(
@@ -105,11 +129,7 @@ def gather(
     shed = max(0, this.refused.get(service.name, 0) - last.refused.get(service.name, this.refused.get(service.name, 0)))
     queues = (queue for (name, _number), queue in observed.edge.queues.items() if name == service.name)
     largest_bytes = max((observed.replicas[name].rss_bytes for name in mine if name in observed.replicas), default=0)
-    promised_bytes = sum(
-        coming * _largest(other, replicas, observed, largest_bytes)
-        for other in wanted.services
-        if (coming := _coming(other, replicas)) > 0
-    )
+    promised_bytes = sum(_promised_bytes(other, replicas, observed, largest_bytes) for other in wanted.services)
     return Seen(
         replicas=len(mine),
         utilisation=_utilisation(service, mine, observed),
@@ -134,14 +154,21 @@ def _coming(service: WantedService, replicas: Mapping[str, Replica]) -> int:
     return max(0, service.replicas - serving)
 
 
-def _largest(service: WantedService, replicas: Mapping[str, Replica], observed: Observed, unknown_bytes: int) -> int:
-    """What a replica of the service takes, as far as one can be seen."""
-    sizes = [
-        observed.replicas[name].rss_bytes
-        for name, replica in replicas.items()
-        if replica.service == service.name and _serves(replica) and name in observed.replicas
-    ]
-    return max(sizes, default=0) or unknown_bytes
+def _promised_bytes(
+    service: WantedService, replicas: Mapping[str, Replica], observed: Observed, unknown_bytes: int
+) -> int:
+    """What those that come will take and have not yet; each as much as the largest, as far as one can be seen."""
+    coming = _coming(service, replicas)
+    if not coming:
+        return 0
+    serving, taken_bytes = [0], 0
+    for name, replica in replicas.items():
+        size_bytes = observed.replicas[name].rss_bytes if name in observed.replicas else 0
+        if replica.service == service.name and _serves(replica):
+            serving.append(size_bytes)
+        elif replica.service == service.name and replica.phase is Phase.STARTING and not replica.leave:
+            taken_bytes += size_bytes
+    return max(0, coming * (max(serving) or unknown_bytes) - taken_bytes)
 
 
 def _serves(replica: Replica) -> bool:
@@ -207,7 +234,8 @@ def awaits_count(
     for database in service.waits_for:
         youngest_s = max((r.since_s for r in _users(database, wanted, replicas)), default=now_s)
         held = counted.get(database)
-        if database in counted and now_s - youngest_s < COUNT_PATIENCE_S and (held is None or held.at_s < youngest_s):
+        is_late = held is Uncounted.UNTOLD or (isinstance(held, RoleConnections) and held.at_s < youngest_s)
+        if held is Uncounted.SOON or (is_late and now_s - youngest_s < COUNT_PATIENCE_S):
             return True
     return False
 
@@ -221,15 +249,18 @@ def _users(database: str, wanted: Wanted, replicas: Mapping[str, Replica]) -> li
 def _connections(
     service: WantedService, wanted: Wanted, replicas: Mapping[str, Replica], counted: Counted
 ) -> Connections | None:
-    """The fullest database that the service uses, and what a replica holds of it."""
+    """The database of the service that has room for the fewest more, and what a replica holds of it."""
     found = []
     for database in service.waits_for:
         held = counted.get(database)
-        if held is None:
+        if not isinstance(held, RoleConnections):
             continue
         users = {other.name for other in wanted.services if database in other.waits_for}
         count = max(1, len(_users(database, wanted, replicas)))
-        each = (held.open if held.own is None else held.own) / count
-        coming = sum(_coming(other, replicas) for other in wanted.services if other.name in users)
-        found.append(Connections(database, held.open + round(coming * each), held.most, each))
-    return max(found, key=lambda entry: entry.open / entry.most, default=None)
+        own = held.open if held.own is None else held.own
+        each = own / count
+        coming = round(each * sum(_coming(other, replicas) for other in wanted.services if other.name in users))
+        found.append(Connections(database, held.open + coming, held.most, each))
+        if held.own_most is not None:
+            found.append(Connections(database, own + coming, held.own_most, each))
+    return min(found, key=lambda entry: entry.room, default=None)

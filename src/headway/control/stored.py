@@ -53,8 +53,7 @@ class Store:
 
     state: Path
     run: Path
-    _last_replicas: str = field(default="", repr=False)
-    _last_overload: str = field(default="", repr=False)
+    _stored: dict[str, str] = field(default_factory=dict, repr=False)  # what each file of the run folder holds
 
     def load_applied(self) -> Applied | None:
         """The declaration applied last; None at the first start, or when another version of Headway wrote it."""
@@ -107,10 +106,18 @@ class Store:
 
     def save_replicas(self, replicas: Mapping[str, Replica]) -> None:
         """Store them when they changed."""
-        text = json.dumps([asdict(replica) for replica in replicas.values()])
-        if text != self._last_replicas:
-            self._last_replicas = text
-            _write_text(self.run / "replicas.json", text)
+        self._keep("replicas.json", json.dumps([asdict(replica) for replica in replicas.values()]))
+
+    def load_scaled(self) -> dict[str, int]:
+        """Numbers of replicas that follow the load, by service, as the controller that died had them."""
+        data = _read(self.run / "scaled.json")
+        if not isinstance(data, dict):
+            return {}
+        return {name: count for name, count in data.items() if isinstance(count, int) and count > 0}
+
+    def save_scaled(self, scaled: Mapping[str, int]) -> None:
+        """Store them when one changed."""
+        self._keep("scaled.json", json.dumps(scaled))
 
     def load_overload(self) -> Adapted:
         """What a controller that died had learned of overload; limits are read from the edge itself."""
@@ -134,10 +141,12 @@ class Store:
             if (queue := adapted.queues.get((service, number)))
         ]
         slow = {service: sorted(prefixes) for service, prefixes in adapted.slow.items()}
-        text = json.dumps({"queues": queues, "slow": slow})
-        if text != self._last_overload:
-            self._last_overload = text
-            _write_text(self.run / "overload.json", text)
+        self._keep("overload.json", json.dumps({"queues": queues, "slow": slow}))
+
+    def _keep(self, name: str, text: str) -> None:
+        """Write a file of the run folder when it changed; one that could not be written is tried again next time."""
+        if text != self._stored.get(name) and _write_text(self.run / name, text):
+            self._stored[name] = text
 
 
 def _read(path: Path) -> Any:
@@ -151,11 +160,13 @@ def _write(path: Path, data: Any) -> None:
     _write_text(path, json.dumps(data, indent=1))
 
 
-def _write_text(path: Path, text: str) -> None:
-    """Whole or not at all; a full disk leaves the old file, and the system runs on."""
+def _write_text(path: Path, text: str) -> bool:
+    """Whole or not at all: a full disk leaves the old file (False), and the system runs on."""
     fresh = path.with_name(path.name + ".new")
     with contextlib.suppress(OSError):
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with open(fd, "w") as file:
             file.write(text)
         os.replace(fresh, path)
+        return True
+    return False

@@ -11,7 +11,10 @@ the target and the tolerance for two seconds; down by one, when those that would
 with room to spare. A step down that had to be taken back doubles the patience for the next.
 
 More replicas are no help where something else has run out: cores, memory, the database's connections. Then the number
-stays, and the reason is told once.
+stays, and the reason is told once. What cannot be known any more is taken for run out.
+
+While fewer serve than are wanted, nothing is added: what the last step brings has to be seen first. Those that do not
+come within half a minute are told of, and the number may still go down.
 
 Pure: what was measured and the time come in.
 """
@@ -21,9 +24,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import ceil, exp, floor
 
-CPU_FULL = 0.9  # of all cores in use by replicas: another process would only share them
+CPU_FULL = 0.9  # of all cores in use, by replicas or by anybody: another process would only share them
 MEMORY_SHARE = 0.8  # of the memory still available that new replicas may take together
-CONNECTIONS_SHARE = 0.8  # of the connections that the role may open; the rest is for migrations and people
+CONNECTIONS_SHARE = 0.8  # of the connections that may be open; the rest is for migrations and people
 GAP_MAX_S = 1.0  # a longer silence between two looks (a stopped controller) is no pressure and no slack
 
 
@@ -40,6 +43,7 @@ class Pace:
     down_again_s: float = 15.0  # after a step down that nothing spoke against
     patience_max_s: float = 960.0
     settle_max_s: float = 30.0  # for replicas to serve that are wanted; after that it is told
+    tell_again_s: float = 3.0  # for something else to stand in the way than was told; before that it may be a moment
     tell_every_s: float = 10.0  # what stands in the way, where it changes
 
     @property
@@ -58,12 +62,17 @@ PACE = Pace()
 
 @dataclass(frozen=True, slots=True)
 class Connections:
-    """Connections of the app's role at the fullest database that the service uses."""
+    """Connections to the database of the service that has room for the fewest more, those to come included."""
 
     database: str
     open: int
     most: int
     each: float  # that one replica holds
+
+    @property
+    def room(self) -> int:
+        """Replicas that still fit."""
+        return max(0, floor((CONNECTIONS_SHARE * self.most - self.open) / max(1.0, self.each)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +88,7 @@ class Seen:
     rss_bytes: int = 0  # of the largest replica
     available_bytes: int = 0
     connections: Connections | None = None
-    uncounted: str = ""  # a database whose connections were known and are not any more: full, or down
+    uncounted: str = ""  # why nobody knows how many connections a database has left: it is full, or away
     busy_cores: float | None = None  # of ours, used by anybody
 
 
@@ -94,7 +103,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """State of one service; times are durations but for `at_s` and `lowered_at_s`."""
+    """State of one service; times are durations but for those that end in `at_s`."""
 
     replicas: int
     patience_s: float = PACE.down_after_s
@@ -106,7 +115,9 @@ class Scaling:
     lowered_at_s: float | None = None
     stopped_by: str = ""  # what was told to stand in the way
     told_at_s: float | None = None  # when that was
-    unsettled_s: float = 0.0  # fewer or more replicas serve than are wanted
+    other_at_s: float | None = None  # since when something else does
+    unsettled_s: float = 0.0  # that fewer or more replicas served than are wanted, of late
+    busy_cores: float | None = None  # smoothed
 
 
 def begin(replicas: int, pace: Pace = PACE) -> Scaling:
@@ -122,41 +133,64 @@ def scale(
     if held != state.replicas:
         reason = f"{state.replicas} → {held} replicas: {bounds.min} to {bounds.max} are declared"
         return begin(held, pace), held, reason
+    if seen is not None and seen.replicas != state.replicas:
+        return _unsettled(state, seen, bounds, now_s, pace)
     load = _load(seen) if seen is not None else None
-    if seen is None or load is None or seen.replicas != state.replicas:
-        # Nothing is known, or the last step is not finished: what comes of it has to be seen first.
-        return _unsettled(state, seen, now_s, pace)
-    state = replace(_measured(state, load, now_s, pace), unsettled_s=0.0)
+    if seen is None or load is None:
+        return _unknown(state, now_s), state.replicas, ""
+    # One that comes and goes is not there: what was waited for is forgotten as slowly as it was waited.
+    unsettled_s = max(0.0, state.unsettled_s - _gap_s(state, now_s))
+    state = replace(_measured(state, seen, load, now_s, pace), unsettled_s=unsettled_s)
     if state.pressed_s >= pace.up_after_s:
         return _up(state, seen, bounds, now_s, pace)
     if state.slack_s >= state.patience_s and state.replicas > bounds.min:
         return _down(state, seen, now_s, pace)
-    if state.calm_s >= pace.down_again_s:
-        state = replace(state, stopped_by="")
+    if state.calm_s >= pace.down_again_s and not unsettled_s:
+        state = replace(state, stopped_by="", other_at_s=None)
     return state, state.replicas, ""
 
 
-def _unsettled(state: Scaling, seen: Seen | None, now_s: float, pace: Pace) -> tuple[Scaling, int, str]:
-    """Wait for what is wanted; say so where it does not come."""
-    gap_s = max(0.0, min(GAP_MAX_S, now_s - state.at_s)) if state.at_s else 0.0
-    differs = seen is not None and seen.replicas != state.replicas
-    state = replace(
-        state,
-        load=None,
-        at_s=now_s,
-        pressed_s=0.0,
-        slack_s=0.0,
-        unsettled_s=state.unsettled_s + gap_s if differs else 0.0,
-    )
-    if seen is None or state.unsettled_s < pace.settle_max_s or not _may_tell(state, "replicas", now_s, pace):
+def _unsettled(state: Scaling, seen: Seen, bounds: Bounds, now_s: float, pace: Pace) -> tuple[Scaling, int, str]:
+    """Wait for what is wanted. Where it does not come, say so, and go down where it is not needed either."""
+    unsettled_s = min(2 * pace.settle_max_s, state.unsettled_s + _gap_s(state, now_s))
+    load = _load(seen)
+    if unsettled_s < pace.settle_max_s or load is None or not 0 < seen.replicas < state.replicas:
+        state = _unknown(state, now_s)
+    else:
+        state = replace(_measured(state, seen, load, now_s, pace), pressed_s=0.0)
+    state = replace(state, unsettled_s=unsettled_s)
+    if state.slack_s >= state.patience_s and state.replicas > bounds.min:
+        after, goal, reason = _down(state, seen, now_s, pace)
+        kept = replace(after, unsettled_s=unsettled_s, stopped_by=state.stopped_by, told_at_s=state.told_at_s)
+        return kept, goal, reason
+    if unsettled_s < pace.settle_max_s:
         return state, state.replicas, ""
-    state = replace(state, stopped_by="replicas", told_at_s=now_s)
-    return state, state.replicas, f"stays at {state.replicas} replicas until all serve: {seen.replicas} do"
+    state, is_new = _told(state, "replicas", now_s, pace)
+    return state, state.replicas, f"stays at {state.replicas} replicas until all serve: {seen.replicas} do" * is_new
 
 
-def _may_tell(state: Scaling, stop: str, now_s: float, pace: Pace) -> bool:
-    """Something new stands in the way; two that take turns are told now and then, not each time."""
-    return state.stopped_by != stop and (state.told_at_s is None or now_s - state.told_at_s >= pace.tell_every_s)
+def _unknown(state: Scaling, now_s: float) -> Scaling:
+    """Nothing is known, or the last step is not finished: what was measured before says nothing of what comes."""
+    return replace(state, load=None, busy_cores=None, at_s=now_s, pressed_s=0.0, slack_s=0.0)
+
+
+def _gap_s(state: Scaling, now_s: float) -> float:
+    """Since the last look; after a silence, what can be answered for."""
+    return max(0.0, min(GAP_MAX_S, now_s - state.at_s)) if state.at_s else 0.0
+
+
+def _told(state: Scaling, stop: str, now_s: float, pace: Pace) -> tuple[Scaling, bool]:
+    """Whether what stands in the way is to be told.
+
+    The first is, at once. Another is once it did so for a while: two that take turns are one story.
+    """
+    if state.stopped_by == stop:
+        return replace(state, other_at_s=None), False
+    other_at_s = now_s if state.other_at_s is None else state.other_at_s
+    is_moment = state.stopped_by != "" and now_s - other_at_s < pace.tell_again_s
+    if is_moment or (state.told_at_s is not None and now_s - state.told_at_s < pace.tell_every_s):
+        return replace(state, other_at_s=other_at_s), False
+    return replace(state, stopped_by=stop, told_at_s=now_s, other_at_s=None), True
 
 
 def most_for(cores: float, cpu_each: float | None = None) -> int:
@@ -177,19 +211,23 @@ def _load(seen: Seen) -> float | None:
     return max(known) if known else None
 
 
-def _measured(state: Scaling, load: float, now_s: float, pace: Pace) -> Scaling:
+def _measured(state: Scaling, seen: Seen, load: float, now_s: float, pace: Pace) -> Scaling:
     """The state with a new look in it."""
     # The first look after one that knew nothing says how it is, not for how long.
-    gap_s = max(0.0, min(GAP_MAX_S, now_s - state.at_s)) if state.load is not None else 0.0
+    gap_s = _gap_s(state, now_s) if state.load is not None else 0.0
     kept = exp(-gap_s / pace.smooth_s) if state.load is not None else 0.0
     smooth = load + ((state.load or 0.0) - load) * kept
     is_pressed = smooth > pace.pressed
+    busy = seen.busy_cores
+    if busy is not None and state.busy_cores is not None:
+        busy += (state.busy_cores - busy) * kept
     left = state.replicas - 1
-    is_slack = left > 0 and smooth * state.replicas / left < pace.slack
+    is_slack = left > 0 and smooth < pace.slack and smooth * seen.replicas / left < pace.slack
     was_right = state.lowered_at_s is not None and now_s - state.lowered_at_s > 2 * state.patience_s
     return replace(
         state,
         load=smooth,
+        busy_cores=busy,
         at_s=now_s,
         pressed_s=state.pressed_s + gap_s if is_pressed else 0.0,
         calm_s=0.0 if is_pressed else state.calm_s + gap_s,
@@ -205,10 +243,8 @@ def _up(state: Scaling, seen: Seen, bounds: Bounds, now_s: float, pace: Pace) ->
     goal = max(now + 1, min(asked, floor(pace.growth * now)))
     most, stop, why = _most(state, seen, bounds)
     if most <= now:
-        if not _may_tell(state, stop, now_s, pace):
-            return state, now, ""
-        told = f"more than {now} are needed ({_shown(seen)}), but {why}"
-        return replace(state, stopped_by=stop, told_at_s=now_s), now, told
+        state, is_new = _told(state, stop, now_s, pace)
+        return state, now, f"more than {now} are needed ({_shown(seen)}), but {why}" * is_new
     goal = min(goal, most)
     # Had it gone down just before, that was too early: the next time it waits longer.
     was_early = state.lowered_at_s is not None
@@ -241,21 +277,19 @@ def _most(state: Scaling, seen: Seen, bounds: Bounds) -> tuple[int, str, str]:
     if seen.cpu_cores is not None and seen.cpu_cores + seen.others_cores >= CPU_FULL * bounds.cores:
         used = seen.cpu_cores + seen.others_cores
         ways.append((now, "cores", f"replicas use {used:.1f} of {bounds.cores:g} cores already"))
-    if seen.busy_cores is not None and seen.busy_cores >= CPU_FULL * bounds.cores:
-        ways.append((now, "processor", f"{seen.busy_cores:.1f} of {bounds.cores:g} cores are in use, by whomever"))
     if seen.rss_bytes > 0 and seen.available_bytes > 0:
         room = floor(MEMORY_SHARE * seen.available_bytes / seen.rss_bytes)
         free = f"{seen.available_bytes / 2**20:.0f} MiB of memory are left"
         ways.append((now + room, "memory", f"{free}, and one takes {seen.rss_bytes / 2**20:.0f} MiB"))
     if seen.connections is not None:
         held = seen.connections
-        room = floor((CONNECTIONS_SHARE * held.most - held.open) / max(1.0, held.each))
         told = f"{held.open} of {held.most} connections to database {held.database} are open"
-        ways.append((now + max(0, room), "connections", told))
+        ways.append((now + held.room, f"connections {held.database}", told))
     if seen.uncounted:
-        told = f"the connections to database {seen.uncounted} can no longer be counted: it is full or away"
-        ways.append((now, "connections", told))
-    return min(ways, key=lambda way: way[0])  # of several the first, the plainest
+        ways.append((now, "uncounted", seen.uncounted))
+    if state.busy_cores is not None and state.busy_cores >= CPU_FULL * bounds.cores:
+        ways.append((now, "processor", f"{state.busy_cores:.1f} of {bounds.cores:g} cores are in use, by whomever"))
+    return min(ways, key=lambda way: way[0])  # of several the first: what others do may be over soon
 
 
 def _shown(seen: Seen) -> str:

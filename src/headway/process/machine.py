@@ -56,26 +56,35 @@ def _cgroups(controller: str) -> Iterator[Path]:
 def available_cores() -> float:
     """Cores by affinity, bounded by the CPU quota of our control groups."""
     cores = float(len(os.sched_getaffinity(0)))
+    quota = _tightest_quota()
+    return min(cores, quota[0]) if quota is not None else cores
+
+
+def _tightest_quota() -> tuple[float, Path] | None:
+    """The least of the CPU quotas of our control groups, in cores, and the group that has it."""
+    found = []
     for folder in _cgroups("cpu"):
         try:
             quota_us, period_us = (folder / "cpu.max").read_text().split()[:2]
             if quota_us != "max":
-                cores = min(cores, int(quota_us) / int(period_us))
+                found.append((int(quota_us) / int(period_us), folder))
         except (OSError, ValueError):
             quota, period = _read_int(folder / "cpu.cfs_quota_us"), _read_int(folder / "cpu.cfs_period_us")
             if quota and period and quota > 0:
-                cores = min(cores, quota / period)
-    return cores
+                found.append((quota / period, folder))
+    return min(found, default=None)
 
 
 def busy_core_seconds() -> float | None:
-    """Seconds that the cores of our affinity have worked since the machine started, for whomever.
+    """Seconds that the cores which are ours have worked, for whomever: only what it grows by says something.
 
-    None under a CPU quota: then the cores are not ours, and how busy they are says nothing of what is left to us.
+    Those of our affinity; where a CPU quota leaves us less, what all processes under that quota have used of it.
+    None where the kernel does not tell.
     """
     ours = os.sched_getaffinity(0)
-    if available_cores() < len(ours):
-        return None
+    quota = _tightest_quota()
+    if quota is not None and quota[0] < len(ours):
+        return _group_core_seconds(quota[1])
     names = {f"cpu{number}" for number in ours}
     ticks = 0
     try:
@@ -87,7 +96,19 @@ def busy_core_seconds() -> float | None:
                     ticks += user + nice + system + irq + softirq + steal
     except (OSError, ValueError):
         return None
-    return ticks / _TICKS_PER_S
+    return ticks / _TICKS_PER_S if ticks else None
+
+
+def _group_core_seconds(folder: Path) -> float | None:
+    """Processor time of all processes of a control group: of version 2, or of version 1 where both are one mount."""
+    try:
+        found = dict(line.split() for line in (folder / "cpu.stat").read_text().splitlines())
+        if "usage_usec" in found:
+            return int(found["usage_usec"]) / 1e6
+    except (OSError, ValueError):
+        return None
+    used_ns = _read_int(folder / "cpuacct.usage")
+    return used_ns / 1e9 if used_ns is not None else None
 
 
 def available_memory_bytes() -> int:

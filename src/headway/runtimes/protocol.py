@@ -23,5 +23,8 @@ class Runtime(Protocol):
     def act(self, action: Action, replicas: Mapping[str, Replica], wanted: Wanted) -> str:
         """Carry one action out; the text of an error when it failed, else empty. It is decided anew next tick."""
 
-    def settle(self, replicas: Mapping[str, Replica], wanted: Wanted) -> None:
-        """After a tick's actions: store what a restart of the edge or of the controller needs."""
+    def settle(self, replicas: Mapping[str, Replica], wanted: Wanted) -> str:
+        """After a tick's actions: store what a restart of the edge or of the controller needs.
+
+        Gives the text of an error when it could not be, else empty; it is tried again next tick.
+        """

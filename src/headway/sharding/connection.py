@@ -16,6 +16,7 @@ import ssl
 import threading
 import time
 from dataclasses import dataclass
+from enum import Enum
 from typing import Literal
 
 from headway.errors import EngineError, HeadwayError
@@ -29,11 +30,11 @@ _WRONG_PASSWORD = "28P01"
 _NOT_ALLOWED = "28000"
 _NO_SUCH_DATABASE = "3D000"
 # What a role holds and its own limit (-1: none); what all hold and what the server leaves to those that are not
-# administrators. Others use up the same connections.
+# administrators. Others use up the same connections; the server's own processes have no role, or are in no database.
 _CONNECTIONS = """
 SELECT (SELECT count(*) FROM pg_stat_activity WHERE usename = current_user),
        (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user),
-       (SELECT count(*) FROM pg_stat_activity WHERE usename IS NOT NULL),
+       (SELECT count(*) FROM pg_stat_activity WHERE usename IS NOT NULL AND datid IS NOT NULL),
        (SELECT sum(CASE name WHEN 'max_connections' THEN setting::int ELSE -setting::int END)
           FROM pg_settings
          WHERE name IN ('max_connections', 'superuser_reserved_connections', 'reserved_connections'))
@@ -67,15 +68,22 @@ class Reached:
 
 @dataclass(frozen=True, slots=True)
 class RoleConnections:
-    """Connections where they are scarcest: those of a URL's role, or of all roles, and the most that may be open.
-
-    Headway's own are left out.
-    """
+    """Connections of all roles and of a URL's role, and the most that may be open. Headway's own are left out."""
 
     open: int
     most: int
     at_s: float  # on the machine's monotonic clock
-    own: int | None = None  # of the URL's role, where `open` counts all; None: the same
+    own: int | None = None  # of the URL's role; None: the same as `open`
+    own_most: int | None = None  # where the role has a limit of its own
+
+
+class Uncounted(Enum):
+    """Why there is no count. Each allows something else: a full server bears no more, one that never tells may."""
+
+    FULL = "full"  # it refuses another login, of this role or of all
+    AWAY = "away"  # it does not answer, or not yet
+    SOON = "soon"  # nobody has looked so far
+    UNTOLD = "untold"  # it does not let us in by what the URL says: the app may know more
 
 
 class _Refusal(Exception):
@@ -211,23 +219,34 @@ def check_url_reachable(text: str, *, timeout_s: float = 5.0, path: str = "url")
     return _reach(text, timeout_s=timeout_s, path=path)
 
 
-def role_connections(text: str, *, timeout_s: float = 2.0) -> RoleConnections | None:
-    """Count the connections of a URL's role within `timeout_s`. None when they cannot be known; never raises."""
+def role_connections(text: str, *, timeout_s: float = 2.0) -> RoleConnections | Uncounted:
+    """Count the connections of a URL's role within `timeout_s`, or say why they cannot be known; never raises."""
     try:
         row = _reach(text, timeout_s=timeout_s, path="url", query=_CONNECTIONS).row
         own, limit, everybody, most = (int(column) for column in row)
-    except (HeadwayError, ValueError):
-        return None
+    except HeadwayError as error:
+        return _uncounted(error.__cause__)
+    except ValueError:
+        return Uncounted.UNTOLD
     own, everybody, now_s = max(0, own - 1), max(0, everybody - 1), time.monotonic()
-    if 0 < limit < most and own * most >= everybody * limit:
-        return RoleConnections(own, limit, now_s)
-    return RoleConnections(everybody, most, now_s, own) if most > 0 else None
+    if most <= 0:
+        return Uncounted.UNTOLD
+    return RoleConnections(everybody, most, now_s, own, limit if limit >= 0 else None)
+
+
+def _uncounted(problem: BaseException | None) -> Uncounted:
+    if isinstance(problem, _Refusal) and problem.sqlstate == _TOO_MANY_CONNECTIONS:
+        return Uncounted.FULL
+    if isinstance(problem, OSError) or (isinstance(problem, _Refusal) and problem.sqlstate == _CANNOT_CONNECT_NOW):
+        return Uncounted.AWAY
+    return Uncounted.UNTOLD
 
 
 def _reach(text: str, *, timeout_s: float, path: str, query: str = "") -> Reached:
     url = parse_url(text, path=path)
     deadline_s = time.monotonic() + timeout_s
     error: EngineError | None = None
+    cause: Exception | None = None
     for host, port in url.hosts or (("localhost", url.port),):
         place = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else f"{host}:{port}"
         try:
@@ -235,9 +254,9 @@ def _reach(text: str, *, timeout_s: float, path: str, query: str = "") -> Reache
                 return _login(sock, url, host or "localhost", deadline_s, query)
         except (OSError, _Refusal, wire.NotPostgresql) as problem:
             message, hint = _explain(problem, url, place, timeout_s)
-            error = EngineError(f"{path}: {message}", hint=hint)
+            error, cause = EngineError(f"{path}: {message}", hint=hint), problem
     assert error is not None
-    raise error
+    raise error from cause
 
 
 def _login(sock: socket.socket, url: DatabaseUrl, host: str, deadline_s: float, query: str = "") -> Reached:

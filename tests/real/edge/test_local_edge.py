@@ -179,6 +179,7 @@ def test_a_learned_route_gets_replicas_first_and_outlives_haproxy_and_the_contro
         assert clients.ask("/reports").came_from[4] == "1"
         assert place.edge.assign("web", "/reports", MAIN) == ""
         assert clients.ask("/reports").came_from[4] == "0"
+        place.store()
         place.crash()
         assert clients.ask("/reports").came_from[4] == "0"
 
@@ -216,3 +217,17 @@ def test_what_cannot_be_is_told_and_breaks_nothing(place: Place) -> None:
     finally:
         place.site.processes[-1].send_signal(signal.SIGCONT)
     assert Path(place.folders.edge / "web.slow.list").read_text().startswith("# Routes of web")
+
+
+def test_a_file_that_cannot_be_written_is_an_error_text_and_written_next_time(place: Place) -> None:
+    shape = place.folders.run / "edge.shape"
+    shape.unlink()
+    in_the_way = shape.with_name("edge.shape.new")
+    in_the_way.mkdir()
+    place.replicas.pop("web.2")
+    told = place.edge.store(place.replicas, WANTED, place.path)
+    assert told.startswith(f"{shape} cannot be written: ")
+    in_the_way.rmdir()
+    assert place.edge.store(place.replicas, WANTED, place.path) == ""
+    assert shape.exists()
+    assert place.edge.store(place.replicas, WANTED, place.path) == ""

@@ -220,3 +220,18 @@ def test_a_certificate_that_nobody_vouches_for(origin: Any, fixed: Any, tmp_path
     assert "--insecure" in hint
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     assert measured(tmp_path, server.url, "--rate", "20", "--for", "0.5s", "--ca", "ca.pem")["failed"] == 0
+
+
+def test_a_rate_that_it_cannot_make_is_its_own_fault_in_every_report(origin: Any, fixed: Any, tmp_path: Path) -> None:
+    server = origin(fixed(OK))
+    asked = (server.url, "--rate", "60000", "--for", "0.3s", "--deadline", "100ms", "--report", "fast.html")
+    done = command(tmp_path, *asked, "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["offered"] == pytest.approx(18_000, rel=0.05)
+    generator = document["generator"]
+    assert generator["bottleneck"]
+    assert generator["made_per_s"] < 50_000
+    words = "Careful: the load generator itself was the bottleneck"
+    assert words in (tmp_path / "fast.html").read_text()
+    assert words in command(tmp_path, *asked).stdout

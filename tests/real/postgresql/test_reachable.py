@@ -18,7 +18,7 @@ from postgresql_place import Place, wait_for
 
 from headway.errors import EngineError
 from headway.sharding import wire
-from headway.sharding.connection import check_url_reachable, health, role_connections
+from headway.sharding.connection import RoleConnections, Uncounted, check_url_reachable, health, role_connections
 from headway.sharding.postgresql import Server, administer, server_health
 from headway.sharding.settings import CONNECTIONS_MAX, SUPERUSER
 
@@ -247,25 +247,55 @@ def test_tls_is_verified_as_the_url_says(served: Served, tmp_path: Path) -> None
 def test_the_connections_of_the_role_are_counted_without_our_own(served: Served) -> None:
     _, server = served
     before = role_connections(server.url)
-    assert before is not None
+    assert isinstance(before, RoleConnections)
     with psycopg.connect(server.url), psycopg.connect(server.url):
         during = role_connections(server.url)
-        assert during is not None
+        assert isinstance(during, RoleConnections)
         assert during.open == before.open + 2
     administer(server, f"ALTER ROLE {server.role} CONNECTION LIMIT 7")
     limited = role_connections(server.url)
     administer(server, f"ALTER ROLE {server.role} CONNECTION LIMIT -1")
-    assert limited is not None
-    assert limited.most == 7
+    assert isinstance(limited, RoleConnections)
+    assert (limited.own_most, before.own_most) == (7, None)
     assert CONNECTIONS_MAX - 10 <= before.most <= CONNECTIONS_MAX
 
 
 def test_connections_that_cannot_be_counted_are_not_known(served: Served) -> None:
     _, server = served
-    assert role_connections(replace(server, password="wrong").url) is None
-    assert role_connections("mysql://u@127.0.0.1/d") is None
+    assert role_connections(replace(server, password="wrong").url) is Uncounted.UNTOLD
+    assert role_connections("mysql://u@127.0.0.1/d") is Uncounted.UNTOLD
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         began_s = time.monotonic()
-        assert role_connections(f"postgresql://u:p@127.0.0.1:{port}/d", timeout_s=0.2) is None
+        assert role_connections(f"postgresql://u:p@127.0.0.1:{port}/d", timeout_s=0.2) is Uncounted.AWAY
         assert time.monotonic() - began_s < 5
+    assert role_connections(f"postgresql://u:p@127.0.0.1:{port}/d", timeout_s=1.0) is Uncounted.AWAY
+
+
+def test_connections_of_another_role_use_up_the_same(served: Served) -> None:
+    _, server = served
+    before = role_connections(server.url)
+    assert isinstance(before, RoleConnections)
+    administer(server, f"CREATE ROLE guest LOGIN PASSWORD 'guest' IN ROLE {server.role}")
+    with contextlib.ExitStack() as stack:
+        for _ in range(5):
+            stack.enter_context(psycopg.connect(replace(server, role="guest", password="guest").url))
+        during = role_connections(server.url)
+    administer(server, "DROP ROLE guest")
+    assert isinstance(during, RoleConnections)
+    assert (during.open, during.own) == (before.open + 5, before.own)
+
+
+def test_a_role_or_a_server_that_refuses_one_more_is_full(served: Served) -> None:
+    _, server = served
+    administer(server, f"ALTER ROLE {server.role} CONNECTION LIMIT 1")
+    with psycopg.connect(server.url):
+        by_role = role_connections(server.url)
+    administer(server, f"ALTER ROLE {server.role} CONNECTION LIMIT -1")
+    assert by_role is Uncounted.FULL
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(psycopg.OperationalError):
+            for _ in range(CONNECTIONS_MAX):
+                stack.enter_context(psycopg.connect(server.url))
+        assert role_connections(server.url) is Uncounted.FULL
+    wait_for(lambda: isinstance(role_connections(server.url), RoleConnections), "room again")

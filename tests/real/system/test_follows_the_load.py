@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
+import psycopg
+import pytest
 from harness import Running, wait_for
 
 from headway.lab.steady import SteadyLoad
+from headway.process.machine import available_cores, busy_core_seconds
 
 DECLARATION = """
 [edge]
@@ -40,6 +47,7 @@ def app(environ, start_response):
     start_response("200 OK", [])
     return [b"waited"]
 """
+WAITS_WITH_DATABASE = DECLARATION + 'env = { DATABASE_URL = "{main.url}" }\n[databases.main]\n'
 WITH_DATABASE = (
     DECLARATION.replace("waits:app", "holds:app") + 'env = { DATABASE_URL = "{main.url}" }\n[databases.main]\n'
 )
@@ -55,11 +63,23 @@ def steps(system: Running) -> list[str]:
     return [entry["reason"] for entry in entries if entry["what"] == "scale"]
 
 
+def others_rest() -> bool:
+    """Whether a good part of the machine is free: where all of it is, nothing is added, and rightly."""
+    began_s, before_s = time.monotonic(), busy_core_seconds()
+    time.sleep(2.0)
+    after_s = busy_core_seconds()
+    if before_s is None or after_s is None:
+        return True
+    return after_s - before_s < 0.7 * available_cores() * (time.monotonic() - began_s)
+
+
+@pytest.mark.timeout(400)
 def test_replicas_come_with_the_load_and_go_when_it_has_gone(tmp_path: Path) -> None:
     (tmp_path / "waits.py").write_text(WAITS)
     with Running(tmp_path, DECLARATION, detached=True) as system:
         assert web(system)["wanted"] == 1
         assert steps(system) == []
+        wait_for(others_rest, 120, "a machine that others leave some of")
         with SteadyLoad(system.url, rate_per_s=70, deadline_s=20) as steady:
             wait_for(lambda: web(system)["ready"] == 3, 60, "three replicas", every_s=0.5)
             so_far = steady.progress().offered
@@ -85,4 +105,22 @@ def test_no_replica_is_added_that_the_database_has_no_connections_for(tmp_path: 
         assert len(told) == 1
         assert told[0].startswith("more than 1 are needed (")
         assert told[0].endswith(f"{POOL} of 197 connections to database main are open")
+        assert web(system)["wanted"] == 1
+
+
+def test_no_replica_is_added_to_a_database_that_lets_nobody_in(tmp_path: Path) -> None:
+    """Not even by a controller that comes when it is so already, and has never seen a number."""
+    (tmp_path / "waits.py").write_text(WAITS)
+    with Running(tmp_path, WAITS_WITH_DATABASE, detached=True) as system, contextlib.ExitStack() as taken:
+        url = system.ok("run", "web", "--", "python", "-c", "import os; print(os.environ['DATABASE_URL'])").strip()
+        with contextlib.suppress(psycopg.OperationalError):
+            while True:
+                taken.enter_context(psycopg.connect(url))
+        before = system.pid("controller")
+        os.kill(before, signal.SIGKILL)
+        wait_for(lambda: system.processes().get("controller", before) != before, 20, "another controller")
+        with SteadyLoad(system.url, rate_per_s=70, deadline_s=60):
+            told = wait_for(lambda: steps(system), 60, "something is told about the number", every_s=0.5)
+        assert len(told) == 1
+        assert told[0].endswith("but database main is full: it refuses another connection")
         assert web(system)["wanted"] == 1

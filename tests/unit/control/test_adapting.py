@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from nouns import WEB, edge, replica, seen
 
-from headway.control.adapting import SAMPLED_FOR_S, Adapted, adapt
+from headway.control.adapting import Adapted, adapt
 from headway.model.action import AssignRoute, CapReplica, Tell
 from headway.model.observed import EdgeServer, MemoryObserved, Observed
-from headway.model.overload import MAIN, ClassCounts, Counts, EdgeQueue, QueueBound, RouteCounts
+from headway.model.overload import MAIN, SLOW, ClassCounts, Counts, EdgeQueue, QueueBound, RouteCounts
 from headway.model.wanted import Wanted
 
 SERVICE = replace(WEB, slo_s=0.25)
@@ -67,18 +67,30 @@ def test_a_replica_that_comes_again_is_told_its_cap_again() -> None:
 
 
 def test_a_route_that_turns_slow_is_not_outvoted_by_its_past() -> None:
+    """Six samples a second, as of a hundred requests; a new process that counts from zero changes nothing."""
     state, assigned_s = Adapted(), None
-    samples, spent_s, quick = 0, 0.0, 0
-    now_s = 0.0
-    while assigned_s is None and now_s < 4 * SAMPLED_FOR_S:
+    samples, spent_s, now_s = 0, 0.0, 0.0
+    while assigned_s is None and now_s < 4000:
         now_s += 1.0
-        is_slow = now_s > 2.5 * SAMPLED_FOR_S
-        samples, spent_s, quick = samples + 5, spent_s + 5 * (1.0 if is_slow else 0.01), quick + 5
-        routes = (RouteCounts("/reports", samples, spent_s), RouteCounts("/pages", quick, quick * 0.01))
+        if now_s == 1000:
+            samples, spent_s = 0, 0.0
+        samples, spent_s = samples + 6, spent_s + 6 * (1.0 if now_s > 3290 else 0.01)
+        routes = (RouteCounts("/reports", samples, spent_s), RouteCounts("/pages", samples, samples * 0.01))
         state, actions = adapt(state, {"web.1": replica(1)}, Wanted((SERVICE,)), observed(now_s, *routes), now_s)
         assigned_s = next((now_s for action in actions if isinstance(action, AssignRoute)), None)
     assert assigned_s is not None
-    assert 0 < assigned_s - 2.5 * SAMPLED_FOR_S < 30
+    assert 0 < assigned_s - 3290 <= 5
+
+
+def test_routes_go_on_being_looked_at_when_their_controller_is_another() -> None:
+    """What long-lived workers have counted before is their past."""
+    state, now_s, samples = Adapted(), 0.0, 500_000
+    for _ in range(3):
+        now_s, samples = now_s + 1.0, samples + 6
+        slow = RouteCounts("/reports", samples, 5_000.0 + (samples - 500_000) * 1.0)
+        routes = (slow, RouteCounts("/pages", samples, samples * 0.01))
+        state, actions = adapt(state, {"web.1": replica(1)}, Wanted((SERVICE,)), observed(now_s, *routes), now_s)
+    assert [action.prefix for action in actions if isinstance(action, AssignRoute)] == ["/reports"]
 
 
 def test_a_replica_that_works_and_tells_nothing_is_called_blind_once() -> None:
@@ -96,3 +108,47 @@ def test_a_replica_that_works_and_tells_nothing_is_called_blind_once() -> None:
     for tick in range(40):
         state, _ = adapt(state, {"web.1": replica(1)}, Wanted((SERVICE,)), short, 104 + tick / 10)
     assert state.limits["web.1", MAIN] < min(limits), "a shortage of memory counts for the blind as well"
+
+
+def blind_told(see: Observed, state: Adapted, from_s: float = 100.0) -> tuple[list[str], Adapted]:
+    told = []
+    for tick in range(40):
+        state, actions = adapt(state, {"web.1": replica(1)}, Wanted((SERVICE,)), see, from_s + tick / 10)
+        told += [action.reason for action in actions if isinstance(action, Tell) and action.about == "web.1"]
+    return told, state
+
+
+BLIND = "tells nothing for 1 s while it works: its limit stays as it is"
+
+
+def test_counters_that_stand_still_and_then_cannot_be_read_are_told_once() -> None:
+    busy = edge(web_1=replace(PLACE, sessions=9))
+    stale, none = counts(99.9), seen(counts=None)
+    state, _ = adapt(Adapted(), {"web.1": replica(1)}, Wanted((SERVICE,)), observed(99.9), 99.9)
+    told, state = blind_told(Observed(replicas={"web.1": seen(counts=stale)}, edge=busy), state)
+    more, state = blind_told(Observed(replicas={"web.1": none}, edge=busy), state, 104.0)
+    again, state = blind_told(Observed(replicas={"web.1": seen(counts=counts(108.0))}, edge=busy), state, 108.0)
+    assert told == [BLIND]
+    assert more == []
+    assert again[0] == "tells again what it does: its limit adapts again"
+
+
+def test_a_replica_that_never_told_anything_is_called_blind_and_feels_a_shortage() -> None:
+    place = EdgeServer("ready", is_up=True, sessions=9, limit=30)
+    dumb = Observed(replicas={"web.1": seen(serving=False, counts=None)}, edge=edge(web_1=place))
+    told, state = blind_told(dumb, Adapted())
+    assert told == [BLIND]
+    assert state.limits["web.1", MAIN] == 30
+    told, state = blind_told(replace(dumb, memory=MemoryObserved(100, 5)), state, 104.0)
+    assert told == []
+    assert state.limits["web.1", MAIN] < 10
+    again, _ = blind_told(replace(dumb, replicas={"web.1": seen(counts=counts(108.0))}), state, 108.0)
+    assert again[0] == "tells again what it does: its limit adapts again"
+
+
+def test_a_replica_that_works_on_slow_routes_alone_can_be_blind() -> None:
+    found = replace(edge(web_1=PLACE), classes={("web.1", SLOW): replace(PLACE, sessions=3)})
+    before = Adapted(slow={"web": frozenset({"/reports"})})
+    state, _ = adapt(before, {"web.1": replica(1)}, Wanted((SERVICE,)), observed(99.9), 99.9)
+    told, _ = blind_told(Observed(replicas={"web.1": seen(counts=counts(99.9))}, edge=found), state)
+    assert told == [BLIND]

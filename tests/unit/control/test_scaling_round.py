@@ -14,7 +14,7 @@ from headway.model.overload import EdgeQueue
 from headway.model.replica import Phase
 from headway.model.wanted import Wanted, WantedService
 from headway.overload.scaling import PACE, Connections
-from headway.sharding.connection import RoleConnections
+from headway.sharding.connection import RoleConnections, Uncounted
 
 SERVICE = replace(WEB, waits_for=("main",))
 WANTED = Wanted((SERVICE,))
@@ -51,6 +51,15 @@ def test_connections_of_others_count_against_the_most_and_not_as_a_replicas_own(
     counted = {"main": RoleConnections(80, 100, at_s=11.0, own=30)}
     found = gather(SERVICE, WANTED, TWO, observed(), counted, BEFORE, AFTER)
     assert found.connections == Connections("main", 80, 100, 15.0)
+
+
+def test_the_limit_of_the_role_counts_where_it_leaves_less_room_though_the_server_is_fuller() -> None:
+    counted = {"main": RoleConnections(100, 197, at_s=11.0, own=2, own_most=7)}
+    found = gather(SERVICE, WANTED, TWO, observed(), counted, BEFORE, AFTER)
+    assert found.connections == Connections("main", 2, 7, 1.0)
+    roomy = {"main": RoleConnections(100, 197, at_s=11.0, own=2, own_most=190)}
+    found = gather(SERVICE, WANTED, TWO, observed(), roomy, BEFORE, AFTER)
+    assert found.connections == Connections("main", 100, 197, 1.0)
 
 
 def test_what_comes_is_spoken_for() -> None:
@@ -115,10 +124,14 @@ def test_a_counter_that_began_anew_sheds_nothing() -> None:
     ("counted", "now_s", "awaited"),
     [
         ({}, 101.0, False),  # nobody counts
-        ({"main": None}, 101.0, True),
+        ({"main": Uncounted.UNTOLD}, 101.0, True),
+        ({"main": Uncounted.SOON}, 101.0, True),
+        ({"main": Uncounted.SOON}, 200.0, True),  # a controller that has just come
         ({"main": RoleConnections(5, 100, at_s=99.0)}, 101.0, True),
         ({"main": RoleConnections(5, 100, at_s=100.5)}, 101.0, False),
-        ({"main": None}, 200.0, False),  # it cannot be counted
+        ({"main": Uncounted.UNTOLD}, 200.0, False),  # it cannot be counted
+        ({"main": Uncounted.FULL}, 101.0, False),  # that is known, and enough
+        ({"main": Uncounted.AWAY}, 101.0, False),
     ],
 )
 def test_connections_are_counted_after_the_last_replica_came(counted, now_s, awaited) -> None:
@@ -136,7 +149,7 @@ class Round:
         self.told: list[tuple[str, str, str, str]] = []
         self.scaler = Scaler(4.0, lambda *entry: self.told.append(entry))
         self.now_s = 1000.0
-        self.counted: dict[str, RoleConnections | None] = {}
+        self.counted: dict[str, RoleConnections | Uncounted] = {}
 
     def run(self, seconds: float, *, wanted: int = 1, by_hand: frozenset[str] = frozenset()) -> dict[str, int]:
         service: WantedService = replace(WEB, replicas=wanted, waits_for=tuple(self.counted))
@@ -166,13 +179,90 @@ def test_what_is_set_by_hand_is_left_alone_and_taken_over_as_it_is() -> None:
     assert carried.run(1, wanted=3) == {"web": 3}
 
 
-def test_a_database_that_can_no_longer_be_counted_lets_nothing_grow() -> None:
+KNOWN = RoleConnections(5, 100, at_s=2000.0)
+
+
+@pytest.mark.parametrize(
+    ("before", "held", "why"),
+    [
+        (KNOWN, Uncounted.UNTOLD, "the connections to database main can no longer be counted"),
+        (KNOWN, Uncounted.FULL, "database main is full: it refuses another connection"),
+        (KNOWN, Uncounted.AWAY, "database main is not ready"),
+        # A controller that came while it was so has never seen a number.
+        (Uncounted.FULL, Uncounted.FULL, "database main is full: it refuses another connection"),
+        (Uncounted.AWAY, Uncounted.AWAY, "database main is not ready"),
+    ],
+)
+def test_nothing_grows_on_a_database_that_is_full_away_or_no_longer_counted(before, held, why) -> None:
     carried = Round()
-    carried.counted = {"main": RoleConnections(5, 100, at_s=2000.0)}
+    carried.counted = {"main": before}
     carried.run(1)
-    carried.counted = {"main": None}
+    carried.counted = {"main": held}
     assert carried.run(60) == {"web": 1}
+    reasons = [reason for *_, reason, _level in carried.told]
+    assert reasons == [f"more than 1 are needed (in flight 100% of the limit), but {why}"]
+
+
+@pytest.mark.parametrize(("held", "found"), [(Uncounted.UNTOLD, 2), (KNOWN, 2), (Uncounted.SOON, 1)])
+def test_a_database_that_never_told_bounds_nothing_and_one_that_soon_will_is_awaited(held, found) -> None:
+    carried = Round()
+    carried.counted = {"main": held}
+    assert carried.run(20) == {"web": found}
+
+
+def test_two_that_are_pressed_at_once_share_what_is_left() -> None:
+    """Memory and connections for one more: it is not for each of them."""
+    both = System.model_validate(
+        {"services": {name: {"app": "a:b", "replicas": {"min": 1, "max": 4}} for name in ("web", "api")}}
+    )
+    wanted = Wanted(tuple(replace(WEB, name=name, replicas=1, waits_for=("main",)) for name in ("web", "api")))
+    replicas = {f"{name}.1": replace(replica(1), name=f"{name}.1", service=name) for name in ("web", "api")}
+    seen_now = Observed(
+        replicas={name: seen(rss_bytes=50) for name in replicas},
+        edge=edge(web_1=place(40, 40), api_1=place(40, 40)),
+    )
+    for memory, most in ((MemoryObserved(1000, 70), 1000), (MemoryObserved(10_000, 5000), 40)):
+        told: list[tuple[str, str, str, str]] = []
+        scaler = Scaler(8.0, lambda *entry, told=told: told.append(entry))
+        counted = {"main": RoleConnections(20, most, at_s=2000.0)}
+        numbers: dict[str, int] = {}
+        for look in range(12):
+            now_wanted = Wanted(
+                tuple(replace(service, replicas=numbers.get(service.name, 1)) for service in wanted.services)
+            )
+            numbers = scaler.look(
+                both,
+                now_wanted,
+                replicas,
+                replace(seen_now, memory=memory),
+                counted,
+                1000.0 + look / 2,
+                by_hand=(),
+            )
+        assert numbers == {"web": 2, "api": 1}
+        assert "but" in told[-1][2]
+
+
+def test_what_a_starting_replica_has_taken_is_not_spoken_for_again() -> None:
+    coming = Wanted((replace(SERVICE, replicas=4),))
+    replicas = {**TWO, "web.3": replica(3, Phase.STARTING), "web.4": replica(4, Phase.STARTING)}
+    now = observed()
+    now = replace(now, replicas={**now.replicas, "web.3": seen(rss_bytes=4)})
+    assert gather(SERVICE, coming, replicas, now, {}, BEFORE, AFTER).available_bytes == 60 - (9 + 9 - 4)
+
+
+def test_of_two_databases_the_one_with_room_for_fewer_replicas_counts() -> None:
+    service = replace(SERVICE, waits_for=("main", "reports"))
+    api = replace(SERVICE, name="api", waits_for=("main",))
+    counted = {"main": RoleConnections(60, 100, at_s=11.0, own=2), "reports": RoleConnections(50, 100, 11.0)}
+    found = gather(service, Wanted((service, replace(api, replicas=0))), TWO, observed(), counted, BEFORE, AFTER)
+    assert found.connections == Connections("reports", 50, 100, 25.0)
+
+
+def test_a_machine_that_others_keep_busy_gets_no_more_of_ours() -> None:
+    carried, clock = Round(), iter(range(10_000))
+    carried.scaler = Scaler(4.0, lambda *entry: carried.told.append(entry), lambda: 1000 + next(clock) * 2.0)
+    assert carried.run(30) == {"web": 1}  # 2 core seconds each half second: all four
     assert [reason for *_, reason, _level in carried.told] == [
-        "more than 1 are needed (in flight 100% of the limit), but the connections to database main can no longer be "
-        "counted: it is full or away"
+        "more than 1 are needed (in flight 100% of the limit), but 4.0 of 4 cores are in use, by whomever"
     ]

@@ -202,7 +202,7 @@ def test_what_stands_in_the_way_is_told_once_until_it_was_gone() -> None:
     ("extra", "why"),
     [
         (Seen(0, busy_cores=7.5), "7.5 of 8 cores are in use, by whomever"),
-        (Seen(0, uncounted="main"), "the connections to database main can no longer be counted: it is full or away"),
+        (Seen(0, uncounted="database main is not ready"), "database main is not ready"),
     ],
 )
 def test_it_does_not_go_up_where_more_would_not_help(extra: Seen, why: str) -> None:
@@ -212,13 +212,42 @@ def test_it_does_not_go_up_where_more_would_not_help(extra: Seen, why: str) -> N
     assert world.told[0].endswith(f"but {why}")
 
 
-def test_reasons_that_take_turns_are_told_now_and_then() -> None:
+@pytest.mark.parametrize(("each_s", "told_max"), [(0.5, 1), (1.0, 1), (2.5, 1), (5.0, 13), (30.0, 6)])
+def test_reasons_that_take_turns_are_told_once_and_those_that_last_a_few_times_a_minute(each_s, told_max) -> None:
     world = World(state=begin(2))
-    for turn in range(60):
-        world.extra = Seen(0, uncounted="main") if turn % 2 else Seen(0, busy_cores=8.0)
-        world.run(5.0, 1)
+    for turn in range(round(120 / each_s)):
+        world.extra = Seen(0, uncounted="main") if turn % 2 else Seen(0, others_cores=8.0)
+        world.run(5.0, each_s)
     assert world.state.replicas == 2
-    assert 2 <= len(world.told) <= 1 + 60 / PACE.tell_every_s
+    assert len(world.told) <= told_max
+    assert len(world.told) == 1 or "main" in "".join(world.told)
+
+
+def test_another_reason_is_told_once_it_lasts() -> None:
+    world = World(state=begin(2), extra=Seen(0, connections=Connections("main", open=75, most=100, each=10.0)))
+    world.run(5.0, 30)
+    world.extra = replace(world.extra, connections=Connections("reports", open=75, most=100, each=10.0))
+    world.run(5.0, 30)
+    assert [told.rpartition("database ")[2] for told in world.told] == ["main are open", "reports are open"]
+
+
+def test_of_several_reasons_the_one_that_lasts_is_told() -> None:
+    world = World(state=begin(2), extra=Seen(0, busy_cores=8.0, uncounted="database main is full"))
+    world.run(5.0, 60)
+    assert len(world.told) == 1
+    assert world.told[0].endswith("but database main is full")
+
+
+def test_a_neighbours_moment_of_rest_is_no_room() -> None:
+    world = World(state=begin(2), extra=Seen(0, busy_cores=8.0))
+    for _ in range(20):
+        world.extra = Seen(0, busy_cores=8.0)
+        world.run(5.0, 3)
+        world.extra = Seen(0, busy_cores=6.8)
+        world.run(5.0, 0.5)
+    assert world.steps == []
+    world.extra = Seen(0, busy_cores=4.0)
+    assert world.run(5.0, 10) > 2
 
 
 def test_a_replica_that_does_not_come_is_told_once() -> None:
@@ -228,4 +257,41 @@ def test_a_replica_that_does_not_come_is_told_once() -> None:
         assert wanted == 4
         told += [reason] if reason else []
         now_s += 0.5
+    assert told == ["stays at 4 replicas until all serve: 3 do"]
+
+
+def unsettled(looks: list[Seen], seconds: float, start: int = 4) -> tuple[list[int], list[str]]:
+    """Numbers and what was told, where each of these is seen for half a second in turn."""
+    state, numbers, told = begin(start), [start], []
+    for look in range(round(2 * seconds)):
+        state, wanted, reason = scale(state, looks[look % len(looks)], BOUNDS, 1000.0 + look / 2)
+        numbers += [wanted] if wanted != numbers[-1] else []
+        told += [reason] if reason else []
+    return numbers, told
+
+
+def test_a_replica_that_does_not_come_keeps_no_number_up_that_nobody_needs() -> None:
+    numbers, told = unsettled([Seen(3, utilisation=0.1)], 92)
+    assert numbers == [4, 3]
+    assert told == [
+        "stays at 4 replicas until all serve: 3 do",
+        "4 → 3 replicas: 3 could have done it for a while (in flight 10% of the limit)",
+    ]
+    # Of five that are wanted two serve: those go on down to what they can do.
+    numbers, told = unsettled([Seen(2, utilisation=0.5)], 600, start=5)
+    assert numbers == [5, 4, 3, 2]
+    assert sum("until all serve" in reason for reason in told) == 1
+
+
+@pytest.mark.parametrize("look", [Seen(1, utilisation=0.7), Seen(1, utilisation=0.1, queued=1), Seen(0, queued=9)])
+def test_a_load_that_those_who_serve_can_hardly_bear_lets_nobody_go(look) -> None:
+    numbers, told = unsettled([look], 300)
+    assert numbers == [4]
+    assert told == [f"stays at 4 replicas until all serve: {look.replicas} do"]
+
+
+def test_a_replica_that_comes_and_goes_is_told_once_too() -> None:
+    calm = {"utilisation": 0.66}  # three could not have done it
+    numbers, told = unsettled([Seen(3, **calm)] * 20 + [Seen(4, **calm)] * 6, 600)
+    assert numbers == [4]
     assert told == ["stays at 4 replicas until all serve: 3 do"]

@@ -74,6 +74,32 @@ def test_a_header_that_cannot_be_read_is_as_if_absent(tmp_path: Path) -> None:
     assert place.counts().classes[0].completed == 4
 
 
+def test_what_is_past_its_deadline_is_not_begun(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    place.counts()
+    now_ms = time.time_ns() // 1_000_000
+    assert place.ask(origin(3, due_ms=now_ms - 1))[0] == "503 Service Unavailable"
+    for due_ms in (now_ms + 10_000, "-", "soon", "9" * 5000):
+        assert place.ask(origin(3, due_ms=due_ms))[0] == "200 OK"
+    counts = place.counts().classes[3]
+    assert (counts.dropped, counts.in_flight) == (1, 0)
+
+
+def test_a_wall_clock_that_was_set_drops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Place(tmp_path)
+    place.counts()
+    true_ns, step_ns = time.time_ns, 0
+    monkeypatch.setattr(time, "time_ns", lambda: true_ns() + step_ns)
+    step_ns = -3_600_000_000_000
+    # Stamped by the new clock before the pulse has seen it.
+    assert place.ask(origin(due_ms=time.time_ns() // 1_000_000 + 1000))[0] == "200 OK"
+    step_ns = 3_600_000_000_000
+    place.counts()
+    # From before the step.
+    assert place.ask(origin(due_ms=true_ns() // 1_000_000 + 1000))[0] == "200 OK"
+    assert place.counts().classes[0].dropped == 0
+
+
 def test_classes_count_apart_and_to_the_end_of_the_body(tmp_path: Path) -> None:
     def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         path = environ["PATH_INFO"]

@@ -19,7 +19,7 @@ from headway.errors import EngineError, HeadwayError
 from headway.process.folders import Folders
 from headway.process.spec import ProcessSpec, ProcessState
 from headway.process.supervisor_client import SupervisorClient
-from headway.sharding.connection import RoleConnections, check_url_reachable, health, role_connections
+from headway.sharding.connection import RoleConnections, Uncounted, check_url_reachable, health, role_connections
 from headway.sharding.engine import find_postgresql
 from headway.sharding.failures import explain_failure
 from headway.sharding.postgresql import (
@@ -71,7 +71,7 @@ class Database:
     error: HeadwayError | None = None
     server: Server | None = None
     is_counted: bool = False  # somebody wants to know its connections
-    connections: RoleConnections | None = None  # of the app's role, at the last look; None while not known
+    connections: RoleConnections | Uncounted = Uncounted.SOON  # at the last look
     _counted_at_s: float = 0.0
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -85,6 +85,11 @@ class Database:
     def shown_url(self) -> str:
         """Its URL without the password; empty while it is not known."""
         return without_password(self.fields["url"]) if self.fields else ""
+
+    @property
+    def counted(self) -> RoleConnections | Uncounted:
+        """The connections that are open, or why they are not known."""
+        return self.connections if self.state == "ready" else Uncounted.AWAY
 
     def start(self) -> None:
         """Begin bringing it up, in its own thread."""
@@ -134,7 +139,7 @@ class Database:
         """How many connections the app holds, where that matters: a number of replicas must not use them up."""
         now_s = time.monotonic()
         if not self.is_counted or self.state != "ready":
-            self.connections = None
+            self.connections, self._counted_at_s = Uncounted.SOON, 0.0  # back again it is counted at once
         elif now_s - self._counted_at_s >= _COUNT_EVERY_S:
             self._counted_at_s = now_s
             self.connections = role_connections(self.fields["url"])

@@ -64,6 +64,7 @@ class Edge:
         self._told = Told()
         self._plan_stored: EdgePlan | None = None
         self._text = ""
+        self._learned_texts: dict[str, str] = {}
         self._shape = ""
         self._certificate_seen: tuple[float, ...] = ()
         self._totals: EdgeTotals | None = None
@@ -103,7 +104,6 @@ class Edge:
         must_reload = running and shape != self._shape
         self._system, self._wanted, self.urls, self._shape = system, wanted, urls(system), shape
         self._told.keep(system.services)
-        self._write_learned(plan)
         self._store(plan)
         if must_reload:
             self._supervisor.spawn(self._spec(), replaces=True)
@@ -229,13 +229,14 @@ class Edge:
         )
         return render(replace(plan, services=bare, connections_max=1))
 
-    def store(self, replicas: Mapping[str, Replica], wanted: Wanted, socket: SocketOf) -> None:
-        """Rewrite the file for the replicas of now."""
-        if self._system is not None:
-            self._store(self._plan(self._system, wanted, replicas, socket))
+    def store(self, replicas: Mapping[str, Replica], wanted: Wanted, socket: SocketOf) -> str:
+        """Rewrite the files for what is in force now; the text of an error when they cannot be written."""
+        system = self._system
+        return _told(lambda: self._store(self._plan(system, wanted, replicas, socket))) if system is not None else ""
 
     def _store(self, plan: EdgePlan) -> None:
         self._plan_stored = plan
+        self._write_learned(plan)
         text = render(plan)
         if text != self._text:
             self._write(self._config, text)
@@ -245,8 +246,10 @@ class Edge:
 
     def _write_learned(self, plan: EdgePlan) -> None:
         for service in plan.services:
-            path = learned_file(str(self._folders.edge), service.name)
-            self._write(Path(path), self._told.learned_text(service.name))
+            text = self._told.learned_text(service.name)
+            if text != self._learned_texts.get(service.name):
+                self._write(Path(learned_file(str(self._folders.edge), service.name)), text)
+                self._learned_texts[service.name] = text
 
     def _check(self, plan: EdgePlan, certificate: str | None) -> None:
         """Let HAProxy itself judge a new file, beside the one in force."""
@@ -352,8 +355,6 @@ class Edge:
             else:
                 self._api.unassign(service, prefix)
             self._told.learned[service] = (*others, key) if number == SLOW else others
-            path = Path(learned_file(str(self._folders.edge), service))
-            self._write(path, self._told.learned_text(service))
 
         return _told(do)
 

@@ -129,10 +129,10 @@ class LocalRuntime:
             case Tell():
                 return ""
 
-    def settle(self, replicas: Mapping[str, Replica], wanted: Wanted) -> None:
-        """Store what a restart of the edge or of the controller needs."""
+    def settle(self, replicas: Mapping[str, Replica], wanted: Wanted) -> str:
+        """Store what a restart of the edge or of the controller needs; an error's text when it cannot be."""
         self._save(replicas)
-        self.edge.store(replicas, wanted, self.processes.socket)
+        return self.edge.store(replicas, wanted, self.processes.socket)
 
 
 def _is_busy(edge: EdgeObserved) -> bool:

@@ -50,6 +50,7 @@ class MemoryRuntime:
         self.databases: dict[str, float] = {}  # ready from this moment on
         self.loses = 0.0  # share of commands that fail, or succeed without the answer arriving
         self.supervisor_back_s = 0.0
+        self.full_until_s = 0.0
         self._behaviours: dict[tuple[str, str], Behaviour] = {}
         self._now_s = 0.0
         self._observed_s = 0.0
@@ -108,6 +109,10 @@ class MemoryRuntime:
         """Nothing can be started or ended for a while; what runs goes on."""
         self.supervisor_back_s = self._now_s + for_s
 
+    def fill_disk(self, for_s: float) -> None:
+        """Nothing can be stored for a while."""
+        self.full_until_s = self._now_s + for_s
+
     # -- the protocol -----------------------------------------------------------------------------------------------
 
     def now_s(self) -> float:
@@ -138,14 +143,17 @@ class MemoryRuntime:
             return "the answer was lost"
         return self._do(action, replicas)
 
-    def settle(self, replicas: Mapping[str, Replica], wanted: Wanted) -> None:
-        """Keep what a restart of the edge or of the controller needs."""
+    def settle(self, replicas: Mapping[str, Replica], wanted: Wanted) -> str:
+        """Keep what a restart of the edge or of the controller needs, where there is room."""
+        if self.full_until_s > self._now_s:
+            return "no space left on device"
         self.stored = Stored(dict(replicas), wanted)
         self.edge.file = tuple(
             (replica.name, service.name, service.limit)
             for replica in replicas.values()
             if (service := wanted.service(replica.service)) and service.is_public and stays_in_edge(replica)
         )
+        return ""
 
     def _do(self, action: Action, replicas: Mapping[str, Replica]) -> str:
         edge, processes = self.edge, self.processes
