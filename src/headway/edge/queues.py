@@ -106,6 +106,7 @@ def queue_lines(service: EdgeService, cls: EdgeClass) -> list[str]:
         return variable(field, service.name, cls.number)
 
     demotes = [(urgency, level) for urgency, level in (_LATER, _LAST) if level > cls.level]
+    first = 0 if cls.level else -1  # before the critical_plus as well
     waits = "waits occupied" if service.sticky else "waits"
     refused = f"http-request track-sc3 be_name table {REFUSED}"
     lines: list[str] = []
@@ -122,7 +123,7 @@ def queue_lines(service: EdgeService, cls: EdgeClass) -> list[str]:
             f"http-request track-sc2 be_name table {DEMOTED} if {{ prio_class gt {cls.level} }} "
             f"{{ var({proc('floor_per_s')}) -m int gt 0 }}",
             "http-request set-var(txn.demoted_per_s) sc_http_req_rate(2) if { sc_tracked(2) }",
-            "http-request set-priority-class int(0) if { sc_tracked(2) } "
+            f"http-request set-priority-class int({first}) if {{ sc_tracked(2) }} "
             f"{{ rand,mod(txn.demoted_per_s),sub({proc('floor_per_s')}) lt 0 }}",
         ]
     lines += [
@@ -144,6 +145,8 @@ def queue_lines(service: EdgeService, cls: EdgeClass) -> list[str]:
     for level in levels:
         mine = f" {{ prio_class {level} }}" if len(levels) > 1 else ""
         lines.append(f"{refused} if {waits}{mine} {{ {_FILLED[level]},sub({proc('queue_max')}) ge 0 }}")
+    if demotes and first < 0:
+        lines.append(f"{refused} if {waits} {{ prio_class lt 0 }} {{ queue,div(3),sub({proc('queue_max')}) ge 0 }}")
     share = f"{{ sc_gpc0_rate(1),sub({proc('client_per_s')}) ge 0 }}"
     lines.append(f"{refused} if {waits} {{ sc_tracked(1) }} {{ var({proc('client_per_s')}) -m int gt 0 }} {share}")
     if service.refuses:

@@ -34,7 +34,7 @@ STANDING_SHARE_MILD, STANDING_SHARE, STANDING_MIN_S = 0.35, 0.08, 0.02
 SEVERE_SHARE = 0.5  # of the requests refused
 DEADLINE_SHARE = 0.8  # of the deadline that may be waited where there is no SLO
 LIFO_WAIT_S = 1.0  # without an SLO: a longer wait than this and the newest go first
-FLOOR_SHARE = 0.08  # of the throughput for the less critical, whatever the critical take
+FLOOR_SHARE = 1 / 12  # of the throughput for the less critical, whatever the critical take
 FAIR_FACTOR = 4.0  # times its even share that a client address may take under overload
 CLIENTS_MIN = 3  # with fewer there is nobody to be fair to
 RATE_MAX_PER_S = 1e9  # more was never measured, only divided by next to nothing
@@ -101,7 +101,8 @@ def step(state: Queue, seen: Seen, promise: Promise) -> Queue:
         queue_max=_steady(state.bound.queue_max, queue_max),
         overloaded=overloaded,
         newest_first=_newest_first(state, seen, promise, wait_s, overloaded=overloaded),
-        floor_per_s=ceil(FLOOR_SHARE * state.rate_per_s) if overloaded and promise.has_levels else 0,
+        # In every class, whatever was declared: a client's Priority header makes less critical requests of its own.
+        floor_per_s=ceil(FLOOR_SHARE * state.rate_per_s) if overloaded else 0,
         client_per_s=_client_rate(state, seen, overloaded=overloaded),
     )
     return replace(state, bound=bound, reason=why)

@@ -114,11 +114,12 @@ def test_a_demoted_request_is_refused_where_others_still_wait() -> None:
             assert clients.queue.refused == 3
 
 
-def test_some_of_the_less_critical_go_first_under_overload() -> None:
+@pytest.mark.parametrize("level", [0, 1])
+def test_some_of_the_less_critical_go_first_under_overload(level: int) -> None:
     floor, many = 5, 60
     with Site() as site:
         bound = QueueBound(1000, overloaded=True, floor_per_s=floor)
-        site.start(site.plan(site.service(limit=1, deadline_s=LONG_S, bound=bound)))
+        site.start(site.plan(site.service(limit=1, level=level, deadline_s=LONG_S, bound=bound)))
         with Clients(site) as clients:
             clients.occupy()
             clients.wait("critical")
@@ -128,6 +129,20 @@ def test_some_of_the_less_critical_go_first_under_overload() -> None:
             assert all(answer.result().status == 200 for answer in asked)
         # As long as no more come than the floor promises, all of them go first; later a share of them.
         assert floor <= before < many
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_the_floor_is_kept_where_the_critical_fill_the_queue(level: int) -> None:
+    with Site() as site:
+        bound = QueueBound(4, overloaded=True, floor_per_s=100)
+        site.start(site.plan(site.service(limit=1, level=level, deadline_s=LONG_S, bound=bound)))
+        with Clients(site) as clients:
+            clients.occupy()
+            for number in range(4 if level else 8):
+                clients.wait(f"{number}")
+            assert clients.ask("/hold/x").status == 503
+            clients.wait("less", priority="u=7")
+            assert clients.order()[0] == "less"
 
 
 def test_without_a_floor_the_less_critical_wait_for_all_others() -> None:
