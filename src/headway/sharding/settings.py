@@ -72,6 +72,16 @@ shared_buffers = {settings.shared_buffers_bytes // _MIB}MB
 # Compiling plans costs short queries more than it gives them.
 jit = off
 
+# A shard moves to another server while it is written to, by logical replication; a slot that nobody reads any more
+# must not keep the log until the disk is full; transactions over two shards are prepared on both.
+wal_level = logical
+max_replication_slots = 20
+max_wal_senders = 20
+max_worker_processes = 20
+max_logical_replication_workers = 12
+max_slot_wal_keep_size = 4GB
+max_prepared_transactions = 64
+
 # A statement whose client died is given up instead of keeping its locks to the end.
 client_connection_check_interval = 1s
 

@@ -1,0 +1,77 @@
+"""The nouns of a sharded database. Standard library only: the app imports them too.
+
+A key belongs to a shard for ever; a shard lies on a server for now. The shard map says which, and its epoch grows by
+one with every change, so that of two maps the newer is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+KeyKind = Literal["int", "text", "uuid"]
+KEY_KINDS: tuple[KeyKind, ...] = ("int", "text", "uuid")
+# How a key finds its shard; kept in the catalog, so that a later algorithm cannot be taken for this one.
+ALGORITHM = "postgresql-hash"
+SHARDS_MAX = 4096
+# Tables of ours that travel with a shard: what was migrated, and what a move writes to see that all has arrived.
+LEDGER_TABLE = "headway_ledger"
+MARKER_TABLE = "headway_marker"
+# The channel on which the catalog tells that the map has changed; the payload is the new epoch.
+MAP_CHANNEL = "headway_map"
+# What a write to a shard that is being handed over fails with.
+FENCED = "HW001"
+
+
+@dataclass(frozen=True, slots=True)
+class TableKey:
+    """The sharding key of a table."""
+
+    column: str
+    kind: KeyKind
+
+
+@dataclass(frozen=True, slots=True)
+class ShardServer:
+    """One PostgreSQL that holds shards. `url` is the app's way in, without a password."""
+
+    name: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardMap:
+    """Which server holds which shard, as of an epoch."""
+
+    database: str
+    epoch: int
+    owners: tuple[str, ...]  # by shard: the name of its server
+    servers: Mapping[str, ShardServer]
+    keys: Mapping[str, TableKey] = field(default_factory=dict)  # by table
+    fenced: frozenset[int] = frozenset()  # shards that a move is about to hand over: new transactions wait
+    algorithm: str = ALGORITHM
+
+    @property
+    def shards(self) -> int:
+        """How many shards there are."""
+        return len(self.owners)
+
+    @property
+    def kind(self) -> KeyKind:
+        """The type of the keys; of all tables the same."""
+        return next(iter(self.keys.values())).kind if self.keys else "int"
+
+    def on(self, server: str) -> tuple[int, ...]:
+        """The shards of a server."""
+        return tuple(shard for shard, owner in enumerate(self.owners) if owner == server)
+
+
+def schema_name(database: str, shard: int) -> str:
+    """The PostgreSQL schema that is this shard: `orders_0007`."""
+    return f"{database}_{shard:04d}"
+
+
+def spread(shards: int, servers: tuple[str, ...]) -> tuple[str, ...]:
+    """A first map: every server gets a run of neighbouring shards, and as many as the others, or one more."""
+    return tuple(servers[shard * len(servers) // shards] for shard in range(shards))
