@@ -38,7 +38,8 @@ def scheduled_arrivals(pieces: Sequence[Piece], seed: int = 0, pattern: Pattern 
     began_s = began_count = 0.0
     for piece in pieces:
         ends_count = began_count + piece.offered_expected
-        while now < ends_count:
+        # A pause has no moment for anybody, not even for one whom rounding left over from the piece before.
+        while piece.offered_expected > 0 and now < ends_count:
             at_s = piece.time_s(max(0.0, now - began_count))
             if at_s >= piece.duration_s:  # by rounding alone: it belongs to the beginning of what follows
                 break

@@ -124,6 +124,8 @@ class Connection(asyncio.Protocol):
         self._started = True
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError as error:
+            raise error.__context__ or error from None  # a mistake of ours, not of the answer
         except httptools.HttpParserError:
             if self._exchange is None:
                 self.abort()  # the answer was whole; what came behind it is not ours

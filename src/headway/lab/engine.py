@@ -13,6 +13,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from headway.lab.alarm import Alarm
 from headway.lab.arrivals import arrivals, scheduled_arrivals
@@ -73,6 +74,7 @@ class Engine:
         self._began_s = 0.0
         self._began_core = CoreTime.now()
         self._stopped = False
+        self._mistake: BaseException | None = None
         self._sent_s: float | None = None  # when the last request was started
         self._sent_core = CoreTime(0.0, 0.0)  # used until then
         self._last_end_s = 0.0
@@ -81,6 +83,8 @@ class Engine:
         """Send everything, wait for the last fate, close everything."""
         self._began_s, self._began_core = time.monotonic(), CoreTime.now()
         progress_s = _PROGRESS_S
+        told_before = self._loop.get_exception_handler()
+        self._loop.set_exception_handler(self._went_wrong)
         try:
             self._pump()
             while not self._done.is_set():
@@ -96,7 +100,23 @@ class Engine:
             self._next_s = None
             self._alarm.close()
             await self._close()
+            self._loop.set_exception_handler(told_before)
+        if self._mistake is not None:
+            raise self._mistake
         return self._result()
+
+    def _went_wrong(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback raised, which the event loop only tells: the request it was about would never end, nor the load.
+
+        What the network does to a connection is none of ours.
+        """
+        error = context.get("exception")
+        if error is None or isinstance(error, OSError):
+            loop.default_exception_handler(context)
+            return
+        self._mistake = self._mistake or error
+        self._next_s = None
+        self._done.set()
 
     def stop(self) -> None:
         """Start no more requests; those in flight may end. Call it from the engine's own event loop."""
@@ -162,7 +182,7 @@ class Engine:
         else:
             exchange.opening = self._loop.create_task(self._open_for(exchange))
             self._opening.add(exchange.opening)
-            exchange.opening.add_done_callback(self._opening.discard)
+            exchange.opening.add_done_callback(self._opened_or_failed)
 
     def _kept(self) -> Connection | None:
         while self._idle:
@@ -170,6 +190,11 @@ class Engine:
             if connection.usable:
                 return connection
         return None
+
+    def _opened_or_failed(self, opening: asyncio.Task[None]) -> None:
+        self._opening.discard(opening)
+        if not opening.cancelled() and (error := opening.exception()) is not None:
+            raise error  # told at once: an event loop tells of it when the task is collected, which may be never
 
     async def _open_for(self, exchange: Exchange) -> None:
         try:

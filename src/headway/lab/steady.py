@@ -89,6 +89,8 @@ class SteadyLoad:
         """Block until that many requests were offered in all. HeadwayError when that takes longer than `timeout_s`."""
         until_s = time.monotonic() + timeout_s
         while (progress := self.progress()).offered < offered:
+            if self._error is not None:
+                raise self._error
             if time.monotonic() > until_s or not self._thread.is_alive():
                 raise HeadwayError(
                     f"the steady load offered {progress.offered:,} of {offered:,} requests within {timeout_s:g} s",

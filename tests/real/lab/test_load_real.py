@@ -441,3 +441,34 @@ class TestSteadyLoad:
         with pytest.raises(ZeroDivisionError), SteadyLoad(server.url, 100):
             _ = 1 / 0
         server.wait_until_unused()
+
+
+def _breaks_at(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_arguments: object, **_options: object) -> Any:
+        raise ZeroDivisionError(moment)
+
+    if moment == "sending":
+        monkeypatch.setattr("headway.lab.engine.Engine._start", fails)
+    elif moment == "connecting":
+        monkeypatch.setattr("headway.lab.engine.Engine._connect", fails)
+    else:
+        monkeypatch.setattr("headway.lab.tally.Tally.answered", fails)
+
+
+@pytest.mark.parametrize("moment", ["sending", "connecting", "answered"])
+def test_a_mistake_of_the_generator_ends_the_load_and_is_told(
+    origin: Any, fixed: Any, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    server = origin(fixed(OK))
+    _breaks_at(moment, monkeypatch)
+    before, began_s = descriptors(), time.monotonic()
+    with pytest.raises(ZeroDivisionError, match=moment):
+        load(LoadPlan(server.url, 50, 20))
+    assert time.monotonic() - began_s < 5
+    with pytest.raises(ZeroDivisionError, match=moment), SteadyLoad(server.url, 50) as steady:
+        steady.wait_for(offered=1_000_000, timeout_s=20)
+    server.wait_until_unused()
+    until_s = time.monotonic() + 5
+    while descriptors() > before:
+        assert time.monotonic() < until_s, "descriptors stay open"
+        time.sleep(0.005)

@@ -92,3 +92,25 @@ def test_scheduled_arrivals_ascend_within_the_duration(pieces: list[Piece], seed
     assert all(0 <= moment <= sum(piece.duration_s for piece in pieces) for moment in moments)
     if pattern == "constant":
         assert len(moments) == pytest.approx(sum(piece.offered_expected for piece in pieces), abs=len(pieces) + 1)
+
+
+def test_a_pause_takes_no_request_that_rounding_left_over() -> None:
+    # 2.2 x 25 is a little over 55 in binary: request 55 is due at the very end of the first piece, or behind the pause.
+    pieces = (Piece(2.2, 25, 25), Piece(1, 0, 0), Piece(1, 25, 25))
+    moments = list(scheduled_arrivals(pieces, pattern="constant"))
+    assert len(moments) == 80
+    assert moments == sorted(moments)
+    assert moments[55] == pytest.approx(3.2)
+    assert not [moment for moment in moments if 2.2 <= moment < 3.2 - 1e-9]
+
+
+@given(
+    st.lists(
+        st.builds(Piece, st.floats(0.01, 5), *[st.one_of(st.just(0.0), st.floats(0, 50))] * 2), min_size=1, max_size=6
+    ),
+    st.sampled_from(["constant", "poisson"]),
+)
+def test_every_schedule_can_be_sent(pieces: list[Piece], pattern: Pattern) -> None:
+    moments = list(scheduled_arrivals(pieces, 3, pattern))
+    assert moments == sorted(moments)
+    assert all(0 <= moment <= sum(piece.duration_s for piece in pieces) for moment in moments)
