@@ -1,9 +1,15 @@
-"""The replicas of the service under drill: who they are, one of them killed, more or fewer of them. Acts, and waits."""
+"""The replicas of the service under drill: who they are, one of them killed, more or fewer of them. Acts, and waits.
+
+What waits lets go between two looks, so that a drill that is interrupted ends at once.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import signal
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +23,19 @@ _SCALE_S = 90.0
 
 @dataclass(frozen=True, slots=True)
 class Replicas:
-    """One service of a running system, through its control API. Every call blocks."""
+    """One service of a running system, through its control API."""
 
     client: ControlClient
     service: str
 
+    def told(self) -> dict[str, Any]:
+        """The service as `status` tells it."""
+        found: dict[str, Any] = self.client.status()["services"][self.service]
+        return found
+
     def entries(self) -> list[dict[str, Any]]:
         """The replicas as `status` tells them."""
-        found: list[dict[str, Any]] = self.client.status()["services"][self.service]["replicas"]
+        found: list[dict[str, Any]] = self.told()["replicas"]
         return found
 
     def ready_pids(self) -> list[int]:
@@ -40,26 +51,51 @@ class Replicas:
                 return str(entry["name"]), int(pid)
         raise HeadwayError(f"no replica of {self.service} is ready to be killed", hint="headway status")
 
-    def back_s(self, count: int, killed_pid: int, timeout_s: float) -> float | None:
+    async def back_s(self, count: int, killed_pid: int, timeout_s: float) -> float | None:
         """Seconds until `count` are ready again without the killed one; None when that takes longer."""
         began_s = time.monotonic()
         while time.monotonic() - began_s < timeout_s:
-            pids = self.ready_pids()
+            pids = await asyncio.to_thread(self.ready_pids)
             if len(pids) >= count and killed_pid not in pids:
                 return round(time.monotonic() - began_s, 2)
-            time.sleep(_POLL_S)
+            await asyncio.sleep(_POLL_S)
         return None
 
-    def scale(self, count: int) -> None:
+    async def scale(self, count: int) -> None:
         """Have exactly `count` replicas, all ready."""
-        self.client.ask("POST", "/scale", {"service": self.service, "replicas": count})
+        await asyncio.to_thread(self._ask, count)
+        await self._await_whole(count)
+
+    @contextlib.asynccontextmanager
+    async def given_back(self) -> AsyncIterator[None]:
+        """Within it the number may be changed; whatever happens, it then belongs to whom it belonged before.
+
+        That is the one who scaled by hand, else the declaration, or the load where the declaration says so.
+        """
+        before = (await asyncio.to_thread(self.told))["override"]
+        owner = "auto" if before is None else before
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(HeadwayError):  # the error to see is the first one
+                await asyncio.to_thread(self._ask, owner)
+            raise
+        await asyncio.to_thread(self._ask, owner)
+        await self._await_whole(None)
+
+    def _ask(self, replicas: int | str) -> None:
+        self.client.ask("POST", "/scale", {"service": self.service, "replicas": replicas})
+
+    async def _await_whole(self, count: int | None) -> None:
+        """Wait until there are `count`, all ready; None: as many as are wanted."""
         until_s = time.monotonic() + _SCALE_S
         while time.monotonic() < until_s:
-            entries = self.entries()
-            if len(entries) == count and all(entry["state"] == "ready" for entry in entries):
+            told = await asyncio.to_thread(self.told)
+            entries, wanted = told["replicas"], told["wanted"] if count is None else count
+            if len(entries) == wanted and all(entry["state"] == "ready" for entry in entries):
                 return
-            time.sleep(_POLL_S)
+            await asyncio.sleep(_POLL_S)
         raise HeadwayError(
-            f"{self.service} did not come to {count} ready replicas within {_SCALE_S:.0f} s",
+            f"{self.service} did not come to {wanted} ready replicas within {_SCALE_S:.0f} s",
             hint="name other sizes: --sizes 1",
         )

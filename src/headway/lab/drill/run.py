@@ -195,7 +195,7 @@ async def _death(loads: Loads, orders: Orders, drill: Drill, notes: list[str]) -
     async def kill() -> tuple[str, float | None]:
         await asyncio.sleep(pace.death_s / 4)
         name, pid = await asyncio.to_thread(replicas.kill_one)
-        return name, await asyncio.to_thread(replicas.back_s, count, pid, 30.0 + pace.death_s)
+        return name, await replicas.back_s(count, pid, 30.0 + pace.death_s)
 
     found, (name, back_s) = await asyncio.gather(loads.steady(rate, pace.death_s), kill())
     return Death(name, count, round(rate, 2), found.offered, found.late, found.refused, found.failed, back_s)
@@ -205,20 +205,20 @@ async def _sizes(orders: Orders, loads: Loads, drill: Drill, notes: list[str], s
     assert orders.replicas is not None
     found: list[Size] = []
     per_replica = drill.capacity.per_s / max(1, drill.subject.replicas)
-    for size in orders.sizes:
-        count = max(1, math.ceil(size))
-        say(f"{size:g} cores: {count} replica{'s' if count > 1 else ''}")
-        await asyncio.to_thread(orders.replicas.scale, count)
-        pids = await asyncio.to_thread(orders.replicas.ready_pids)
-        if not await loads.calm(_PATIENT_CALM_S):
-            notes.append(f"{size:g} cores were not measured: it had not calmed down before")
-            continue
-        try:
-            with confined(pids, size):
-                found.append(await _size(loads, orders.pace, size, count, per_replica * size / 2, say))
-        except PermissionError as error:
-            notes.append(f"{size:g} cores were not measured: {error.strerror or error}")
-    await asyncio.to_thread(orders.replicas.scale, drill.subject.replicas)
+    async with orders.replicas.given_back():
+        for size in orders.sizes:
+            count = max(1, math.ceil(size))
+            say(f"{size:g} cores: {count} replica{'s' if count > 1 else ''}")
+            await orders.replicas.scale(count)
+            pids = await asyncio.to_thread(orders.replicas.ready_pids)
+            if not await loads.calm(_PATIENT_CALM_S):
+                notes.append(f"{size:g} cores were not measured: it had not calmed down before")
+                continue
+            try:
+                with confined(pids, size):
+                    found.append(await _size(loads, orders.pace, size, count, per_replica * size / 2, say))
+            except PermissionError as error:
+                notes.append(f"{size:g} cores were not measured: {error.strerror or error}")
     if any(size.cores >= len(own_cores()) for size in found):
         notes.append("where the workers have all cores, the edge and the load took theirs from the same ones")
     return replace(drill, sizes=tuple(found), ceiling=_ceiling(found))
