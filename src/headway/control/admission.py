@@ -13,7 +13,7 @@ from headway.model.action import (
     ReplaceEdge,
     SuspendReplica,
 )
-from headway.model.observed import EdgeObserved, Observed
+from headway.model.observed import EdgeObserved, EdgeServer, Observed, ReplicaObserved
 from headway.model.overload import MAIN, SLOW
 from headway.model.replica import Phase, Replica
 from headway.model.wanted import Wanted
@@ -47,20 +47,43 @@ def reconcile(
             continue
         seen = observed.replicas.get(replica.name)
         otherwise = service.limit_of(is_wsgi=seen.is_wsgi if seen else False) if service else 1
-        streams = seen.streams if seen else 0  # an open stream holds a place for long: it must not take a request's
-
-        def limit(number: int, replica: Replica = replica, otherwise: int = otherwise, streams: int = streams) -> int:
-            return (limits or {}).get((replica.name, number), otherwise) + streams
-
-        actions += _one(replica, limit(MAIN), edge)
+        numbers = [MAIN]
         if service is not None and replica.phase is Phase.READY and replica.name in edge.servers:
-            numbers = [cls.number for cls in service.at] + ([SLOW] if (slow or {}).get(service.name) else [])
-            actions += [action for number in numbers for action in _in_class(replica, number, limit(number), edge)]
+            numbers += [cls.number for cls in service.at] + ([SLOW] if (slow or {}).get(service.name) else [])
+        streams = _streams(replica, numbers, seen, edge)
+        found = {
+            number: (limits or {}).get((replica.name, number), otherwise) + streams.get(number, 0) for number in numbers
+        }
+        actions += _one(replica, found[MAIN], edge)
+        actions += [action for number in numbers[1:] for action in _in_class(replica, number, found[number], edge)]
     for name in edge.servers:
         if name not in known:
             service_name = name.rpartition(".")[0]
             actions.append(RemoveReplica(name, service_name, "nobody knows it any more"))
     return actions
+
+
+def _streams(
+    replica: Replica, numbers: Iterable[int], seen: ReplicaObserved | None, edge: EdgeObserved
+) -> dict[int, int]:
+    """Open streams by class: each holds a place for long, and must not take that of a request.
+
+    A worker counts its streams together, but requests by class without them: what the edge has in a class beyond these
+    are its streams. Where the two readings, of two moments, leave it open, a class gets a place too many, never one too
+    few: full of streams, it would serve nobody.
+    """
+    if seen is None or not seen.streams:
+        return {}
+    servers = ((number, _server(replica, number, edge)) for number in numbers)
+    sessions = {number: server.sessions for number, server in servers if server is not None and server.sessions}
+    if len(sessions) == 1:
+        return dict.fromkeys(sessions, seen.streams)
+    at_work = dict(enumerate(cls.in_flight for cls in seen.counts.classes)) if seen.counts is not None else {}
+    return {number: max(0, min(seen.streams, count - at_work.get(number, 0))) for number, count in sessions.items()}
+
+
+def _server(replica: Replica, number: int, edge: EdgeObserved) -> EdgeServer | None:
+    return edge.servers.get(replica.name) if number == MAIN else edge.classes.get((replica.name, number))
 
 
 def _in_class(replica: Replica, number: int, limit: int, edge: EdgeObserved) -> list[Action]:

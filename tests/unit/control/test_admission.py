@@ -18,8 +18,9 @@ from headway.model.action import (
     SuspendReplica,
 )
 from headway.model.observed import EdgeObserved, EdgeServer, Failure, Observed
+from headway.model.overload import FIRST_AT, MAIN, ClassCounts, Counts
 from headway.model.replica import Phase, Replica
-from headway.model.wanted import Wanted
+from headway.model.wanted import Wanted, WantedClass
 from headway.runtimes.local.edge_plan import edge_replicas
 
 WANTED = Wanted((WEB,))
@@ -61,9 +62,38 @@ def test_one_that_left_is_removed(server: EdgeServer) -> None:
 
 
 def test_the_limit_follows_streams_and_threads() -> None:
-    assert reconciled(replica(), UP, streams=3) == [LimitReplica("web.1", "web", 43, "its limit and open streams")]
-    assert reconciled(replica(), replace(UP, limit=43), streams=3) == []
+    busy = replace(UP, sessions=5)
+    assert reconciled(replica(), busy, streams=3) == [LimitReplica("web.1", "web", 43, "its limit and open streams")]
+    assert reconciled(replica(), replace(busy, limit=43), streams=3) == []
     assert reconciled(replica(), None, is_wsgi=True) == [AdmitReplica("web.1", "web", 8, "ready")]
+
+
+@pytest.mark.parametrize(
+    ("main", "at", "at_work", "added"),
+    [
+        (30, 0, (0, 0), (30, 0)),  # only one class has anything: the streams are there, whatever the worker counts
+        (0, 30, (0, 0), (0, 30)),
+        (35, 8, (5, 8), (30, 0)),
+        (5, 38, (5, 8), (0, 30)),
+        (25, 18, (5, 8), (20, 10)),
+        (40, 40, (2, 2), (30, 30)),  # readings of two moments: rather a place too many than none for requests
+        (3, 0, (5, 0), (30, 0)),
+    ],
+)
+def test_open_streams_get_places_in_the_class_that_carries_them(
+    main: int, at: int, at_work: tuple[int, int], added: tuple[int, int]
+) -> None:
+    service = replace(WEB, at=(WantedClass(FIRST_AT, None, 30.0),))
+    counts = Counts(1.0, 0.0, (ClassCounts(in_flight=at_work[0]), ClassCounts(), ClassCounts(in_flight=at_work[1])))
+    at_edge = replace(
+        edge(web_1=replace(UP, sessions=main, limit=1)),
+        classes={("web.1", FIRST_AT): replace(UP, sessions=at, limit=1)},
+    )
+    process = seen(streams=30, counts=counts)
+    limits = {("web.1", MAIN): 10, ("web.1", FIRST_AT): 20}
+    observed = Observed(replicas={"web.1": process}, edge=at_edge)
+    told = [a for a in reconcile([replica()], Wanted((service,)), observed, limits) if isinstance(a, LimitReplica)]
+    assert [(action.number, action.limit) for action in told] == [(MAIN, 10 + added[0]), (FIRST_AT, 20 + added[1])]
 
 
 def test_why_it_is_down_is_told() -> None:
