@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import signal
 import sys
-import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +16,7 @@ from headway.errors import HeadwayError
 from headway.lab.fault import Fault, Part, check_rate, check_ready, fault_of, find_part, parts_of, path_of
 from headway.lab.fault_run import FaultPlan, break_part
 from headway.lab.fault_verdict import Broken, after, promises, sentence
+from headway.lab.interrupt import ended_like_ctrl_c
 from headway.lab.target import Request, parse_target, wire_request
 from headway.model.units import format_duration, parse_duration_s
 from headway.process.record import read_record
@@ -51,7 +48,7 @@ def break_(system: System, options: Options, *, as_json: bool) -> None:
     plan = FaultPlan(fault, _url(document, part, options.path), options.rate, _slo_s(system, document, part))
     if not options.yes and sys.stdin.isatty():
         _confirm(fault, document)
-    with _ended_like_ctrl_c():
+    with ended_like_ctrl_c():
         broken = break_part(plan, system.folders, system.client, _say(silent=as_json))
     if as_json:
         click.echo(json.dumps(broken.as_json()))
@@ -123,21 +120,3 @@ def _confirm(fault: Fault, document: dict[str, Any]) -> None:
 
 def _say(*, silent: bool) -> Any:
     return (lambda _text: None) if silent else (lambda text: click.echo(f"  {text}"))
-
-
-@contextlib.contextmanager
-def _ended_like_ctrl_c() -> Iterator[None]:
-    """Within it SIGTERM and SIGHUP end us as Ctrl-C does: what was stopped must be told to go on by any of them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    former = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)

@@ -7,10 +7,9 @@ import contextlib
 import json
 import os
 import shlex
-import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +29,7 @@ from headway.lab.drill.paper import paper
 from headway.lab.drill.replicas import Replicas
 from headway.lab.drill.run import NORMAL, QUICK, Orders, Pace, run_drill
 from headway.lab.drill.table import render
+from headway.lab.interrupt import ended_like_ctrl_c
 from headway.lab.load import burst, run_load
 from headway.model.declared import Service
 from headway.model.declared import System as Declared
@@ -66,7 +66,7 @@ def drill(options: Options, here: Callable[[], System], *, as_json: bool) -> Non
     """Run the drill and print its page. `here` gives the system of this folder, for --url."""
     _check(options)
     say = _progress(as_json)
-    with _ends_in_order():
+    with ended_like_ctrl_c():
         found = _drill_url(options, here(), say) if options.url else _drill_declared(options, say)
     if options.report:
         Path(options.report).write_text(paper(found, shlex.join(["headway", "drill", *sys.argv[2:]])))
@@ -141,21 +141,6 @@ def _progress(as_json: bool) -> Callable[[str], None]:
         click.echo(f"{time.monotonic() - began_s:5.0f} s   {text}", err=as_json)
 
     return say
-
-
-@contextlib.contextmanager
-def _ends_in_order() -> Iterator[None]:
-    """SIGTERM and a closed terminal end a drill as Ctrl-C does: what was started is ended first."""
-
-    def interrupt(_number: int, _frame: object) -> None:
-        signal.raise_signal(signal.SIGINT)
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _run(orders: Orders, say: Callable[[str], None]) -> Drill:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,14 @@ def test_a_quick_drill_tells_what_the_app_does_and_leaves_nothing(drilled: Place
     assert not drilled.folders.state.exists(), "a drill has nothing to do with the system of this folder"
 
 
-def test_a_drill_that_is_interrupted_ends_what_it_started(drilled: Place) -> None:
+def in_the_background() -> None:
+    """For `preexec_fn`: what a shell without job control does to `command &`, besides dying with the test."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@pytest.mark.parametrize("before", [die_with_parent, in_the_background])
+def test_a_drill_that_is_interrupted_ends_what_it_started(drilled: Place, before: Callable[[], None]) -> None:
     process = subprocess.Popen(
         [*HEADWAY, "drill", "--quick"],
         cwd=drilled.folder,
@@ -86,7 +94,7 @@ def test_a_drill_that_is_interrupted_ends_what_it_started(drilled: Place) -> Non
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=die_with_parent,
+        preexec_fn=before,
     )
     assert process.stdout is not None
     for line in process.stdout:
