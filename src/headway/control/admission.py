@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import ceil
 
 from headway.model.action import (
     Action,
@@ -20,6 +21,9 @@ from headway.model.wanted import Wanted
 
 EDGE_HANG_S = 0.8  # a live edge answers in well under a millisecond; replaced within the promised two seconds
 EDGE_START_S = 5.0  # until its first answer: a slow machine must not see it killed again and again while it starts
+
+# Of a declared limit one part stays with each class, however little it asks for, so that it never begins with nothing.
+RESERVE_PART = 8
 
 
 def reconcile(
@@ -48,14 +52,16 @@ def reconcile(
         seen = observed.replicas.get(replica.name)
         otherwise = service.limit_of(is_wsgi=seen.is_wsgi if seen else False) if service else 1
         numbers = [MAIN]
-        if service is not None and replica.phase is Phase.READY and replica.name in edge.servers:
+        if service is not None:
             numbers += [cls.number for cls in service.at] + ([SLOW] if (slow or {}).get(service.name) else [])
         streams = _streams(replica, numbers, seen, edge)
-        found = {
-            number: (limits or {}).get((replica.name, number), otherwise) + streams.get(number, 0) for number in numbers
-        }
+        own = {number: (limits or {}).get((replica.name, number), otherwise) for number in numbers}
+        if service is not None and not service.adapts and len(numbers) > 1:
+            own = _shared(replica, own[MAIN], numbers, streams, edge)
+        found = {number: own[number] + streams.get(number, 0) for number in numbers}
         actions += _one(replica, found[MAIN], edge)
-        actions += [action for number in numbers[1:] for action in _in_class(replica, number, found[number], edge)]
+        if replica.phase is Phase.READY and replica.name in edge.servers:
+            actions += [action for number in numbers[1:] for action in _in_class(replica, number, found[number], edge)]
     for name in edge.servers:
         if name not in known:
             service_name = name.rpartition(".")[0]
@@ -80,6 +86,50 @@ def _streams(
         return dict.fromkeys(sessions, seen.streams)
     at_work = dict(enumerate(cls.in_flight for cls in seen.counts.classes)) if seen.counts is not None else {}
     return {number: max(0, min(seen.streams, count - at_work.get(number, 0))) for number, count in sessions.items()}
+
+
+def _shared(
+    replica: Replica, total: int, numbers: list[int], streams: Mapping[int, int], edge: EdgeObserved
+) -> dict[int, int]:
+    """A limit that was declared is that of the whole replica: its classes share the places, by what each asks for.
+
+    HAProxy counts each class by itself, so a place is taken from one class now and given to another once it is free.
+    """
+    ready = sum(1 for name, server in edge.servers.items() if _is_sibling(name, replica) and server.admin == "ready")
+    reserve = max(1, min(total // RESERVE_PART, total // len(numbers)))
+    asked, in_force, taken = {}, {}, {}
+    for number in numbers:
+        server, queue = _server(replica, number, edge), edge.queues.get((replica.service, number))
+        held = streams.get(number, 0)
+        at_work = max(0, server.sessions - held) if server is not None else 0
+        in_force[number] = max(0, server.limit - held) if server is not None else 0
+        taken[number] = max(at_work, in_force[number])
+        waiting = ceil(queue.queued / max(1, ready)) if queue is not None else 0
+        asked[number] = max(reserve, at_work + waiting)
+    if sum(in_force.values()) == total and all(in_force[number] >= asked[number] for number in numbers):
+        return in_force  # each has what it asks for: nothing moves for its own sake
+    free = total - sum(taken.values())
+    shares = {}
+    for number, target in _fair_shares(total, asked).items():
+        more = max(0, min(target - in_force[number], free))
+        free -= more
+        shares[number] = max(1, min(target, in_force[number] + more))
+    return shares
+
+
+def _is_sibling(name: str, replica: Replica) -> bool:
+    return name.rpartition(".")[0] == replica.service
+
+
+def _fair_shares(total: int, asked: Mapping[int, int]) -> dict[int, int]:
+    """Max-min fair: who asks for little gets it, the others the same; what nobody asks for goes to the main class."""
+    shares, left = {}, total
+    in_order = sorted(asked, key=lambda number: (asked[number], -number))
+    for position, number in enumerate(in_order):
+        shares[number] = min(asked[number], left // (len(in_order) - position))
+        left -= shares[number]
+    shares[MAIN] += max(0, left)
+    return {number: max(1, shares[number]) for number in asked}
 
 
 def _server(replica: Replica, number: int, edge: EdgeObserved) -> EdgeServer | None:

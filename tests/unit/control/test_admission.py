@@ -18,7 +18,7 @@ from headway.model.action import (
     SuspendReplica,
 )
 from headway.model.observed import EdgeObserved, EdgeServer, Failure, Observed
-from headway.model.overload import FIRST_AT, MAIN, ClassCounts, Counts
+from headway.model.overload import FIRST_AT, MAIN, ClassCounts, Counts, EdgeQueue
 from headway.model.replica import Phase, Replica
 from headway.model.wanted import Wanted, WantedClass
 from headway.runtimes.local.edge_plan import edge_replicas
@@ -94,6 +94,72 @@ def test_open_streams_get_places_in_the_class_that_carries_them(
     observed = Observed(replicas={"web.1": process}, edge=at_edge)
     told = [a for a in reconcile([replica()], Wanted((service,)), observed, limits) if isinstance(a, LimitReplica)]
     assert [(action.number, action.limit) for action in told] == [(MAIN, 10 + added[0]), (FIRST_AT, 20 + added[1])]
+
+
+FIXED = replace(WEB, adapts=False, at=(WantedClass(FIRST_AT, None, 30.0), WantedClass(FIRST_AT + 1, None, 30.0)))
+FIXED_NUMBERS = (MAIN, FIRST_AT, FIRST_AT + 1)
+
+
+def fixed(
+    sessions: tuple[int, ...], queued: tuple[int, ...], in_force: tuple[int, ...], total: int = 40
+) -> dict[int, int]:
+    """Limits by class after one look, of a replica with a declared limit and three classes."""
+    servers = {n: replace(UP, sessions=s, limit=f) for n, s, f in zip(FIXED_NUMBERS, sessions, in_force, strict=True)}
+    at_edge = replace(
+        edge(web_1=servers[MAIN]),
+        classes={("web.1", number): server for number, server in servers.items() if number != MAIN},
+        queues={("web", n): EdgeQueue(queued=q) for n, q in zip(FIXED_NUMBERS, queued, strict=True)},
+    )
+    limits = {("web.1", number): total for number in FIXED_NUMBERS}
+    observed = Observed(replicas={"web.1": seen()}, edge=at_edge)
+    told = reconcile([replica()], Wanted((FIXED,)), observed, limits)
+    return dict(zip(FIXED_NUMBERS, in_force, strict=True)) | {
+        action.number: action.limit for action in told if isinstance(action, LimitReplica)
+    }
+
+
+def settled(
+    sessions: tuple[int, ...], queued: tuple[int, ...], in_force: tuple[int, ...], total: int = 40
+) -> tuple[int, ...]:
+    """The limits after some looks; they never let in more together than was declared, whatever is still at work."""
+    at_work, waiting = list(sessions), list(queued)
+    for _ in range(10):
+        in_force = tuple(fixed(tuple(at_work), tuple(waiting), in_force, total).values())
+        assert sum(max(pair) for pair in zip(at_work, in_force, strict=True)) <= max(total, sum(at_work), len(in_force))
+        for at in range(len(at_work)):  # what was at work is done, and those who wait take the places
+            there = at_work[at] + waiting[at]
+            at_work[at] = min(there, in_force[at])
+            waiting[at] = there - at_work[at]
+    return in_force
+
+
+@pytest.mark.parametrize(
+    ("sessions", "queued", "after"),
+    [
+        ((0, 0, 0), (0, 0, 0), (30, 5, 5)),
+        ((30, 0, 0), (500, 0, 0), (30, 5, 5)),
+        ((0, 5, 0), (0, 500, 0), (5, 30, 5)),
+        ((30, 5, 0), (500, 500, 0), (18, 17, 5)),
+        ((30, 5, 5), (500, 500, 500), (14, 13, 13)),
+        ((30, 5, 5), (500, 5, 500), (15, 10, 15)),
+        ((3, 5, 0), (0, 4, 0), (26, 9, 5)),
+    ],
+)
+def test_a_declared_limit_is_that_of_the_replica_and_shared_by_its_classes(
+    sessions: tuple[int, ...], queued: tuple[int, ...], after: tuple[int, ...]
+) -> None:
+    assert settled(sessions, queued, (30, 5, 5)) == after
+
+
+def test_a_declared_limit_is_shared_from_the_first_look() -> None:
+    assert fixed((0, 0, 0), (0, 0, 0), (40, 40, 40)) == {MAIN: 30, FIRST_AT: 5, FIRST_AT + 1: 5}
+    assert fixed((0, 0, 0), (0, 0, 0), (1, 1, 1), total=1) == {MAIN: 1, FIRST_AT: 1, FIRST_AT + 1: 1}
+
+
+def test_places_change_hands_when_they_are_free_and_not_for_nothing() -> None:
+    assert fixed((30, 5, 0), (90, 90, 0), (30, 5, 5)) == {MAIN: 18, FIRST_AT: 5, FIRST_AT + 1: 5}
+    assert fixed((25, 5, 0), (90, 90, 0), (18, 5, 5)) == {MAIN: 18, FIRST_AT: 10, FIRST_AT + 1: 5}
+    assert fixed((12, 3, 1), (0, 0, 0), (18, 17, 5)) == {MAIN: 18, FIRST_AT: 17, FIRST_AT + 1: 5}
 
 
 def test_why_it_is_down_is_told() -> None:
