@@ -118,6 +118,11 @@ class RuntimeApi:
         """Let requests below `prefix` queue with all others again."""
         self._quietly(f"del acl {learned_file(self._folder, service)} {learned_key(prefix)}")
 
+    def assign_only(self, service: str, keys: Sequence[str]) -> None:
+        """Let requests below these prefixes, and no others, queue in the class of slow routes."""
+        path = learned_file(self._folder, service)
+        self._quietly(f"clear acl {path}", *(f"add acl {path} {key}" for key in keys))
+
     def observe(self) -> EdgeObserved:
         """Replicas, classes and totals in one round trip; made to be called ten times a second."""
         text = self._exchange(f"show stat -1 7 -1; show table; show table {REFUSED}")

@@ -160,6 +160,27 @@ def test_limits_and_bounds_outlive_haproxy_a_reload_and_the_controller(place: Pl
     assert place.apply(place.system(sticky=True), running=True) == "", "a bound alone costs no reload"
 
 
+def test_an_edge_that_was_started_again_is_told_what_its_file_did_not_hold(place: Place) -> None:
+    place.site.release()
+    place.edge.observe(place.site.processes[-1].pid)
+    assert place.edge.assign("web", "/was-slow", SLOW) == ""
+    place.store()
+    assert place.edge.bound("web", MAIN, QueueBound(77, overloaded=True, newest_first=True)) == ""
+    assert place.edge.assign("web", "/reports", SLOW) == ""
+    assert place.edge.assign("web", "/was-slow", MAIN) == ""
+    place.crash()
+    asked = "get var proc.queue_max.main.web; get var proc.newest_first.main.web"
+    assert "<77>" not in place.site.api._exchange(asked)
+    place.edge.observe(place.site.processes[-1].pid)
+    assert [line.partition("value=")[2] for line in place.site.api._exchange(asked).splitlines() if line] == [
+        "<77>",
+        "<1>",
+    ]
+    with Clients(place.site) as clients:
+        assert clients.ask("/reports/7").came_from[4] == "1"
+        assert clients.ask("/was-slow/7").came_from[4] == "0"
+
+
 def test_a_learned_route_gets_replicas_first_and_outlives_haproxy_and_the_controller(place: Place) -> None:
     place.site.release()
     with Clients(place.site) as clients:

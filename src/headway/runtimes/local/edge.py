@@ -71,6 +71,7 @@ class Edge:
         self._unreachable_since_s: float | None = None
         self._unreachable_pid: int | None = None
         self._answered_pid: int | None = None
+        self._told_pid: int | None = None  # the process that was told what is in force
         self.reloads = 0
         self.urls: tuple[str, ...] = ()
 
@@ -299,6 +300,8 @@ class Edge:
                 answered=self._answered_pid == pid,
             )
         self._unreachable_since_s, self._answered_pid, self._totals = None, pid, seen.totals
+        if self._told_pid is None or (self._told_pid != pid and not _told(self._tell_again)):
+            self._told_pid = pid
         return EdgeObserved(
             pid=pid,
             reachable=True,
@@ -308,6 +311,15 @@ class Edge:
             clients=max((cls.clients for cls in seen.classes), default=0),
             learned=dict(self._told.learned),
         )
+
+    def _tell_again(self) -> None:
+        """Another process began with its file, which may be older than what its predecessor was told."""
+        for (service, number), bound in self._told.bounds.items():
+            self._api.bound(service, number, bound)
+        for service, keys in self._told.learned.items():
+            if keys:
+                self._open_slow(service)
+            self._api.assign_only(service, keys)
 
     def admit(self, service: str, name: str, address: str, limit: int, number: int = MAIN) -> str:
         """Add a replica to a class, or set one that is known there ready again."""
