@@ -155,12 +155,15 @@ def test_a_window_holds_what_was_sampled_lately_and_nothing_else(looks) -> None:
         assert all(window.since_s <= window.turned_s <= now_s for window in windows.values())
 
 
-@given(st.lists(st.tuples(st.integers(-1, 2**40), st.integers(0, 5000)), max_size=40), st.integers(0, 2**40))
-def test_what_a_request_costs_only_grows(looks, share_bytes) -> None:
-    state = memory.Footprint()
-    for rss_bytes, in_flight in looks:
-        before, state = state, memory.observe(state, rss_bytes, in_flight)
-        assert state.request_bytes >= before.request_bytes
+@given(st.lists(st.tuples(st.integers(-1, 2**40), st.integers(0, 5000), ANY_FLOAT), max_size=40), st.integers(0, 2**40))
+def test_what_a_request_costs_shows_only_while_more_come(looks, share_bytes) -> None:
+    state, fewest_before = memory.Footprint(), 5000
+    for rss_bytes, in_flight, duration_s in looks:
+        before, state = state, memory.observe(state, rss_bytes, in_flight, duration_s)
+        assert state.request_bytes >= 0
+        if in_flight <= fewest_before:
+            assert state.request_bytes <= before.request_bytes
+        fewest_before = min(fewest_before, in_flight)
         assert not before.idle_bytes or state.idle_bytes <= before.idle_bytes
         most = memory.ceiling(state, share_bytes)
         assert most is None or most >= 1

@@ -142,7 +142,7 @@ def _service(
         longest_s = max(longest_s, did.duration_s)
         foot = before.footprints.get(replica.name, memory.Footprint())
         if seen is not None and seen.alive and did.new:
-            foot = memory.observe(foot, seen.rss_bytes, seen.in_flight)
+            foot = memory.observe(foot, seen.rss_bytes, seen.in_flight, did.duration_s)
         footprints[replica.name] = foot
         if (seen is None or seen.counts is None) and (replica.name, MAIN) not in before.limiters:
             left = _left_in_force(before, service, replica, seen, observed.edge)
