@@ -4,9 +4,9 @@ A queue without a bound makes everybody late; one bound for all lets the unimpor
 class has a bound, which those of low criticality reach sooner. The figures change ten times a second and must not cost
 a reload: they are variables of the HAProxy process, set through its run-time API, and `global` begins with the last.
 
-Refusing is told apart from counting: a rule that would refuse only marks the request, by tracking the class in the
-table `headway.refused`, and one more rule answers 503 to what is marked. Without that one (overload = "observe") all is
-as it was, and the table holds what would have been refused.
+A rule that refuses only marks the request, by tracking the class in the table `headway.refused`, which counts, and one
+more rule answers 503 to what is marked. Where nothing is to be refused (overload = "observe") there are no rules at
+all: requests are answered as they come, and `headway.edge.unrefused` counts.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ CLIENT_EXPIRES_S = 5  # whoever was silent for so long is no active client any m
 
 # Of the queue, what each level compares with the bound: critical_plus may fill it twice, critical once, sheddable_plus
 # to three quarters, sheddable to the half. Rules come after `waits`, so that one may wait whatever the bound.
+FILLED = (2.0, 1.0, 0.75, 0.5)
 _FILLED = ("queue,div(2)", "queue", "queue,mul(4),div(3)", "queue,mul(2)")
 
 # RFC 9218: u=0 to u=7, 3 when nothing is said. What a client says of itself can only make it less important.
@@ -101,6 +102,8 @@ def classes(service: EdgeService) -> Iterator[EdgeClass]:
 
 def queue_lines(service: EdgeService, cls: EdgeClass) -> list[str]:
     """The rules of a backend that decide about its queue; they come after the cookie of a sticky service."""
+    if not service.refuses:
+        return ['# overload = "observe": nothing is refused, and who came first goes first.']
 
     def proc(field: str) -> str:
         return variable(field, service.name, cls.number)
@@ -149,12 +152,10 @@ def queue_lines(service: EdgeService, cls: EdgeClass) -> list[str]:
         lines.append(f"{refused} if {waits} {{ prio_class lt 0 }} {{ queue,div(3),sub({proc('queue_max')}) ge 0 }}")
     share = f"{{ sc_gpc0_rate(1),sub({proc('client_per_s')}) ge 0 }}"
     lines.append(f"{refused} if {waits} {{ sc_tracked(1) }} {{ var({proc('client_per_s')}) -m int gt 0 }} {share}")
-    if service.refuses:
-        lines.append("http-request return status 503 default-errorfiles if { sc_tracked(3) }")
-    else:
-        lines.append('# Only counted, for overload = "observe": nothing is refused.')
-    passes = "" if service.refuses else " !{ sc_tracked(3) }"
-    lines.append(f"http-request sc-inc-gpc0(1) if {{ sc_tracked(1) }}{passes}")
+    lines += [
+        "http-request return status 503 default-errorfiles if { sc_tracked(3) }",
+        "http-request sc-inc-gpc0(1) if { sc_tracked(1) }",
+    ]
     return lines
 
 

@@ -205,6 +205,24 @@ def test_a_learned_route_gets_replicas_first_and_outlives_haproxy_and_the_contro
         assert clients.ask("/reports").came_from[4] == "0"
 
 
+def test_what_would_have_been_refused_is_counted_where_nothing_is(place: Place) -> None:
+    assert place.apply(place.system(overload="observe"), running=True) == "reloaded"
+    assert place.edge.bound("web", MAIN, QueueBound(2)) == ""
+
+    def refused() -> int:
+        return place.edge.observe(place.site.processes[-1].pid).queues["web", MAIN].refused
+
+    with Clients(place.site) as clients:
+        asked = clients.occupy(2)
+        for name, would_be in (("a", 0), ("b", 0), ("c", 1), ("d", 2), ("e", 3)):
+            asked.append(clients.wait(name, priority="u=7"))
+            assert refused() == would_be
+        place.site.release()
+        assert {answer.result().status for answer in asked} == {200}
+        assert clients.ask("/after").status == 200
+        assert refused() == 3
+
+
 def test_a_replica_is_drained_and_removed_in_every_class(place: Place) -> None:
     assert place.edge.assign("web", "/reports", SLOW) == ""
     assert place.edge.drain("web", "web.2") == ""

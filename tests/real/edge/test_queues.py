@@ -64,14 +64,15 @@ def test_a_bound_is_set_at_run_time_for_one_class_alone() -> None:
             assert (clients.queue.refused, others.queue.refused) == (0, 1)
 
 
-def test_observing_refuses_nothing_and_counts_what_would_have_been() -> None:
+def test_observing_refuses_nothing_and_keeps_everybody_in_order() -> None:
     with Site() as site:
-        web = site.service(limit=1, deadline_s=LONG_S, bound=QueueBound(2), refuses=False)
-        site.start(site.plan(web))
+        bound = QueueBound(2, overloaded=True, newest_first=True, floor_per_s=100, client_per_s=1)
+        site.start(site.plan(site.service(limit=1, deadline_s=LONG_S, bound=bound, refuses=False)))
         with Clients(site) as clients:
-            asked = [*clients.occupy(), *(clients.wait(f"{number}") for number in range(5))]
-            assert clients.queue.refused == 3
-            site.release()
+            asked = clients.occupy()
+            names = ("a", "b", "c", "d", "e")
+            asked += [clients.wait(name, priority=f"u={7 - at}") for at, name in enumerate(names)]
+            assert clients.order() == list(names)
             assert {answer.result().status for answer in asked} == {200}
 
 

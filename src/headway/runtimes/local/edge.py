@@ -22,9 +22,10 @@ from headway.edge.render import render
 from headway.edge.routes import learned_key
 from headway.edge.runtime_api import RuntimeApi
 from headway.edge.servers import draining_file, learned_file
+from headway.edge.unrefused import Unrefused, look
 from headway.errors import HeadwayError, MachineError
 from headway.model.declared import System
-from headway.model.edge import EdgePlan, EdgeReplica
+from headway.model.edge import EdgePlan, EdgeReplica, EdgeService
 from headway.model.observed import EdgeObserved, EdgeServer
 from headway.model.overload import MAIN, SLOW, QueueBound, class_name
 from headway.model.replica import Phase, Replica
@@ -68,6 +69,7 @@ class Edge:
         self._shape = ""
         self._certificate_seen: tuple[float, ...] = ()
         self._totals: EdgeTotals | None = None
+        self._unrefused: dict[tuple[str, int], Unrefused] = {}
         self._unreachable_since_s: float | None = None
         self._unreachable_pid: int | None = None
         self._answered_pid: int | None = None
@@ -302,14 +304,33 @@ class Edge:
         self._unreachable_since_s, self._answered_pid, self._totals = None, pid, seen.totals
         if self._told_pid is None or (self._told_pid != pid and not _told(self._tell_again)):
             self._told_pid = pid
+        queues = seen.queues()
+        self._unrefused = look(self._unrefused, self._in_force(), seen)
+        for key, unrefused in self._unrefused.items():
+            queues[key] = replace(queues[key], refused=unrefused.refused)
         return EdgeObserved(
             pid=pid,
             reachable=True,
             servers={state.name: _server(state) for state in seen.replicas if state.number == MAIN},
             classes={(state.name, state.number): _server(state) for state in seen.replicas if state.number != MAIN},
-            queues=seen.queues(),
+            queues=queues,
             clients=max((cls.clients for cls in seen.classes), default=0),
             learned=dict(self._told.learned),
+        )
+
+    def _in_force(self) -> tuple[EdgeService, ...]:
+        """The services with the bounds that were told last: the file is written a little later."""
+        bounds = self._told.bounds
+        return tuple(
+            replace(
+                service,
+                bound=bounds.get((service.name, MAIN), service.bound),
+                classes=tuple(
+                    replace(cls, bound=bounds.get((service.name, cls.number), cls.bound)) for cls in service.classes
+                ),
+            )
+            for service in (self._plan_stored.services if self._plan_stored else ())
+            if not service.refuses
         )
 
     def _tell_again(self) -> None:
