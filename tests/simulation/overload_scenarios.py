@@ -114,6 +114,14 @@ def _falls_silent(world: World) -> None:
     world.tells = lambda counts: counts
 
 
+def _hangs(world: World) -> None:
+    world.offer(1500.0)
+    world.until(10.0)
+    world.app = (replace(APP, wait_s=lambda _: 30.0 - world.now_s),)  # whatever began comes back at the same moment
+    world.until(30.0)
+    world.app = (APP,)
+
+
 def _at_once(requests: int) -> Callable[[World], object]:
     return lambda world: world.burst(requests)
 
@@ -154,6 +162,13 @@ _add(
         "The same for two minutes",
         140.0,
         turns((10.0, HANGING), (130.0, APP), rate_per_s=1500.0),
+    ),
+    Scenario(
+        "nothing-comes",
+        "Nothing comes back for 20 s",
+        50.0,
+        _hangs,
+        marks=((10.0, "hangs"), (30.0, "is back")),
     ),
     Scenario(
         "faster-again",

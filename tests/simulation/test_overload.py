@@ -74,6 +74,15 @@ def test_a_constant_time_out_is_not_read_as_health(name: str, back_s: float) -> 
         assert world.goodput(back_s + 2, SCENARIOS[name].end_s) >= 0.95 * CAPACITY_PER_S
 
 
+def test_silence_is_not_read_as_room() -> None:
+    for world in worlds("nothing-comes"):
+        before = max(world.limits(9, 10))
+        assert max(world.limits(10, 30)) <= 2 * before
+        assert world.goodput(31, 50) >= 0.95 * CAPACITY_PER_S
+        assert max(world.limits(31, 50)) <= 32
+        assert world.took_s(31, 50, 0.99) <= 0.24
+
+
 def test_fast_errors_do_not_pass_for_quick_answers() -> None:
     quick_errors_per_s = CAPACITY_PER_S / (0.5 + 0.5 * 0.05)  # half of all, each a twentieth of the computing
     for world in worlds("fast-errors"):
@@ -174,7 +183,7 @@ def test_readings_that_come_late_or_never_cost_little() -> None:
 def test_a_service_time_above_the_slo_does_not_collapse_the_throughput() -> None:
     for world in worlds("beyond-slo"):
         assert world.throughput(10, 120) >= 0.90 / BEYOND.cpu_s
-        assert min(world.throughput(at_s, at_s + 10) for at_s in range(10, 120, 10)) >= 0.75 / BEYOND.cpu_s
+        assert min(world.throughput(at_s, at_s + 10) for at_s in range(10, 120, 10)) >= 0.70 / BEYOND.cpu_s
 
 
 def test_a_service_time_that_is_within_the_slo_again_is_found_again() -> None:

@@ -49,7 +49,10 @@ HOPELESS_FACTOR = 2.5  # times the service time that was found hopeless: the lim
 FAILING_MIN = 4.0  # while nothing succeeds: enough to see at once when something does again
 STUCK_S = 0.5  # nothing came back for so long, and the processor is idle: requests wait, so more may wait
 STUCK_GROWTH = 1.5
-COLD_GROWTH = 4.0  # before the first answer ever: a burst of slow requests must not wait for a limit to be learned
+STUCK_MAX = 2.0  # times what it was when the last answers came: without any, nothing says that more is better
+# Before the first answer ever: a burst of slow requests must not wait for a limit to be learned. Once, where there is an
+# SLO, for what takes longer than that is late at any limit.
+COLD_GROWTH = 4.0
 IDLE_CPU, CONTENDED_CPU = 0.5, 0.9  # of a core
 YIELD = 0.8
 
@@ -103,6 +106,7 @@ class Limiter:
     service_s: float = 0.0
     cpu_s: float = 0.0
     stuck_s: float = 0.0
+    heard_limit: int = 0  # in force when the last answers came, since it was raised without any; 0 = it was not
     sour: bool = False  # what came back last was no good answer
     late_s: float = 0.0  # answers were late though the limit was not reached
     typical_s: float = 0.0  # service time of the last whole window
@@ -193,9 +197,15 @@ def _nothing_came(state: Limiter, seen: Measured, bounds: Bounds) -> Limiter:
     # Where only failures come back something hangs behind the replica, and more requests would hang with the others.
     if stuck_s < patience_s or seen.cpu_share > IDLE_CPU or state.sour:
         return replace(state, stuck_s=stuck_s)
-    growth = COLD_GROWTH if is_cold else STUCK_GROWTH
-    raised = _at(state, state.limit * growth + 1, bounds, "its requests wait, its processor is idle")
-    return replace(raised, skip_s=0.0)
+    heard = state.heard_limit or state.limit
+    if is_cold:
+        growth, most = COLD_GROWTH, heard * COLD_GROWTH if bounds.slo_s is not None else bounds.ceiling
+    else:
+        growth, most = STUCK_GROWTH, heard * STUCK_MAX
+    if state.limit >= most:
+        return replace(state, stuck_s=stuck_s)
+    raised = _at(state, min(most, state.limit * growth + 1), bounds, "its requests wait, its processor is idle")
+    return replace(raised, skip_s=0.0, heard_limit=heard)
 
 
 def _judge(state: Limiter, bounds: Bounds, now_s: float, *, contended: bool) -> Limiter:
@@ -203,6 +213,7 @@ def _judge(state: Limiter, bounds: Bounds, now_s: float, *, contended: bool) -> 
     if not state.completed:
         fewer = max(state.centre * exp(-0.1), min(state.centre, FAILING_MIN))
         return _at(state, fewer, bounds, f"none of {state.failed} answers was a good one")
+    state = replace(state, heard_limit=0)
     now = Sample(state.limit, state.completed / state.window_s, state.service_s / state.completed)
     if not state.floor_s or now.service_s < state.floor_s or now_s - state.floor_at_s > FLOOR_KEPT_S:
         state = replace(state, floor_s=now.service_s, floor_at_s=now_s)
