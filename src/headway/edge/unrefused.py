@@ -41,8 +41,8 @@ def step(before: Unrefused | None, *, queued: int, arrived: int, begun: int, que
 def look(before: dict[Key, Unrefused], services: tuple[EdgeService, ...], seen: EdgeObserved) -> dict[Key, Unrefused]:
     """Of all classes of services where nothing is refused; their bounds are those in force."""
     begun: dict[Key, int] = {}
-    for state in seen.replicas:
-        begun[state.service, state.number] = begun.get((state.service, state.number), 0) + state.requests
+    for server in seen.replicas:
+        begun[server.service, server.number] = begun.get((server.service, server.number), 0) + server.requests
     found = {(cls.service, cls.number): cls for cls in seen.classes}
     after: dict[Key, Unrefused] = {}
     for service in services:
