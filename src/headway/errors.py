@@ -6,7 +6,13 @@
     ├── EngineError          HAProxy, PostgreSQL or an interpreter is missing or refuses: install or repair it
     ├── MachineError         the machine refuses: a port, a descriptor limit, a folder, a full disk
     ├── NotRunning           nothing runs here: start it first
-    └── Conflict             somebody else is at it: wait or stop them
+    ├── Conflict             somebody else is at it: wait or stop them
+    └── DatabaseError        the app's database, as the app itself meets it
+        ├── DatabaseBusy     too many transactions at once: answer 503, come again (Headway's worker does so by itself)
+        ├── ServerDown       the server of these keys does not answer; others may: as above
+        ├── ShardMoved       the shard went to another server, nothing was committed: do the transaction again
+        ├── WrongShard       a row of another shard's key: check out the shard of that key
+        └── CannotScatter    the statement cannot be answered over all shards: what, and what can
 
 Every error is one sentence that says where and what, and a hint that says what to run or change.
 """
@@ -66,3 +72,36 @@ class NotRunning(HeadwayError):
 
 class Conflict(HeadwayError):
     """The request collides with something under way: a second apply, a system that runs already."""
+
+
+class DatabaseError(HeadwayError):
+    """What the app meets of its database besides the driver's own errors."""
+
+    # Read by the worker around the app: an unhandled one is answered with 503 and this Retry-After, in seconds.
+    retry_after_s: int = 0
+
+
+class DatabaseBusy(DatabaseError):
+    """No place at the server within the time that this transaction may wait. Nothing was done."""
+
+    retry_after_s = 1
+
+
+class ServerDown(DatabaseError):
+    """The server does not answer. Before a statement was sent: nothing was done."""
+
+    retry_after_s = 1
+
+
+class ShardMoved(DatabaseError):
+    """The shard moved during the transaction, of which nothing was committed. `run` repeats it by itself."""
+
+    retry_after_s = 1
+
+
+class WrongShard(DatabaseError):
+    """A row with a key of another shard than the one checked out. Nothing was written."""
+
+
+class CannotScatter(DatabaseError):
+    """The statement cannot be run over all shards with the same answer as over one table."""

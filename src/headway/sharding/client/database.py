@@ -1,0 +1,125 @@
+"""`database(name)`: what the app holds of a declared database."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from headway.model.sharding import ShardMap
+from headway.sharding.client.place import MAP_WAIT_S, Places
+from headway.sharding.client.told import told
+
+if TYPE_CHECKING:
+    from headway.sharding.client.checkout import CheckOut, Pool
+    from headway.sharding.client.sync import SyncDatabase
+
+Result = TypeVar("Result")
+
+
+class Database:
+    """A database by its declared name. Made once a process by `database(name)`; nothing is opened before it is used.
+
+    A plain database has the same interface; its one shard takes any key, also none.
+    """
+
+    def __init__(self, name: str, places: Places) -> None:
+        self.name = name
+        self._places = places
+        self._pools: dict[asyncio.AbstractEventLoop, Pool] = {}
+        self._pool: Pool | None = None
+        self._sync: SyncDatabase | None = None
+        self._lock = threading.Lock()
+
+    def at(self, key: object = None, *, wait_s: float | None = None) -> CheckOut:
+        """`async with database.at(key) as connection`: a native asyncpg connection on that key's shard.
+
+        Waits `wait_s` at most for a place among the transactions at work. Raises DatabaseBusy when there is none,
+        ServerDown when the server does not answer, ShardMoved when the shard moved during the transaction (nothing was
+        committed), WrongShard when a row of another shard's key was written, WrongKey (a TypeError) for a key of
+        another type than the declared column's, and the driver's own errors.
+        """
+        from headway.sharding.client.checkout import CheckOut
+
+        return CheckOut(self._loop_pool(), key, self._places.told.wait_s if wait_s is None else wait_s)
+
+    async def run(
+        self,
+        key: object,
+        function: Callable[..., Awaitable[Result]],
+        *arguments: Any,
+        wait_s: float | None = None,
+    ) -> Result:
+        """Run `function(connection, *arguments)` in a transaction on the key's shard, and give what it gives.
+
+        It is run again as a whole while its shard moves, and when the database gave another transaction precedence
+        (serialization failure, deadlock): it must do nothing outside the database that cannot be done twice.
+        """
+        from headway.sharding.client.checkout import run
+
+        wait_s = self._places.told.wait_s if wait_s is None else wait_s
+        return await run(self._loop_pool(), key, function, arguments, wait_s)
+
+    @property
+    def sync(self) -> SyncDatabase:
+        """The same for code that is not asynchronous, on psycopg."""
+        if self._sync is None:
+            from headway.sharding.client.sync import SyncDatabase
+
+            with self._lock:
+                self._sync = self._sync or SyncDatabase(self._places)
+        return self._sync
+
+    def shard_of(self, key: object) -> int:
+        """The number of the key's shard; blocks until the map is loaded the first time."""
+        return self._places.find(self.map, key).shard
+
+    @property
+    def map(self) -> ShardMap:
+        """The newest known map; blocks until it is loaded the first time. ServerDown when that fails."""
+        watch = self._places.watch
+        found = self._places.map
+        if found is None:
+            assert watch is not None
+            found = watch.wait(lambda _: True, MAP_WAIT_S)
+            if found is None:
+                raise watch.missing()
+        return found
+
+    async def close(self) -> None:
+        """Close the connections that this event loop holds; they open again when they are needed."""
+        pool = self._pools.pop(asyncio.get_running_loop(), None)
+        if pool is not None:
+            self._pool = None
+            await pool.close()
+
+    def _loop_pool(self) -> Pool:
+        loop = asyncio.get_running_loop()
+        pool = self._pool
+        if pool is not None and pool.loop is loop:
+            return pool
+        pool = self._pools.get(loop)
+        if pool is None:
+            from headway.sharding.client.checkout import Pool
+
+            for ended in [other for other in self._pools if other.is_closed()]:
+                self._pools.pop(ended, None)
+            pool = self._pools[loop] = Pool(self._places)
+        self._pool = pool
+        return pool
+
+
+_databases: dict[str, Database] = {}
+_lock = threading.Lock()
+
+
+def database(name: str) -> Database:
+    """The declared database `name`, the same object each time. NotRunning when this process was told of none."""
+    found = _databases.get(name)
+    if found is None:
+        with _lock:
+            found = _databases.get(name)
+            if found is None:
+                found = _databases[name] = Database(name, Places(told(name)))
+    return found

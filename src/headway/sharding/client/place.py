@@ -1,0 +1,161 @@
+"""Where a key's transaction goes: its shard, the server of that shard, and what an error says about the two.
+
+Shared by the asynchronous and the plain client, which differ only in how they wait.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+
+from headway.errors import DatabaseBusy, DatabaseError, ServerDown, ShardMoved, WrongShard
+from headway.model.sharding import FENCED, ShardMap, ShardServer, schema_name
+from headway.sharding.client.permits import Permits
+from headway.sharding.client.told import Told
+from headway.sharding.client.watch import MapWatch
+from headway.sharding.keys import SHARD_OF
+
+# What a server answers that has given a shard away: fenced, without rights, without its tables or its schema.
+MOVED = frozenset({FENCED, "42501", "42P01", "3F000"})
+# What a transaction function is repeated for besides: another one was first.
+AGAIN = frozenset({"40001", "40P01"})
+REFERENCE_SCHEMA = "headway_reference"
+FENCE_WAIT_S = 1.0  # while a shard is about to be handed over
+MAP_WAIT_S = 5.0
+NEWER_WAIT_S = 0.5  # an error says that the map is old: the newer one is on its way
+AGAIN_MAX = 20
+_DOWN_S = 0.5
+# SQLSTATEs with which a server refuses a connection because of its own state.
+_NOT_NOW = ("57P03", "53300", "08")
+
+
+class Place:
+    """A shard on a server, by one map."""
+
+    __slots__ = ("map", "server", "shard")
+
+    def __init__(self, map_: ShardMap, shard: int, server: str) -> None:
+        self.map, self.shard, self.server = map_, shard, server
+
+
+class Places:
+    """The shards of one database, and the permits of its servers. One in a process."""
+
+    def __init__(self, told: Told) -> None:
+        self.told = told
+        self.watch = MapWatch(told.name, told.url) if told.is_sharded else None
+        self._permits: dict[str, Permits] = {}
+        self._down_until_s: dict[str, float] = {}
+        self._lock = threading.Lock()
+        self._plain = ShardMap(told.name, 1, ("main",), {"main": ShardServer("main", told.url)})
+
+    @property
+    def map(self) -> ShardMap | None:
+        """The newest known map; None: not loaded yet."""
+        return self._plain if self.watch is None else self.watch.map
+
+    def find(self, map_: ShardMap, key: object) -> Place:
+        """The place of a key. WrongKey (a TypeError) when it is of another type."""
+        if self.watch is None:
+            return Place(map_, 0, "main")
+        owners = map_.owners
+        shard = SHARD_OF[map_.kind](key, len(owners))
+        return Place(map_, shard, owners[shard])
+
+    def schemas(self, shard: int) -> str:
+        """The search_path of a shard; empty for a plain database."""
+        if self.watch is None:
+            return ""
+        return f'"{schema_name(self.told.name, shard)}", {REFERENCE_SCHEMA}'
+
+    def url(self, map_: ShardMap, server: str) -> str:
+        """The URL of a server, with the password."""
+        return self.told.url if self.watch is None else self.told.url_of(server, map_.servers[server].url)
+
+    def permits(self, server: str) -> Permits:
+        """The permits of a server."""
+        found = self._permits.get(server)
+        if found is None:
+            with self._lock:
+                found = self._permits.get(server)
+                if found is None:
+                    name = f"{self.told.name}.{server}"
+                    found = self._permits[server] = Permits(name, self.told.active_max, self.told.folder)
+        return found
+
+    # -- servers that do not answer ----------------------------------------------------------------------------------
+
+    def check_up(self, server: str) -> None:
+        """ServerDown at once where a connection has just failed: its callers must not each wait for a time-out."""
+        until_s = self._down_until_s.get(server, 0.0)
+        if until_s and time.monotonic() < until_s:
+            raise self.down(server, "it did not answer just now")
+
+    def failed(self, server: str, error: BaseException) -> BaseException:
+        """A connection could not be made: the error to raise, and a word to those who come next."""
+        state = str(getattr(error, "sqlstate", None) or "")
+        text = str(error)
+        is_state = state.startswith(_NOT_NOW) or not state
+        if not is_state:
+            return error  # a wrong password, no such database: the driver's own says it best
+        if state != "53300":
+            self._down_until_s[server] = time.monotonic() + _DOWN_S
+        told = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+        return self.down(server, told)
+
+    def answered(self, server: str) -> None:
+        """A connection was made."""
+        self._down_until_s.pop(server, None)
+
+    def down(self, server: str, why: str) -> ServerDown:
+        """The error for a server that cannot be reached."""
+        which = f"server {server} of database {self.told.name}" if self.watch else f"database {self.told.name}"
+        return ServerDown(f"{which} does not answer: {why}", hint="headway status")
+
+    def busy(self, server: str, waited_s: float) -> DatabaseBusy:
+        """The error for one who has waited long enough."""
+        which = f"server {server} of database {self.told.name}" if self.watch else f"database {self.told.name}"
+        return DatabaseBusy(
+            f"{which} is busy: no place within {waited_s:.3g} s ({self.told.active_max} transactions work at once)",
+            hint="Fewer requests at once, quicker transactions, or more servers: headway walls",
+        )
+
+    # -- what an error says -------------------------------------------------------------------------------------------
+
+    def may_have_moved(self, error: BaseException | None) -> bool:
+        """Whether an error may come from an old map."""
+        return self.watch is not None and getattr(error, "sqlstate", None) in MOVED
+
+    def is_elsewhere(self, place: Place) -> Callable[[ShardMap], bool]:
+        """Whether a map has the shard on another server, or as about to go there."""
+        return lambda map_: map_.owners[place.shard] != place.server or place.shard in map_.fenced
+
+    def read(self, place: Place, error: BaseException, newest: ShardMap | None) -> BaseException:
+        """The error to raise, when the newest map is known: ShardMoved, or the driver's own."""
+        is_fenced = getattr(error, "sqlstate", None) == FENCED
+        if is_fenced or (newest is not None and self.is_elsewhere(place)(newest)):
+            return ShardMoved(
+                f"shard {place.shard} of database {self.told.name} is moving to another server; nothing was committed",
+                hint="Do the whole transaction again; `run` does so by itself.",
+            )
+        return error
+
+    def wrong_shard(self, place: Place, error: BaseException) -> DatabaseError | None:
+        """WrongShard for a row that the constraint of its table refused."""
+        if getattr(error, "sqlstate", None) != "23514":
+            return None
+        details = getattr(error, "diag", error)
+        if getattr(details, "constraint_name", None) != "headway_shard":
+            return None
+        table = getattr(details, "table_name", "a table")
+        return WrongShard(
+            f"{table}: the row's key is of another shard than the one checked out ({place.shard})",
+            hint="Check out by the key of the row that is written.",
+        )
+
+
+def pause_s(attempt: int) -> float:
+    """Before a transaction is repeated: a few milliseconds, doubling, by chance."""
+    return float(min(0.1, 0.002 * 2**attempt) * (0.5 + random.random() / 2))

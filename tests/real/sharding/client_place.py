@@ -1,0 +1,116 @@
+"""A sharded database on real servers, laid out by hand: what the app's client works on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+from postgresql_place import Place
+
+from headway.model.sharding import MAP_CHANNEL, ShardServer, TableKey, schema_name, spread
+from headway.sharding import settings
+from headway.sharding.catalog import create_catalog
+from headway.sharding.client.database import Database
+from headway.sharding.client.place import Places
+from headway.sharding.client.told import DATABASES_VARIABLE, RUN_VARIABLE, told
+from headway.sharding.keys import shard_sql
+from headway.sharding.postgresql import Server
+from headway.sharding.url import without_password
+
+TABLES = """
+CREATE TABLE "{schema}".orders (
+    customer_id bigint NOT NULL, id bigint NOT NULL, note text NOT NULL DEFAULT '', count int NOT NULL DEFAULT 0,
+    PRIMARY KEY (customer_id, id),
+    CONSTRAINT headway_shard CHECK ({slot} = {shard})
+);
+"""
+
+
+@dataclass
+class Sharded:
+    """`orders`, in `shards` schemas on two servers; the app's role owns nothing."""
+
+    place: Place
+    shards: int
+    servers: dict[str, Server] = field(default_factory=dict)
+
+    def admin(self, name: str) -> psycopg.Connection[tuple[object, ...]]:
+        server = self.servers[name]
+        return psycopg.connect(
+            host=str(server.socket_folder),
+            port=server.port,
+            user=settings.SUPERUSER,
+            dbname=server.database,
+            autocommit=True,
+        )
+
+    def create(self) -> None:
+        names = tuple(self.servers)
+        owners = spread(self.shards, names)
+        for name in names:
+            with self.admin(name) as connection:
+                role = self.servers[name].role
+                for shard in [shard for shard, owner in enumerate(owners) if owner == name]:
+                    self.make_shard(connection, shard, role)
+        with self.admin(names[0]) as connection:
+            servers = [ShardServer(name, without_password(server.url)) for name, server in self.servers.items()]
+            keys = {"orders": TableKey("customer_id", "int")}
+            create_catalog(connection, system="shop", database="orders", servers=servers, owners=owners, keys=keys)
+            connection.execute(f"GRANT USAGE ON SCHEMA headway TO {role}")
+            connection.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA headway TO {role}")
+
+    def make_shard(self, connection: psycopg.Connection[tuple[object, ...]], shard: int, role: str) -> None:
+        schema = schema_name("orders", shard)
+        slot = shard_sql("customer_id", self.shards, "int")
+        connection.execute(f'CREATE SCHEMA "{schema}"')
+        connection.execute(TABLES.format(schema=schema, slot=slot, shard=shard))  # type: ignore[arg-type]
+        connection.execute(f'GRANT USAGE ON SCHEMA "{schema}" TO {role}')  # type: ignore[arg-type]
+        connection.execute(f'GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA "{schema}" TO {role}')  # type: ignore[arg-type]
+
+    def environ(self, **more: object) -> dict[str, str]:
+        """What Headway would tell an app."""
+        run = self.place.folder / "app"
+        run.mkdir(mode=0o700, exist_ok=True)
+        entry = {
+            "kind": "sharded",
+            "catalog": self.servers["s1"].url,
+            "logins": {
+                name: {"user": server.role, "password": server.password} for name, server in self.servers.items()
+            },
+            "active_max": 4,
+            **more,
+        }
+        return {DATABASES_VARIABLE: json.dumps({"orders": entry}), RUN_VARIABLE: str(run)}
+
+    def database(self, **more: object) -> Database:
+        """The app's view, as a process of its own would have it."""
+        return Database("orders", Places(told("orders", self.environ(**more))))
+
+    def tell(self, statement: str) -> None:
+        """Change the catalog, as a move would."""
+        with self.admin("s1") as connection, connection.transaction():
+            connection.execute(statement)  # type: ignore[arg-type]
+            connection.execute("UPDATE headway.catalog SET epoch = epoch + 1")
+            connection.execute(f"SELECT pg_notify('{MAP_CHANNEL}', '')")
+
+
+@contextmanager
+def sharded(place: Place, shards: int = 16, servers: int = 2) -> Iterator[Sharded]:
+    found = Sharded(place, shards)
+    for number in range(1, servers + 1):
+        found.servers[f"s{number}"], _ = place.start(f"orders.s{number}")
+    found.create()
+    yield found
+
+
+def cpus() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def run_folder(environ: dict[str, str]) -> Path:
+    return Path(environ[RUN_VARIABLE])
