@@ -1,7 +1,7 @@
 """Breaks one part of a running system under load and watches until all is as before.
 
-A hang is always ended: whatever happens to the one who watches (an error, Ctrl-C), a process that was stopped is told
-to go on. Signals go to a pid *and* the moment its process started, so that no other process is ever hit.
+A hang is always ended (lab.hang): whatever happens to the one who watches (an error, Ctrl-C, SIGKILL), what was stopped
+is told to go on. Signals go to a pid *and* the moment its process started, so that no other process is ever hit.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from headway.errors import Conflict, HeadwayError
 from headway.lab.aftermath import PATIENCE_S, Aftermath, Look
 from headway.lab.fault import FAILED_BEFORE_MAX, Fault, slow_bound_s
 from headway.lab.fault_verdict import Broken
+from headway.lab.hang import Hang
 from headway.lab.outcome import LoadResult, Progress
 from headway.lab.steady import SteadyLoad
 from headway.model.units import format_duration
@@ -110,6 +111,7 @@ class _Watching:
         self._aftermath, self._say = aftermath, say
         self._journal = Tail(str(folders.journal))
         self._began_s = self._began_at = 0.0
+        self._hang: Hang | None = None
         self._released = False
         self._said: set[str] = set()
 
@@ -121,34 +123,37 @@ class _Watching:
         if start_ticks(part.pid) != part.ticks:
             raise Conflict(f"{part.label} has become another process just now", hint="try again")
         limit_s = PATIENCE_S + (fault.for_s if fault.how == "hang" else 0.0)
+        if fault.how == "hang":
+            self._hang = Hang(part.pid, part.ticks, fault.for_s)
         try:
             self._began_s, self._began_at = time.monotonic(), time.time()
-            number = signal.SIGKILL if fault.how == "kill" else signal.SIGSTOP
-            if not send_signal(part.pid, part.ticks, number):
+            if not self._done(part.pid, part.ticks):
                 raise HeadwayError(
                     f"{part.label} (pid {part.pid}) cannot be signalled: it is gone, or another user's",
                     hint="headway status; run this as the user who started the system",
                 )
-            lasting = f", for {format_duration(fault.for_s)} at most" if fault.how == "hang" else ""
-            self._say(f"0 ms      {part.label} {fault.done} ({number.name}, pid {part.pid}){lasting}")
+            lasting = f", for {format_duration(fault.for_s)} at most" if self._hang else ""
+            name = "SIGSTOP" if self._hang else "SIGKILL"
+            self._say(f"0 ms      {part.label} {fault.done} ({name}, pid {part.pid}){lasting}")
             while (at_s := time.monotonic() - self._began_s) < limit_s and not self._aftermath.is_over(at_s):
-                if fault.how == "hang" and at_s >= fault.for_s:
+                if self._hang is not None and (at_s >= fault.for_s or self._hang.is_pointless):
                     self._release()
                 self._aftermath.see(self._look())
                 self._tell()
                 time.sleep(_EVERY_S)
             return time.monotonic() - self._began_s
         finally:
-            if fault.how == "hang":
-                self._release()
+            self._release()
+
+    def _done(self, pid: int, ticks: int) -> bool:
+        return self._hang.begin() if self._hang is not None else send_signal(pid, ticks, signal.SIGKILL)
 
     def _release(self) -> None:
-        part = self._fault.part
-        if self._released or part.pid is None or part.ticks is None:
+        if self._hang is None or self._released:
             return
         self._released = True
-        if send_signal(part.pid, part.ticks, signal.SIGCONT):
-            self._say(f"{self._now():<8}  {part.label} was told to go on")
+        if self._hang.end():
+            self._say(f"{self._now():<8}  {self._fault.part.label} was told to go on")
 
     def _look(self) -> Look:
         document, pid, told, progress = self._status(), self._pid(), self._entries(), self._load.progress()

@@ -1,4 +1,4 @@
-"""Signals that end a command end it as Ctrl-C does, also where a shell had SIGINT ignored for a job in the background."""
+"""Signals that end a command end it as Ctrl-C does, also in the background, where a shell has SIGINT ignored."""
 
 from __future__ import annotations
 

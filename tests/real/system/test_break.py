@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from harness import HEADWAY, Running, is_alive, wait_for
 
@@ -84,12 +86,60 @@ def test_a_replica_that_hangs_is_taken_out_and_replaced(system: Running) -> None
     assert found["watched_s"] < 60, "it was replaced, not continued"
 
 
+@contextlib.contextmanager
+def breaking(system: Running, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """One fault by a command that may be ended meanwhile."""
+    with subprocess.Popen(
+        [*HEADWAY, "break", *arguments],
+        cwd=system.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        try:
+            yield command
+        finally:
+            command.kill()
+
+
+def family(pid: int) -> list[int]:
+    """A process and everything below it."""
+    return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+
+
+def states(pids: list[int]) -> set[str]:
+    return {process_state(pid) for pid in pids if is_alive(pid)}
+
+
 def test_a_server_that_hangs_goes_on_after_its_time(system: Running) -> None:
-    pid = system.pid("database.main")
-    found = broken(system, "server", "main", "--how", "hang", "--for", "1500ms")
-    assert process_state(pid) != "T"
+    pids = family(system.pid("database.main"))
+    assert len(pids) > 3, "a server is more than its first process"
+    with breaking(system, "server", "main", "--how", "hang", "--for", "1500ms", "--json") as command:
+        wait_for(lambda: states(pids) == {"T"}, 30, "all of the server stopped")
+        said, errors = command.communicate(timeout=30)
+    assert command.returncode == 0, errors
+    found = json.loads(said.splitlines()[-1])
+    assert "T" not in states(family(pids[0]))
     assert found["restarted_s"] is None
     assert found["recovered_s"] >= 1.5
+
+
+@pytest.mark.parametrize("part", ["controller", "server main"])
+def test_a_stopped_part_goes_on_when_the_command_is_killed(system: Running, part: str) -> None:
+    pids = family(system.pid({"server main": "database.main"}.get(part, part)))
+    with breaking(system, *part.split(), "--how", "hang", "--for", "5m") as command:
+        wait_for(lambda: states(pids) == {"T"}, 30, f"{part} stopped")
+        command.kill()
+        command.wait(10)
+    wait_for(lambda: "T" not in states(pids), 5, f"{part} goes on")
+
+
+def test_a_stopped_part_goes_on_in_time_when_the_command_hangs_too(system: Running) -> None:
+    pid = system.pid("controller")
+    with breaking(system, "controller", "--how", "hang", "--for", "1s") as command:
+        wait_for(lambda: process_state(pid) == "T", 30, "the controller stopped")
+        command.send_signal(signal.SIGSTOP)
+        wait_for(lambda: process_state(pid) != "T", 5, "the controller goes on")
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGHUP, 130)])
@@ -97,20 +147,10 @@ def test_a_stopped_process_goes_on_when_the_command_is_ended(
     system: Running, number: signal.Signals, status: int
 ) -> None:
     pid = system.pid("controller")
-    command = subprocess.Popen(
-        [*HEADWAY, "break", "controller", "--how", "hang", "--for", "5m"],
-        cwd=system.folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
+    with breaking(system, "controller", "--how", "hang", "--for", "5m") as command:
         wait_for(lambda: process_state(pid) == "T", 30, "the controller stopped")
         command.send_signal(number)
         said, errors = command.communicate(timeout=30)
-    finally:
-        command.kill()
-        command.wait()
     assert process_state(pid) != "T"
     assert command.returncode == status, errors
     assert "was told to go on" in said
