@@ -50,8 +50,8 @@ FAILING_MIN = 4.0  # while nothing succeeds: enough to see at once when somethin
 STUCK_S = 0.5  # nothing came back for so long, and the processor is idle: requests wait, so more may wait
 STUCK_GROWTH = 1.5
 STUCK_MAX = 2.0  # times what it was when the last answers came: without any, nothing says that more is better
-# Before the first answer ever: a burst of slow requests must not wait for a limit to be learned. Once, where there is an
-# SLO, for what takes longer than that is late at any limit.
+# Before the first answer ever: a burst of slow requests must not wait for a limit to be learned. Once, where there is
+# an SLO, for what takes longer than that is late at any limit.
 COLD_GROWTH = 4.0
 IDLE_CPU, CONTENDED_CPU = 0.5, 0.9  # of a core
 YIELD = 0.8
