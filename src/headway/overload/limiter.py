@@ -213,7 +213,8 @@ def _judge(state: Limiter, bounds: Bounds, now_s: float, *, contended: bool) -> 
     if not state.completed:
         fewer = max(state.centre * exp(-0.1), min(state.centre, FAILING_MIN))
         return _at(state, fewer, bounds, f"none of {state.failed} answers was a good one")
-    state = replace(state, heard_limit=0)
+    if state.completed >= SAMPLES_MIN:  # an answer now and then is hardly more than none
+        state = replace(state, heard_limit=0)
     now = Sample(state.limit, state.completed / state.window_s, state.service_s / state.completed)
     if not state.floor_s or now.service_s < state.floor_s or now_s - state.floor_at_s > FLOOR_KEPT_S:
         state = replace(state, floor_s=now.service_s, floor_at_s=now_s)
