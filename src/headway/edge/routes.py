@@ -1,14 +1,35 @@
-"""Which service a request belongs to, as HAProxy rules: hosts before plain prefixes, longer prefixes before shorter."""
+"""Which service a request belongs to, as HAProxy rules: hosts before plain prefixes, longer prefixes before shorter.
+
+Paths are compared decoded, as the app gets them: "/%72eports" is "/reports" to the app, and must not pass by its class.
+What is sent on stays as it came.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from headway.edge.servers import learned_file
 from headway.edge.words import comment, word
 from headway.model.edge import EdgeService
 from headway.model.overload import SLOW, class_name
+
+# A path with a percent sign that begins no two digits, or with %00, is not decoded by HAProxy, but an app decodes the
+# rest: there these stand for themselves. Twice, for those that follow each other are found in pairs.
+_STRAY = (
+    ("%00", "%2500", ",g"),
+    *(("%([^0-9A-Fa-f])", r"%25\1", ",g"),) * 2,
+    *(("%([0-9A-Fa-f][^0-9A-Fa-f])", r"%25\1", ",g"),) * 2,
+    ("%([0-9A-Fa-f]?)$", r"%25\1", ""),
+)
+_DECODABLE = ",".join(f'regsub("{found}","{instead}"{how})' for found, instead, how in _STRAY)
+_DECODED = (
+    "# The path as the app gets it, so that no other spelling of it passes by its route; it is sent on as it came.",
+    "http-request set-var(txn.path) path",
+    f"http-request set-var(txn.path) 'path,{_DECODABLE}' unless {{ path,url_dec -m found }}",
+    "http-request set-var(txn.path) var(txn.path),url_dec",
+    "",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +56,8 @@ def ordered_routes(services: tuple[EdgeService, ...]) -> tuple[Route, ...]:
 def route_lines(services: tuple[EdgeService, ...], unrouted: str, run_folder: str) -> list[str]:
     """`use_backend` rules with their conditions, ending in the backend for everything else."""
     lines = [line for service in services for line in _class_acls(service, run_folder)]
+    if lines or any(route.prefix for route in ordered_routes(services)):
+        lines = [*_DECODED, *lines]
     known = {service.name: service for service in services}
     otherwise = unrouted
     hosts: dict[str, str] = {}
@@ -68,7 +91,11 @@ def learned_key(prefix: str) -> str:
 
 
 def _below(acl: str, prefix: str) -> list[str]:
-    return [f"acl {acl} path -m str -- {word(prefix)}", f"acl {acl} path -m beg -- {word(prefix + '/')}"]
+    decoded = unquote(prefix)
+    if not decoded.isprintable() or "\ufffd" in decoded:  # no word of HAProxy's file, or no text
+        return [f"acl {acl} path -m str -- {word(prefix)}", f"acl {acl} path -m beg -- {word(prefix + '/')}"]
+    fetch = "var(txn.path)"
+    return [f"acl {acl} {fetch} -m str -- {word(decoded)}", f"acl {acl} {fetch} -m beg -- {word(decoded + '/')}"]
 
 
 def _class_acls(service: EdgeService, run_folder: str) -> list[str]:
@@ -77,10 +104,13 @@ def _class_acls(service: EdgeService, run_folder: str) -> list[str]:
         acl = f"in_{class_name(service.name, cls.number)}"
         if cls.number == SLOW:
             # A slash is put behind the path, so that "/reports/" of the list is found in "/reports" and "/reports/7".
-            lines.append(
-                f"acl {acl} path,concat(/) -m beg -f {word(learned_file(run_folder, service.name))}"
-                f"  # routes of {service.name} that were found to be slow"
-            )
+            # Where the list spells a route with percent signs it means the path as it came.
+            listed = word(learned_file(run_folder, service.name))
+            lines += [
+                f"acl {acl} var(txn.path),concat(/) -m beg -f {listed}"
+                f"  # routes of {service.name} that were found to be slow",
+                f"acl {acl} path,concat(/) -m beg -f {listed}",
+            ]
         for prefix in cls.prefixes if cls.number != SLOW else ():
             lines += _below(acl, prefix.rstrip("/"))
     return lines

@@ -7,6 +7,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from edge_site import Site, until
 from queue_clients import Clients
 
@@ -37,6 +38,45 @@ def test_a_fast_route_passes_a_slow_class_that_is_full() -> None:
             assert slow.ask("/hold/at").came_from[4] == "2"
             assert slow.ask("/hold/at?page=2").came_from[4] == "2"
             assert slow.ask("/hold/attic").came_from[4] == "0"
+
+
+# To an app each of these lies below /hold/at, or below /reports; the others do not.
+@pytest.mark.parametrize(
+    ("path", "number"),
+    [
+        ("/%68old/%61t", "2"),
+        ("/hold%2Fat%2F7?x=%zz", "2"),
+        ("/h%6fld/at/%zz", "2"),
+        ("/%68old/at/100%", "2"),
+        ("/%68old/at/%4", "2"),
+        ("/%68old/at/%%%4x%00", "2"),
+        ("/%72eports/7", "1"),
+        ("/%72eports/%", "1"),
+        ("/hold%2Fattic", "0"),
+        ("/%2568old/at", "0"),
+        ("/hold/a%74tic", "0"),
+    ],
+)
+def test_a_path_is_classified_as_the_app_reads_it_and_sent_on_as_it_came(path: str, number: str) -> None:
+    with Site() as site:
+        site.release()
+        site.start(site.plan(with_classes(site)))
+        site.api.add("web.slow", site.replica("web.9"))
+        site.api.assign("web", "/reports")
+        with Clients(site) as clients:
+            assert clients.ask(path).came_from[4] == number
+        assert site.recorded()[-1]["target"] == path
+
+
+def test_a_route_is_found_in_any_spelling_of_the_path_and_of_the_declaration() -> None:
+    with Site() as site:
+        api = site.service("api", routes=("/api", "/caf%C3%A9", "shop.example/v2"))
+        site.start(site.plan(site.service("web"), api))
+        with Clients(site) as clients:
+            for path in ("/api", "/%61pi/x", "/api%2Fx", "/caf%c3%a9/7", "/c%61f%C3%A9"):
+                assert clients.ask(path).replica == "api.1", path
+            assert clients.ask("/%762/x", host="shop.example").replica == "api.1"
+            assert clients.ask("/%2561pi").replica == "web.1"
 
 
 def test_each_class_has_its_own_deadline_and_says_what_stays_open() -> None:
