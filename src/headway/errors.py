@@ -88,7 +88,8 @@ class DatabaseBusy(DatabaseError):
 
 
 class ServerDown(DatabaseError):
-    """The server does not answer. Before a statement was sent: nothing was done."""
+    """The server does not answer. When the connection broke after a statement was sent, whether that was done is not
+    known; else nothing was done."""
 
     retry_after_s = 1
 

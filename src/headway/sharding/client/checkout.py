@@ -28,6 +28,10 @@ from headway.sharding.client.place import (
 Result = TypeVar("Result")
 
 
+# The server ended, or the way to it.
+_BROKEN = (OSError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, asyncpg.InterfaceError)
+
+
 class Pool:
     """The connections of one event loop to all servers of one database."""
 
@@ -184,7 +188,9 @@ class CheckOut:
             raise
         finally:
             permits.give_back(self._permit)
-        if error is not None and isinstance(error, asyncpg.PostgresError):
+        if error is not None and isinstance(error, (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+            if connection.is_closed() and isinstance(error, _BROKEN):
+                raise self._pool.places.broke(self._place.server, error) from error
             await self._explain(error)
 
     async def _explain(self, error: BaseException) -> None:

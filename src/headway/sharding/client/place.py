@@ -109,6 +109,15 @@ class Places:
         """A connection was made."""
         self._down_until_s.pop(server, None)
 
+    def broke(self, server: str, error: BaseException) -> ServerDown:
+        """The error for a connection that ended while it was checked out."""
+        told = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        which = f"server {server} of database {self.told.name}" if self.watch else f"database {self.told.name}"
+        return ServerDown(
+            f"{which}: the connection broke: {told}",
+            hint="A statement that was on its way may have been done or not: look before you repeat it.",
+        )
+
     def down(self, server: str, why: str) -> ServerDown:
         """The error for a server that cannot be reached."""
         which = f"server {server} of database {self.told.name}" if self.watch else f"database {self.told.name}"

@@ -272,6 +272,8 @@ class SyncCheckOut:
     def _explain(self, error: psycopg.Error) -> None:
         """Raise what the error means, where it means more than it says."""
         places = self._database._places
+        if self._kept.connection.closed and isinstance(error, psycopg.OperationalError):
+            raise places.broke(self._place.server, error) from error
         if places.may_have_moved(error):
             assert places.watch is not None
             places.watch.ask()

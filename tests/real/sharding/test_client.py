@@ -1,0 +1,455 @@
+"""The app's way into a sharded database, on two real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+
+import asyncpg
+import psycopg
+import pytest
+from client_place import Sharded, sharded
+from harness import wait_for
+
+from headway.errors import DatabaseBusy, NotRunning, ServerDown, ShardMoved, WrongShard
+from headway.model.sharding import FENCED, schema_name
+from headway.sharding.client.told import told
+from headway.sharding.keys import VECTORS, WrongKey, shard_of, shard_sql
+
+SHARDS = 16
+
+
+@pytest.fixture(scope="module")
+def orders() -> Iterator[Sharded]:
+    with sharded(SHARDS) as found:
+        yield found
+
+
+def key_on(server: str, skip: int = 0) -> int:
+    """A key whose shard lies on that server."""
+    first = server == "s1"
+    found = (key for key in range(1, 10_000) if (shard_of(key, SHARDS, "int") < SHARDS // 2) == first)
+    return next(key for index, key in enumerate(found) if index == skip)
+
+
+# -- where a key goes -------------------------------------------------------------------------------------------------
+
+
+def test_the_server_finds_the_same_shard(orders):
+    """Also where the number of shards is no power of two, whose arithmetic in SQL is another."""
+    with orders.admin("s1") as connection:
+        for shards in (1, 3, 7, 16, 1000, 4096):
+            for kind, keys in {
+                "int": [
+                    *(key for kind, key, _ in VECTORS if kind == "int"),
+                    -1,
+                    0,
+                    2**31,
+                    -(2**31),
+                    2**63 - 1,
+                    -(2**63),
+                ],
+                "text": [*(key for kind, key, _ in VECTORS if kind == "text"), "a" * 11, "ü", "🎲" * 7, "x" * 1000],
+                "uuid": [uuid.UUID(int=number) for number in (0, 1, 2**127, 2**128 - 1)] + [uuid.uuid4()],
+            }.items():
+                for key in keys:
+                    row = connection.execute(
+                        f"SELECT {shard_sql('%s', shards, kind).replace('%', '%%').replace('%%s', '%s')}",
+                        [key] * shard_sql("%s", shards, kind).count("%s"),
+                    ).fetchone()
+                    assert row == (shard_of(key, shards, kind),), (kind, key, shards)
+
+
+def test_a_key_is_written_and_read_on_its_own_server(orders):
+    async def use() -> None:
+        database = orders.database()
+        for server in ("s1", "s2"):
+            key = key_on(server)
+            async with database.at(key) as connection, connection.transaction():
+                await connection.execute("INSERT INTO orders VALUES ($1, 1, 'here')", key)
+            schema = schema_name("orders", shard_of(key, SHARDS, "int"))
+            with orders.admin(server) as admin:
+                assert admin.execute(
+                    f'SELECT note FROM "{schema}".orders WHERE customer_id = %s', (key,)
+                ).fetchone() == ("here",)
+            with database.sync.at(key) as plain:
+                assert plain.execute("SELECT note FROM orders WHERE customer_id = %s", (key,)).fetchone() == ("here",)
+                plain.execute("UPDATE orders SET note = 'there' WHERE customer_id = %s", (key,))
+            async with database.at(key) as connection:
+                assert await connection.fetchval("SELECT note FROM orders WHERE customer_id = $1", key) == "there"
+        await database.close()
+        database.sync.close()
+
+    asyncio.run(use())
+
+
+def test_a_row_of_another_shard_is_refused(orders):
+    here, other = key_on("s1"), key_on("s2")
+
+    async def write() -> None:
+        database = orders.database()
+        async with database.at(here) as connection:
+            await connection.execute("INSERT INTO orders VALUES ($1, 7)", other)
+
+    with pytest.raises(WrongShard, match="orders: the row's key is of another shard"):
+        asyncio.run(write())
+    database = orders.database()
+    with pytest.raises(WrongShard), database.sync.at(here) as connection:
+        connection.execute("INSERT INTO orders VALUES (%s, 7)", (other,))
+
+
+@pytest.mark.parametrize("key", [None, "1", 1.5, True, float("nan")])
+def test_what_is_no_key_is_refused_before_anything_happens(orders, key):
+    database = orders.database()
+
+    async def use() -> None:
+        async with database.at(key):
+            pass
+
+    with pytest.raises(WrongKey):
+        asyncio.run(use())
+    with pytest.raises(WrongKey), database.sync.at(key):
+        pass
+
+
+def test_errors_of_the_app_are_the_drivers_own(orders):
+    database = orders.database()
+
+    async def use(statement: str) -> None:
+        async with database.at(key_on("s1")) as connection:
+            await connection.execute(statement)
+
+    with pytest.raises(asyncpg.UndefinedTableError):
+        asyncio.run(use("SELECT * FROM nothing_of_the_kind"))
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        asyncio.run(use("CREATE TABLE mine (id int)"))
+    with pytest.raises(psycopg.errors.UndefinedTable), database.sync.at(key_on("s1")) as connection:
+        connection.execute("SELECT * FROM nothing_of_the_kind")
+
+
+# -- what a check-out leaves ------------------------------------------------------------------------------------------
+
+
+def test_a_transaction_left_open_is_rolled_back(orders):
+    key = key_on("s1", skip=3)
+
+    async def use() -> None:
+        database = orders.database()
+        async with database.at(key) as connection:
+            await connection.execute("BEGIN")
+            await connection.execute("INSERT INTO orders VALUES ($1, 99)", key)
+            pid = connection.get_server_pid()
+        async with database.at(key) as connection:
+            assert connection.get_server_pid() == pid
+            assert await connection.fetch("SELECT 1 FROM orders WHERE customer_id = $1 AND id = 99", key) == []
+
+    asyncio.run(use())
+
+
+def test_a_session_that_was_changed_is_put_right(orders):
+    key = key_on("s1")
+
+    async def use() -> None:
+        database = orders.database()
+        async with database.at(key) as connection:
+            await connection.execute("SET statement_timeout = '1h'")
+            await connection.execute("SET search_path = pg_catalog")
+        async with database.at(key) as connection:
+            assert await connection.fetchval("SHOW statement_timeout") != "1h"
+            assert await connection.fetchval("SELECT count(*) FROM orders WHERE false") == 0
+
+    asyncio.run(use())
+
+
+def test_a_cancelled_statement_holds_nothing(orders):
+    key = key_on("s1")
+
+    async def use() -> None:
+        database = orders.database(active_max=1)
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1), database.at(key) as connection:
+                    await connection.execute("SELECT pg_sleep(30)")
+            began_s = time.monotonic()
+            async with database.at(key, wait_s=5) as connection:
+                assert await connection.fetchval("SELECT 1") == 1
+            assert time.monotonic() - began_s < 2
+
+    asyncio.run(use())
+
+
+def test_connections_stay_within_the_budget(orders):
+    async def use() -> None:
+        database = orders.database(idle_max=3, active_max=2)
+        seen = set()
+        for key in range(200):
+            async with database.at(key) as connection:
+                place = await connection.fetchval("SHOW search_path")
+                assert place.strip('"').startswith(schema_name("orders", shard_of(key, SHARDS, "int")))
+                assert await connection.fetch("SELECT count(*) FROM orders WHERE customer_id = $1", key)
+                seen.add(connection.get_server_pid())
+        assert len(seen) <= 6  # three to each of two servers
+
+    asyncio.run(use())
+
+
+# -- bounds -----------------------------------------------------------------------------------------------------------
+
+
+def test_one_who_waits_too_long_is_told_so(orders):
+    key = key_on("s1")
+
+    async def use() -> None:
+        database = orders.database(active_max=1)
+        async with database.at(key):
+            began_s = time.monotonic()
+            with pytest.raises(DatabaseBusy, match=r"server s1 of database orders is busy: no place within 0.2 s \(1 "):
+                async with database.at(key, wait_s=0.2):
+                    pass
+            assert 0.15 < time.monotonic() - began_s < 1.0
+            with pytest.raises(DatabaseBusy), database.sync.at(key, wait_s=0.1):
+                pass
+        async with database.at(key, wait_s=0.2):
+            pass
+
+    asyncio.run(use())
+
+
+_PROCESS = """
+import asyncio, os, sys, time
+from headway import database
+
+async def main():
+    orders = database("orders")
+    async def work(number):
+        while time.monotonic() < until_s:
+            async with orders.at(int(sys.argv[1]), wait_s=30) as connection:
+                await connection.execute("SELECT pg_sleep(0.002)")
+    until_s = time.monotonic() + float(sys.argv[2])
+    await asyncio.gather(*(work(number) for number in range(20)))
+
+asyncio.run(main())
+"""
+
+
+def test_processes_together_stay_within_the_bound(orders):
+    key = key_on("s1")
+    environ = {**os.environ, **orders.environ(active_max=3)}
+    processes = [subprocess.Popen([sys.executable, "-c", _PROCESS, str(key), "2"], env=environ) for _ in range(4)]
+    most = 0
+    with orders.admin("s1") as admin:
+        while any(process.poll() is None for process in processes):
+            row = admin.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%pg_sleep%' "
+                "AND pid <> pg_backend_pid()"
+            ).fetchone()
+            assert row is not None
+            most = max(most, row[0])
+    assert [process.returncode for process in processes] == [0] * 4
+    assert 2 <= most <= 3
+
+
+def test_a_killed_process_frees_its_places(orders):
+    key = key_on("s2")
+    environ = {**os.environ, **orders.environ(active_max=2)}
+    script = _PROCESS.replace("0.002", "600")
+    process = subprocess.Popen([sys.executable, "-c", script, str(key), "1"], env=environ)
+    try:
+        with orders.admin("s2") as admin:
+            wait_for(
+                lambda: admin.execute(
+                    "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND state = "
+                    "'active' AND pid <> pg_backend_pid()"
+                ).fetchall(),
+                10,
+                "the process is at work",
+            )
+        database = orders.database(active_max=2)
+        with pytest.raises(DatabaseBusy), database.sync.at(key, wait_s=0.2):
+            pass
+    finally:
+        process.kill()
+        process.wait(10)
+    with database.sync.at(key, wait_s=1.0) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+# -- a shard that moves, by hand --------------------------------------------------------------------------------------
+
+
+def test_a_fenced_shard_is_waited_for(orders):
+    key = key_on("s1", skip=5)
+    shard = shard_of(key, SHARDS, "int")
+
+    async def use() -> None:
+        database = orders.database()
+        async with database.at(key):
+            pass
+        orders.tell(f"UPDATE headway.shard_map SET fenced = true WHERE shard = {shard}")
+        await asyncio.sleep(0.2)
+        began_s = time.monotonic()
+        waiting = asyncio.create_task(database.run(key, _count))
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+        orders.tell(f"UPDATE headway.shard_map SET fenced = false WHERE shard = {shard}")
+        assert await waiting == 0
+        assert time.monotonic() - began_s < 0.9
+
+    asyncio.run(use())
+
+
+async def _count(connection: asyncpg.Connection) -> int:
+    found: int = await connection.fetchval("SELECT count(*) FROM orders WHERE false")
+    return found
+
+
+@pytest.mark.parametrize("kind", ["asynchronous", "plain"])
+def test_a_transaction_caught_by_a_move_is_run_again_at_the_new_place(orders, kind):
+    """The source refuses by its trigger; a moment later the map says where the shard is now."""
+    key = key_on("s1", skip=10 if kind == "plain" else 20)
+    shard = shard_of(key, SHARDS, "int")
+    schema = schema_name("orders", shard)
+    attempts = []
+    with orders.admin("s2") as admin:
+        orders.make_shard(admin, shard, orders.servers["s2"].role)
+    with orders.admin("s1") as admin:
+        admin.execute(
+            f"CREATE OR REPLACE FUNCTION public.fence() RETURNS trigger LANGUAGE plpgsql AS "
+            f"$$ BEGIN RAISE EXCEPTION 'fenced' USING ERRCODE = '{FENCED}'; END $$"
+        )
+    database = orders.database()
+
+    def move() -> None:
+        with orders.admin("s1") as admin:
+            admin.execute(f'CREATE TRIGGER fence BEFORE INSERT ON "{schema}".orders EXECUTE FUNCTION public.fence()')
+        orders.tell(f"UPDATE headway.shard_map SET server = 's2' WHERE shard = {shard}")
+
+    async def insert(connection: asyncpg.Connection) -> None:
+        attempts.append(connection.get_server_pid())
+        if len(attempts) == 1:
+            move()
+        await connection.execute("INSERT INTO orders VALUES ($1, 5)", key)
+
+    def insert_plainly(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+        attempts.append(connection.info.backend_pid)
+        if len(attempts) == 1:
+            move()
+        connection.execute("INSERT INTO orders VALUES (%s, 5)", (key,))
+
+    try:
+        if kind == "plain":
+            database.sync.run(key, insert_plainly)
+        else:
+            asyncio.run(database.run(key, insert))
+        assert len(attempts) >= 2
+        with orders.admin("s2") as admin:
+            assert admin.execute(f'SELECT id FROM "{schema}".orders').fetchall() == [(5,)]
+        with orders.admin("s1") as admin:
+            assert admin.execute(f'SELECT id FROM "{schema}".orders').fetchall() == []
+    finally:
+        orders.tell(f"UPDATE headway.shard_map SET server = 's1' WHERE shard = {shard}")
+        with orders.admin("s2") as admin:
+            admin.execute(f'DROP SCHEMA "{schema}" CASCADE')
+        with orders.admin("s1") as admin:
+            admin.execute(f'DROP TRIGGER fence ON "{schema}".orders')
+
+
+def test_a_check_out_caught_by_a_move_is_told_so(orders):
+    key = key_on("s1", skip=30)
+    schema = schema_name("orders", shard_of(key, SHARDS, "int"))
+    database = orders.database()
+    with orders.admin("s1") as admin:
+        admin.execute(
+            f"CREATE OR REPLACE FUNCTION public.fence() RETURNS trigger LANGUAGE plpgsql AS "
+            f"$$ BEGIN RAISE EXCEPTION 'fenced' USING ERRCODE = '{FENCED}'; END $$"
+        )
+        admin.execute(f'CREATE TRIGGER fence BEFORE INSERT ON "{schema}".orders EXECUTE FUNCTION public.fence()')
+        try:
+            with pytest.raises(ShardMoved, match="nothing was committed"), database.sync.at(key) as connection:
+                connection.execute("INSERT INTO orders VALUES (%s, 5)", (key,))
+        finally:
+            admin.execute(f'DROP TRIGGER fence ON "{schema}".orders')
+
+
+def test_changed_tables_break_no_prepared_statement(orders):
+    key = key_on("s1", skip=40)
+    schema = schema_name("orders", shard_of(key, SHARDS, "int"))
+
+    async def use() -> None:
+        database = orders.database()
+        statement = "SELECT * FROM orders WHERE customer_id = $1"
+
+        async def read(connection: asyncpg.Connection) -> list[asyncpg.Record]:
+            found: list[asyncpg.Record] = await connection.fetch(statement, key)
+            return found
+
+        await database.run(key, read)
+        for number in range(3):
+            with orders.admin("s1") as admin:
+                admin.execute(f'ALTER TABLE "{schema}".orders ADD COLUMN more_{number} int')
+            await database.run(key, read)
+
+    asyncio.run(use())
+
+
+# -- servers and catalogs that are away -------------------------------------------------------------------------------
+
+
+def test_a_killed_server_refuses_at_once_and_the_other_does_not_notice():
+    with sharded(SHARDS) as orders:
+        here, there = key_on("s1"), key_on("s2")
+
+        async def use() -> None:
+            database = orders.database()
+            for key in (here, there):
+                async with database.at(key) as connection:
+                    assert await connection.fetchval("SELECT 1") == 1
+            orders.processes["s2"].send_signal(signal.SIGQUIT)
+            orders.processes["s2"].wait(10)
+            for _ in range(20):
+                began_s = time.monotonic()
+                with pytest.raises(ServerDown, match="server s2 of database orders"):
+                    async with database.at(there) as connection:
+                        await connection.fetchval("SELECT 1")
+                assert time.monotonic() - began_s < 0.5
+                async with database.at(here) as connection:
+                    assert await connection.fetchval("SELECT 1") == 1
+            orders.processes["s2"] = orders.place.spawn(orders.servers["s2"])
+
+            async def again() -> bool:
+                try:
+                    async with database.at(there) as connection:
+                        return bool(await connection.fetchval("SELECT true"))
+                except ServerDown:
+                    return False
+
+            until_s = time.monotonic() + 15
+            while not await again():
+                assert time.monotonic() < until_s
+                await asyncio.sleep(0.05)
+            # The catalog is away: the map that is known goes on.
+            orders.processes["s1"].send_signal(signal.SIGQUIT)
+            orders.processes["s1"].wait(10)
+            async with database.at(there) as connection:
+                assert await connection.fetchval("SELECT 1") == 1
+
+        asyncio.run(use())
+        fresh = orders.database()
+        with pytest.raises(ServerDown, match="database orders: there is no shard map"), fresh.sync.at(there):
+            pass
+
+
+def test_a_process_that_was_told_of_nothing_says_what_to_do():
+    with pytest.raises(NotRunning, match="was not started by Headway") as found:
+        told("orders", {})
+    assert "headway run" in found.value.hint
+    with pytest.raises(NotRunning, match="not among those of this service"):
+        told("orders", {"HEADWAY_DATABASES": "{}"})
+    with pytest.raises(NotRunning, match="cannot be read"):
+        told("orders", {"HEADWAY_DATABASES": "[1"})
