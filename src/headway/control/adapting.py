@@ -30,9 +30,10 @@ from headway.overload import limiter, memory, queueing, routes
 START_LIMIT = 16  # of an async replica that knows nothing: found in a second or two from here, up or down
 # Until it was measured, a replica is taken to need this, and a request this on top: few apps hold more.
 REPLICA_BYTES, UNKNOWN_REQUEST_BYTES = 64 << 20, 4 << 20
-# Above the limits: the edge may let more through while it changes its mind, and a worker hears of its cap a tenth of a
-# second later than the edge of a limit that has doubled.
-CAP_FACTOR, CAP_MIN_ROOM = 4, 16
+# Above the limits: whoever goes away leaves its place at the edge at once, while the app still works for it, and an
+# edge that is replaced ends what it has. More than that does not come from one edge, for the worker knows a higher cap
+# before the edge knows the limit.
+CAP_FACTOR, CAP_MIN_ROOM = 2, 8
 REST_PART = 10  # of a replica's places one part at least stays for the less critical
 OVER_AFTER_S = 2.0  # nothing waited or was refused for so long: the overload is over
 
@@ -172,12 +173,14 @@ def _service(
             limiters[key], limits[key] = state, state.limit
             if did.new:
                 total[cls.number] = both_counts(total.get(cls.number), did.done.get(cls.number))
-        if replica.phase is Phase.READY and did.new:
-            cap = _cap([limiters[replica.name, cls.number] for cls in before.active(service)], adapts=service.adapts)
+        if replica.phase is Phase.READY:
+            cap = _cap(sum(max(limits[key], before.limits.get(key, 0)) for key in _keys(before, service, replica)))
             known = caps.get(replica.name, 0)
-            if cap != known and (not cap or not known or abs(cap - known) > known // 5):
+            if cap > known or cap < known * 4 // 5:
                 caps[replica.name] = cap
                 actions.append(CapReplica(replica.name, cap, "above its limits"))
+        else:
+            caps.pop(replica.name, None)  # the next process of this name knows none
     after = replace(after, limits=limits, limiters=limiters, looks=looks, footprints=footprints, caps=caps)
     after, told = _queues(before, after, service, total, longest_s, observed.edge, now_s)
     actions += told
@@ -264,12 +267,14 @@ def _first_waiting(service: WantedService, edge: EdgeObserved) -> int:
     return min(waiting, default=len(CRITICALITIES))
 
 
-def _cap(states: list[limiter.Limiter], *, adapts: bool) -> int:
-    """What the worker itself refuses above; 0 = nothing, while a limit may still grow by leaps."""
-    if adapts and not all(state.typical_s for state in states):
-        return 0
-    total = sum(state.limit for state in states)
-    return max(CAP_FACTOR * total, total + CAP_MIN_ROOM)
+def _keys(before: Adapted, service: WantedService, replica: Replica) -> list[Key]:
+    return [(replica.name, cls.number) for cls in before.active(service)]
+
+
+def _cap(places: int) -> int:
+    """What the worker itself refuses above, where its limits, or those that the edge still has, are so many together:
+    for several edges, which know nothing of each other, and for those that come past them."""
+    return max(CAP_FACTOR * places, places + CAP_MIN_ROOM)
 
 
 # -- one service ----------------------------------------------------------------------------------------------------

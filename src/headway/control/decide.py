@@ -13,7 +13,7 @@ from headway.control.adapting import Adapted, adapt
 from headway.control.admission import reconcile
 from headway.control.lifecycle import adopt, advance
 from headway.control.placement import place, starts
-from headway.model.action import Action, ForgetReplica, Tell
+from headway.model.action import Action, CapReplica, ForgetReplica, Tell
 from headway.model.observed import Observed
 from headway.model.replica import Phase, Replica
 from headway.model.wanted import Wanted
@@ -71,5 +71,8 @@ def decide(
             held[name] = replace(replica, leave=True)
             actions.append(Tell(name, "leaves: its service is not declared any more"))
     adapted, told = adapt(adapted or Adapted(), held, wanted, observed, now_s)
+    # A worker knows its cap before the edge lets more through.
+    actions += [action for action in told if isinstance(action, CapReplica)]
     actions += reconcile(held.values(), wanted, observed, adapted.limits, adapted.slow)
-    return Decision(held, tuple(actions + told), adapted)
+    actions += [action for action in told if not isinstance(action, CapReplica)]
+    return Decision(held, tuple(actions), adapted)

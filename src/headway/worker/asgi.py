@@ -140,9 +140,11 @@ class Layer:
                 await self._event_stream(scope, receive, send)
                 return
         if self._in_flight >= self._cap:
-            tally.refused += 1
-            await self._refuse(send, CAP_REACHED)
-            return
+            self._cap = self._slots[Slot.CAP] or _NO_CAP  # it may have been raised since the last beat
+            if self._in_flight >= self._cap:
+                tally.refused += 1
+                await self._refuse(send, CAP_REACHED)
+                return
         if scope["method"] not in _NO_BODY:
             receive = self._bounded(receive)
         path = scope["path"]

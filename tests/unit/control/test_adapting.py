@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from nouns import WEB, edge, replica, seen
 
 from headway.control.adapting import Adapted, adapt
 from headway.model.action import AssignRoute, CapReplica, Tell
 from headway.model.observed import EdgeServer, MemoryObserved, Observed
 from headway.model.overload import MAIN, SLOW, ClassCounts, Counts, EdgeQueue, QueueBound, RouteCounts
-from headway.model.wanted import Wanted
+from headway.model.replica import Phase
+from headway.model.wanted import Wanted, WantedClass, WantedService
 
 SERVICE = replace(WEB, slo_s=0.25)
 OTHER = replace(SERVICE, name="api")
@@ -64,6 +66,47 @@ def test_a_replica_that_comes_again_is_told_its_cap_again() -> None:
         caps += [tick for action in actions if isinstance(action, CapReplica)]
     assert len(caps) == 2
     assert caps[1] > 5
+
+
+def caps_of(services: list[WantedService], phases: list[Phase] | None = None) -> tuple[list[int], Adapted]:
+    """Caps told, in the order of the ticks; one service, as it is in each of them."""
+    state, caps = Adapted(), []
+    for tick, service in enumerate(services):
+        now_s = 100 + tick / 10
+        phase = phases[tick] if phases else Phase.READY
+        state, actions = adapt(state, {"web.1": replica(1, phase)}, Wanted((service,)), observed(now_s), now_s)
+        caps += [action.cap for action in actions if isinstance(action, CapReplica)]
+    return caps, state
+
+
+@pytest.mark.parametrize("slo_s", [0.25, None])
+def test_a_worker_has_a_cap_from_the_first_limit_on(slo_s: float | None) -> None:
+    service = replace(SERVICE, slo_s=slo_s, limit=2048, at=(WantedClass(2, slo_s, 30.0),))
+    caps, state = caps_of([service] * 5)
+    total = sum(limit for (name, _), limit in state.limits.items() if name == "web.1")
+    assert len(caps) == 1
+    assert total < caps[0] <= 2 * total
+
+
+def test_a_limit_held_by_hand_has_a_cap_of_its_own() -> None:
+    caps, _ = caps_of([SERVICE] * 3 + [replace(SERVICE, held=True, held_limit=100)] * 3 + [SERVICE] * 3)
+    assert caps == [32, 200, 80]  # given back, it goes on from what is declared to be the most
+
+
+def test_a_process_that_starts_anew_under_the_same_name_is_told_its_cap_again() -> None:
+    caps, _ = caps_of([SERVICE] * 9, [Phase.READY] * 3 + [Phase.DOWN] * 2 + [Phase.STARTING] + [Phase.READY] * 3)
+    assert caps == [32, 32]
+
+
+def test_a_cap_is_lowered_when_the_edge_has_the_lower_limit() -> None:
+    fixed = replace(SERVICE, adapts=False)
+    state, told = Adapted(), {}
+    for tick, service in enumerate([fixed] * 3 + [replace(fixed, limit=10)] * 3):
+        state, actions = adapt(
+            state, {"web.1": replica(1)}, Wanted((service,)), observed(100 + tick / 10), 100 + tick / 10
+        )
+        told.update((tick, action.cap) for action in actions if isinstance(action, CapReplica))
+    assert told == {0: 80, 4: 20}
 
 
 def test_a_route_that_turns_slow_is_not_outvoted_by_its_past() -> None:

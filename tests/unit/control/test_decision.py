@@ -7,8 +7,9 @@ from dataclasses import replace
 from nouns import UP, WEB, all_up, edge, replica, seen
 
 from headway.control.decide import decide
-from headway.model.action import EndReplica, ForgetReplica, StartReplica, SuspendReplica, Tell
+from headway.model.action import CapReplica, EndReplica, ForgetReplica, LimitReplica, StartReplica, SuspendReplica, Tell
 from headway.model.observed import Observed
+from headway.model.overload import ClassCounts, Counts
 from headway.model.replica import Phase
 from headway.model.wanted import Wanted
 
@@ -82,3 +83,11 @@ def test_strays_are_adopted_or_cleared_away() -> None:
     assert decision.replicas["web.7"].phase is Phase.READY  # it serves until another does
     assert decision.replicas["web.9"].leave
     assert [action.replica for action in decision.actions if isinstance(action, StartReplica)] == ["web.1"]
+
+
+def test_a_worker_knows_its_cap_before_the_edge_lets_more_through() -> None:
+    counts = Counts(100.9, 0.0, (ClassCounts(), ClassCounts()))
+    observed = Observed(replicas={"web.1": seen(counts=counts)}, edge=edge(web_1=replace(UP, limit=2)))
+    wanted = Wanted((replace(WEB, replicas=1, adapts=False),))
+    found = [type(action) for action in decide({"web.1": replica()}, wanted, observed, 101.0).actions]
+    assert found == [CapReplica, LimitReplica]
