@@ -91,8 +91,9 @@ def observe(state: Footprint, rss_bytes: int, in_flight: int, duration_s: float)
     kept = exp(-max(0.0, duration_s) / FORGET_S)
     state = replace(state, usual_bytes=state.top_bytes + (state.usual_bytes - state.top_bytes) * kept)
     if each > state.request_bytes:
-        # A part of the way, for the counts of requests may be a moment older than the resident size.
-        learned = state.request_bytes + max(1, (each - state.request_bytes) // 2)
+        # A part of the way, for the counts of requests may be a moment older than the resident size; the first time all
+        # of it, for until then nothing bounds the limit.
+        learned = state.request_bytes + max(1, (each - state.request_bytes) // (2 if state.request_bytes else 1))
         return replace(state, request_bytes=learned, top_in_flight=high)
     return _forget(state, kept)
 

@@ -55,6 +55,11 @@ def test_a_burst_before_the_first_look_is_seen_when_it_holds_what_it_will() -> N
     assert 30 <= (ceiling(foot, SHARE) or 2048) <= 45
 
 
+def test_the_first_figure_counts_at_once() -> None:
+    foot = observe(observe(Footprint(), IDLE, 35, LOOK_S), IDLE + 35 * 4 * MIB, 35, LOOK_S)
+    assert ceiling(foot, SHARE) == 36
+
+
 def test_a_load_that_falls_says_nothing_of_what_a_request_holds() -> None:
     replica = burst()
     before = replica.fits
