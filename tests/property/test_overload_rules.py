@@ -156,17 +156,26 @@ def test_a_window_holds_what_was_sampled_lately_and_nothing_else(looks) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(-1, 2**40), st.integers(0, 5000), ANY_FLOAT), max_size=40), st.integers(0, 2**40))
-def test_what_a_request_costs_shows_only_while_more_come(looks, share_bytes) -> None:
-    state, fewest_before = memory.Footprint(), 5000
+def test_what_a_request_costs_is_no_more_than_what_was_taken(looks, share_bytes) -> None:
+    state = memory.Footprint()
+    sizes = [rss_bytes for rss_bytes, _, _ in looks if rss_bytes > 0]
     for rss_bytes, in_flight, duration_s in looks:
         before, state = state, memory.observe(state, rss_bytes, in_flight, duration_s)
-        assert state.request_bytes >= 0
-        if in_flight <= fewest_before:
-            assert state.request_bytes <= before.request_bytes
-        fewest_before = min(fewest_before, in_flight)
+        assert 0 <= state.request_bytes <= (max(sizes) - min(sizes) if sizes else 0)
         assert not before.idle_bytes or state.idle_bytes <= before.idle_bytes
         most = memory.ceiling(state, share_bytes)
         assert most is None or most >= 1
+
+
+@given(st.lists(st.integers(0, 5000), min_size=1, max_size=40), st.integers(1, 2**40), st.integers(1, 2**40))
+def test_a_load_that_falls_makes_no_request_cost_more(loads, idle_bytes, grown_bytes) -> None:
+    state = memory.observe(memory.Footprint(), idle_bytes, 0, 0.1)
+    for _ in range(30):
+        state = memory.observe(state, idle_bytes + grown_bytes, max(loads), 0.1)
+    before = state.request_bytes
+    for in_flight in sorted(loads, reverse=True):
+        state = memory.observe(state, idle_bytes + grown_bytes, in_flight, 0.1)
+        assert state.request_bytes <= before
 
 
 @given(st.lists(st.tuples(st.integers(0, 2**40), st.integers(0, 2**40), st.floats(0, 1)), max_size=200))
