@@ -66,6 +66,7 @@ class Sharded:
             create_catalog(connection, system="shop", database="orders", servers=servers, owners=owners, keys=keys)
             connection.execute(f"GRANT USAGE ON SCHEMA headway TO {role}")
             connection.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA headway TO {role}")
+            connection.execute(f"GRANT INSERT, DELETE ON headway.decisions TO {role}")
 
     def make_shard(self, connection: psycopg.Connection[tuple[object, ...]], shard: int, role: str) -> None:
         schema = schema_name("orders", shard)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ from headway.sharding.client.place import (
 Result = TypeVar("Result")
 
 
+NONE_LEFT, NONE_NEEDED = -1, -2  # instead of a permit's number
 # The server ended, or the way to it.
 _BROKEN = (OSError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, asyncpg.InterfaceError)
 
@@ -41,6 +43,7 @@ class Pool:
         self._thread = threading.get_ident()
         self._servers: dict[str, tuple[Connections, Permits]] = {}
         self._epoch = 0
+        self._catalog: Connections | None = None
 
     def server(self, map_: ShardMap, name: str) -> tuple[Connections, Permits]:
         """The connections and permits of a server."""
@@ -65,8 +68,23 @@ class Pool:
             else:
                 connections.renew_statements()
 
+    @contextlib.asynccontextmanager
+    async def catalog(self) -> AsyncIterator[Connection]:
+        """A connection to the catalog; for what decides a transaction, so it needs no permit."""
+        if self._catalog is None:
+            self._catalog = Connections(self.places, "catalog", self.places.told.url, 1)
+        connection = self._catalog.take(0) or await self._catalog.get(0)
+        try:
+            yield connection
+        except BaseException:
+            self._catalog.drop(connection)
+            raise
+        self._catalog.give_back(connection)
+
     async def close(self) -> None:
         """Close all that is idle."""
+        if self._catalog is not None:
+            await self._catalog.close()
         for connections, _ in self._servers.values():
             await connections.close()
 
@@ -134,12 +152,13 @@ def _wake(future: asyncio.Future[None]) -> None:
 class CheckOut:
     """`async with database.at(key) as connection`: a native asyncpg connection on the key's shard."""
 
-    __slots__ = ("_connection", "_key", "_permit", "_place", "_pool", "_server", "_wait_s")
+    __slots__ = ("_connection", "_has_permit", "_key", "_permit", "_place", "_pool", "_server", "_wait_s")
 
-    def __init__(self, pool: Pool, key: object, wait_s: float) -> None:
+    def __init__(self, pool: Pool, key: object, wait_s: float, *, has_permit: bool = False) -> None:
         self._pool = pool
         self._key = key
         self._wait_s = wait_s
+        self._has_permit = has_permit  # the caller has one of this server already, for all of its transaction
 
     async def __aenter__(self) -> Connection:
         pool = self._pool
@@ -153,19 +172,20 @@ class CheckOut:
             place = places.find(map_, self._key)
         self._place = place
         self._server = connections, permits = pool.server(map_, place.server)
-        self._permit = permits.take()
-        if self._permit < 0:
+        self._permit = NONE_NEEDED if self._has_permit else permits.take()
+        if self._permit == NONE_LEFT:
             places.check_up(place.server)
             self._permit = await pool.permit(permits, place.server, self._wait_s)
             if (newest := places.map) is not map_ and newest is not None and newest.owners != map_.owners:
-                permits.give_back(self._permit)
+                permits.give_back(self._permit)  # it may have been the wait for another server
                 return await self.__aenter__()
         try:
             connection = connections.take(place.shard)
             if connection is None:
                 connection = await connections.get(place.shard)
         except BaseException:
-            permits.give_back(self._permit)
+            if self._permit != NONE_NEEDED:
+                permits.give_back(self._permit)
             raise
         self._connection = connection
         return connection
@@ -187,7 +207,8 @@ class CheckOut:
             connections.drop(connection)
             raise
         finally:
-            permits.give_back(self._permit)
+            if self._permit != NONE_NEEDED:
+                permits.give_back(self._permit)
         if error is not None and isinstance(error, (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
             if connection.is_closed() and isinstance(error, _BROKEN):
                 raise self._pool.places.broke(self._place.server, error) from error

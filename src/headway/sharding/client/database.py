@@ -14,6 +14,7 @@ from headway.sharding.client.told import told
 if TYPE_CHECKING:
     from headway.sharding.client.checkout import CheckOut, Pool
     from headway.sharding.client.sync import SyncDatabase
+    from headway.sharding.client.two_phase import Transaction
 
 Result = TypeVar("Result")
 
@@ -60,6 +61,16 @@ class Database:
 
         wait_s = self._places.told.wait_s if wait_s is None else wait_s
         return await run(self._loop_pool(), key, function, arguments, wait_s)
+
+    def transaction(self, *keys: object, wait_s: float | None = None) -> Transaction:
+        """`async with database.transaction(a, b) as (x, y)`: all is committed on every key's shard, or nothing is.
+
+        Two-phase, recovered by the controller. Not isolated across shards: a reader may see one part committed a moment
+        before the other. It costs two round trips more, and a row in the catalog.
+        """
+        from headway.sharding.client.two_phase import Transaction
+
+        return Transaction(self._loop_pool(), keys, self._places.told.wait_s if wait_s is None else wait_s)
 
     @property
     def sync(self) -> SyncDatabase:

@@ -1,0 +1,148 @@
+"""A transaction over two or more shards: prepared on each, decided by one row in the catalog, committed on each.
+
+All of it is committed or none, also when any process or server dies at any moment: the row is the decision. A part that
+is left prepared is ended by the controller, who writes `abort` unless `commit` stands there already; a late `commit`
+then fails on the row's key, and the client rolls back. What this does not give is isolation across shards: a reader may
+see one part committed a moment before the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from types import TracebackType
+from typing import Any
+
+import asyncpg
+
+from headway.errors import DatabaseBusy
+from headway.sharding.client.checkout import CheckOut, Pool
+from headway.sharding.client.connections import Connection
+
+GID_PREFIX = "headway"  # of a prepared transaction: headway:<database>:<id>:<shard>
+PARTS_MAX = 16
+_END_S = 10.0
+
+
+class Transaction:
+    """`async with database.transaction(a, b) as (x, y)`: a connection a key, in the order of the keys."""
+
+    def __init__(self, pool: Pool, keys: tuple[object, ...], wait_s: float) -> None:
+        if not 1 <= len(keys) <= PARTS_MAX:
+            raise ValueError(f"a transaction over shards takes 1 to {PARTS_MAX} keys, not {len(keys)}")
+        self._pool, self._keys, self._wait_s = pool, keys, wait_s
+        self._parts: dict[int, tuple[CheckOut, Connection]] = {}  # by shard, in the order they were taken
+        self._id = uuid.uuid4().hex
+
+    async def __aenter__(self) -> tuple[Connection, ...]:
+        map_ = await self._pool.map()
+        places = [self._pool.places.find(map_, key) for key in self._keys]
+        # Everybody takes them in the same order, so that no two wait for each other.
+        first_key = {place.shard: key for place, key in zip(reversed(places), reversed(self._keys), strict=True)}
+        order = sorted({(place.server, place.shard) for place in places})
+        try:
+            held: set[str] = set()
+            for server, shard in order:
+                # Two parts on one server are one transaction's: a second permit could wait for the first for ever.
+                part = CheckOut(self._pool, first_key[shard], self._wait_s, has_permit=server in held)
+                connection = await part.__aenter__()
+                self._parts[shard] = (part, connection)
+                held.add(server)
+                await asyncpg.Connection.execute(connection, "BEGIN")
+        except BaseException as error:
+            await self._leave(error)
+            raise
+        return tuple(self._parts[place.shard][1] for place in places)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                await self._commit()
+        except BaseException as failure:
+            await self._leave(failure)
+            raise
+        await self._leave(error)
+
+    async def _commit(self) -> None:
+        connections = [connection for _, connection in self._parts.values()]
+        if len(connections) == 1:
+            await asyncpg.Connection.execute(connections[0], "COMMIT")
+            return
+        # To the end, whatever happens to the caller: a cancelled commit would be nobody's decision.
+        await asyncio.shield(asyncio.ensure_future(self._commit_all()))
+
+    async def _commit_all(self) -> None:
+        async with asyncio.timeout(_END_S):
+            try:
+                await _all(self._say(shard, "PREPARE TRANSACTION") for shard in self._parts)
+                await self._decide()
+            except BaseException:
+                # Nothing says `commit`, and from here on nothing will: what was prepared can go.
+                await self._roll_back()
+                raise
+            # Decided: what fails from here on is ended by the controller, as committed.
+            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                await _all(self._say(shard, "COMMIT PREPARED") for shard in self._parts)
+
+    async def _decide(self) -> None:
+        async with self._pool.catalog() as catalog:
+            try:
+                await catalog.fetchval(
+                    "INSERT INTO headway.decisions (transaction, decision) VALUES ($1, 'commit')", self._id
+                )
+            except asyncpg.UniqueViolationError:
+                raise DatabaseBusy(
+                    "the transaction over shards took too long to decide and was rolled back",
+                    hint="Nothing was committed: do it again.",
+                ) from None
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                if not await self._is_decided():
+                    raise
+
+    async def _is_decided(self) -> bool:
+        """After an answer that got lost: the row says it. `abort` is written where there is none, so it stays so."""
+        async with self._pool.catalog() as catalog:
+            await catalog.execute(
+                "INSERT INTO headway.decisions (transaction, decision) VALUES ($1, 'abort') ON CONFLICT DO NOTHING",
+                self._id,
+            )
+            return bool(
+                await catalog.fetchval(
+                    "SELECT decision = 'commit' FROM headway.decisions WHERE transaction = $1", self._id
+                )
+            )
+
+    async def _roll_back(self) -> None:
+        for shard, (_, connection) in self._parts.items():
+            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                if connection.is_in_transaction():
+                    await asyncpg.Connection.execute(connection, "ROLLBACK")
+                else:
+                    await self._say(shard, "ROLLBACK PREPARED")
+
+    async def _say(self, shard: int, words: str) -> None:
+        gid = f"{GID_PREFIX}:{self._pool.places.told.name}:{self._id}:{shard}"
+        await asyncpg.Connection.execute(self._parts[shard][1], f"{words} '{gid}'")
+
+    async def _leave(self, error: BaseException | None) -> None:
+        """Give all connections back, the last one first; what an error means is told by its own part."""
+        parts, self._parts = list(self._parts.values()), {}
+        told: BaseException | None = None
+        for part, _ in reversed(parts):
+            try:
+                await part.__aexit__(type(error) if error is not None else None, error, None)
+            except BaseException as found:  # the others are given back all the same
+                told = told or found
+        if told is not None and told is not error:
+            raise told
+
+
+async def _all(steps: Any) -> None:
+    """Run all to their ends at once; then raise the first failure."""
+    done = await asyncio.gather(*steps, return_exceptions=True)
+    for outcome in done:
+        if isinstance(outcome, BaseException):
+            raise outcome
