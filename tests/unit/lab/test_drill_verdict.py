@@ -15,7 +15,7 @@ from headway.lab.drill.recovery import Slice
 from headway.lab.drill.run import NORMAL, QUICK, check_answer
 from headway.lab.drill.search import Capacity
 from headway.lab.drill.table import aligned, render
-from headway.lab.drill.usl import Unknown, forecast
+from headway.lab.drill.usl import Forecast, Unknown, forecast
 from headway.lab.drill.verdict import verdicts
 from headway.lab.generator import Generator
 from headway.lab.outcome import LoadResult
@@ -82,15 +82,18 @@ def test_bare_stands_beside_ours() -> None:
 
 
 def test_a_ceiling_has_its_interval_or_a_reason() -> None:
-    sizes = tuple(Size(n, int(n), (100 * n, 99 * n, 101 * n)) for n in (1.0, 2.0, 4.0))
-    found = forecast({size.cores: size.per_s for size in sizes}, 8)
+    sizes = tuple(Size(n, int(n), (100 * n, 99 * n, 101 * n)) for n in (1.0, 2.0, 4.0, 8.0))
+    found = forecast({size.cores: size.per_s for size in sizes}, 16)
     drill = replace(HOLDS, sizes=sizes, ceiling=found)
-    assert "On 8 cores expect 800/s (" in said(drill)
-    assert "From 1 to 4 cores the throughput grows 4.00 times." in said(drill)
+    assert "On 16 cores expect 1,600/s (" in said(drill)
+    assert "From 1 to 8 cores the throughput grows 8.00 times." in said(drill)
     unknown = replace(HOLDS, sizes=sizes[:1], ceiling=Unknown("one size says nothing"))
     assert "No ceiling: one size says nothing." in said(unknown)
-    bound = replace(HOLDS, sizes=sizes[:2], ceiling=forecast({s.cores: s.per_s for s in sizes[:2]}, 4))
-    assert "expect at most" in said(bound)
+    bound = replace(HOLDS, sizes=sizes[:3], ceiling=forecast({s.cores: s.per_s for s in sizes[:3]}, 8))
+    assert isinstance(bound.ceiling, Forecast)
+    most = f"at most {bound.ceiling.high_per_s:,.0f}/s"
+    assert f"On 8 cores expect {most}" in said(bound)
+    assert most in render(bound)
 
 
 @pytest.mark.parametrize("drill", [HOLDS, BREAKS, replace(HOLDS, steps=(), recovery=None)])

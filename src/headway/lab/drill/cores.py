@@ -8,8 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
+
+import psutil
 
 _PERIOD_US = 20_000  # short: with the usual 100 ms a throttled worker sleeps longer than an SLO allows
 
@@ -26,6 +31,32 @@ def pin(pid: int, cores: Iterable[int]) -> None:
         for entry in os.listdir(f"/proc/{pid}/task"):
             with contextlib.suppress(ProcessLookupError):
                 os.sched_setaffinity(int(entry), chosen)
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """Processor time of this process, which makes the load, and of the edge; differences count."""
+
+    at_s: float
+    own_s: float
+    edge_s: float
+    edge_threads: int
+
+    @classmethod
+    def now(cls, edge_pid: int | None) -> Self:
+        """Read both; an edge that cannot be read counts as idle."""
+        edge_s, edge_threads = 0.0, 1
+        if edge_pid is not None:
+            with contextlib.suppress(psutil.Error):
+                edge = psutil.Process(edge_pid)
+                times, edge_threads = edge.cpu_times(), edge.num_threads()
+                edge_s = times.user + times.system
+        return cls(time.monotonic(), time.process_time(), edge_s, edge_threads)
+
+    def cores_since(self, earlier: Used) -> tuple[float, float]:
+        """Cores that this process and the edge used on average since then."""
+        span_s = max(1e-3, self.at_s - earlier.at_s)
+        return (self.own_s - earlier.own_s) / span_s, max(0.0, self.edge_s - earlier.edge_s) / span_s
 
 
 @contextlib.contextmanager

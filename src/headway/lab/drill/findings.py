@@ -63,12 +63,13 @@ class Death:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Throughput with the workers on so many cores, measured repeatedly."""
+    """Throughput with the workers on so many cores, measured repeatedly. `limit`: what else than they bounded it."""
 
     cores: float
     replicas: int
     per_s: tuple[float, ...]
     is_lower_bound: bool = False
+    limit: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,11 @@ class Replicas:
         """Processes of those that serve."""
         return [entry["pid"] for entry in self.entries() if entry["state"] == "ready" and entry["pid"]]
 
+    def edge_pid(self) -> int | None:
+        """The process that stands before them."""
+        pid: int | None = self.client.status()["edge"]["pid"]
+        return pid
+
     def kill_one(self) -> tuple[str, int]:
         """SIGKILL one that serves; its name and pid. HeadwayError when there is none."""
         for entry in self.entries():

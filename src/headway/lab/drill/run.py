@@ -8,16 +8,16 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from headway.errors import AppError, HeadwayError
-from headway.lab.drill.cores import confined, own_cores
+from headway.lab.drill.ceiling import ceiling, why_limited
+from headway.lab.drill.cores import Used, confined, own_cores
 from headway.lab.drill.findings import Bare, Death, Drill, Recovery, Size, Step, Subject
 from headway.lab.drill.loads import Loads
 from headway.lab.drill.replicas import Replicas
 from headway.lab.drill.search import Capacity, Tried, capacity, next_try
-from headway.lab.drill.usl import BEYOND_MAX, Forecast, Unknown, forecast
 from headway.lab.outcome import LoadResult
 from headway.model.units import format_duration
 
@@ -205,6 +205,7 @@ async def _sizes(orders: Orders, loads: Loads, drill: Drill, notes: list[str], s
     assert orders.replicas is not None
     found: list[Size] = []
     per_replica = drill.capacity.per_s / max(1, drill.subject.replicas)
+    edge_pid = await asyncio.to_thread(orders.replicas.edge_pid)
     async with orders.replicas.given_back():
         for size in orders.sizes:
             count = max(1, math.ceil(size))
@@ -216,26 +217,34 @@ async def _sizes(orders: Orders, loads: Loads, drill: Drill, notes: list[str], s
                 continue
             try:
                 with confined(pids, size):
-                    found.append(await _size(loads, orders.pace, size, count, per_replica * size / 2, say))
+                    found.append(await _size(loads, orders.pace, size, count, per_replica * size / 2, edge_pid, say))
             except PermissionError as error:
                 notes.append(f"{size:g} cores were not measured: {error.strerror or error}")
-    if any(size.cores >= len(own_cores()) for size in found):
-        notes.append("where the workers have all cores, the edge and the load took theirs from the same ones")
-    return replace(drill, sizes=tuple(found), ceiling=_ceiling(found))
+    notes += [f"{size.cores:g} cores tell the least they carry: {size.limit}" for size in found if size.limit]
+    return replace(drill, sizes=tuple(found), ceiling=ceiling(found))
 
 
-async def _size(loads: Loads, pace: Pace, size: float, count: int, start: float, say: Say) -> Size:
+async def _size(
+    loads: Loads, pace: Pace, size: float, count: int, start: float, edge_pid: int | None, say: Say
+) -> Size:
     best = await _capacity(loads, pace, max(_START_MIN_PER_S, start), say)
-    samples, limited = [], best.is_lower_bound
+    samples, limits, generator_is_wall = [], [], best.is_lower_bound
     for _ in range(SIZE_REPEATS if best.per_s > 0 else 0):
         await loads.calm(_PATIENT_CALM_S)
+        before = Used.now(edge_pid)
         tried = await loads.attempt(best.per_s, _settle_s(loads, pace), settling=True)
+        used = Used.now(edge_pid)
+        own, edge = used.cores_since(before)
         samples.append(max(tried.goodput_per_s, 0.0))
-        limited = limited or tried.limited
-    return Size(size, count, tuple(round(x, 2) for x in samples if x > 0), limited)
-
-
-def _ceiling(sizes: Sequence[Size]) -> Forecast | Unknown:
-    samples = {size.cores: size.per_s for size in sizes if size.per_s}
-    largest = max((size for size in samples if size >= 1), default=1.0)
-    return forecast(samples, BEYOND_MAX * largest, seed=1)
+        limits.append(
+            why_limited(
+                size,
+                len(own_cores()),
+                generator_is_wall=generator_is_wall or tried.limited,
+                generator_cores=own,
+                edge_cores=edge,
+                edge_threads=used.edge_threads,
+            )
+        )
+    limit = next((reason for reason in limits if reason), "")
+    return Size(size, count, tuple(round(x, 2) for x in samples if x > 0), bool(limit), limit)

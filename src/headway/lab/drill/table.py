@@ -57,8 +57,8 @@ def size_rows(drill: Drill) -> list[tuple[str, ...]]:
     ]
     if isinstance(drill.ceiling, Forecast):
         found = drill.ceiling
-        word = "at most " if found.is_bound else "about "
-        told = (f"{word}{found.per_s:,.0f}/s", f"{found.low_per_s:,.0f}/s", f"{found.high_per_s:,.0f}/s")
+        expected = f"at most {found.high_per_s:,.0f}/s" if found.is_bound else f"about {found.per_s:,.0f}/s"
+        told = (expected, "–" if found.is_bound else f"{found.low_per_s:,.0f}/s", f"{found.high_per_s:,.0f}/s")
         rows.append((f"{found.size:g}", "forecast", *told))
     return rows
 

@@ -6,6 +6,10 @@
 A fit looks precise long before it is: with sizes up to 4 and 1 % of noise the size of the highest throughput comes out
 anywhere from 11 to 31,000. So no maximum is ever told, nothing beyond twice the largest size measured, and every figure
 has its interval. Sizes below one core have no second worker to contend with: there X(N) = λN. Pure; seeds come in.
+
+Repeats of one size agree better than they should: what that minute did to one it did to all. So they do not count as so
+many measurements, and the interval goes by the larger of two spreads, each with the few degrees of freedom it has: how
+repeats differ, and how sizes lie off the curve. The latter is known only with more sizes than unknowns.
 """
 
 from __future__ import annotations
@@ -18,9 +22,12 @@ from random import Random
 from statistics import fmean
 
 BEYOND_MAX = 2.0  # times the largest size measured
-SIZES_MIN = 3  # as many as there are unknowns
+# One more than there are unknowns, or nobody knows how far the sizes lie off the curve.
+SIZES_MIN = 4
+BOUND_SIZES_MIN = 3  # with κ taken as 0
 DRAWS = 400  # of the bootstrap: its own error is then a few per cent of the interval's width
 CONFIDENCE = 0.95
+_DEVIATION_MAX = 0.9  # of a draw: with one degree of freedom some would else turn a throughput negative
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +48,7 @@ class Curve:
 class Forecast:
     """Throughput expected at a size, with the interval that holds it in 95 of 100 such measurements.
 
-    `is_bound`: too few sizes for σ and κ both; κ was taken as 0, and what comes will be this or less.
+    `is_bound`: too few sizes for σ and κ both; κ was taken as 0, and what comes will be `high_per_s` or less.
     """
 
     size: float
@@ -88,22 +95,25 @@ def forecast(samples: Mapping[float, Sequence[float]], size: float, *, seed: int
     """What `size` cores would carry, from repeated throughputs by size."""
     known = {n: tuple(xs) for n, xs in sorted(samples.items()) if xs and min(xs) > 0}
     whole = [n for n in known if n >= 1]
-    if len(whole) < 2:
-        return Unknown("one size of at least a core says nothing about the next: measure two or more")
+    if len(whole) < BOUND_SIZES_MIN:
+        sizes = f"{len(whole)} size{'' if len(whole) == 1 else 's'} of at least a core"
+        return Unknown(f"{sizes} cannot tell how far to trust a forecast: that takes {BOUND_SIZES_MIN} or more")
     if size > BEYOND_MAX * whole[-1]:
         return Unknown(
             f"nothing is told beyond twice the largest size measured: {size:g} cores from {whole[-1]:g} is a guess"
         )
-    spread = _residuals(known)
-    if not spread:
+    if not any(len(xs) > 1 for xs in known.values()):
         return Unknown("each size was measured once: without repeats there is no interval, and no figure without one")
     means = {n: fmean(xs) for n, xs in known.items()}
     full = len(whole) >= SIZES_MIN
     curve = fit([(n, x) for n, xs in known.items() for x in xs], coherence=full)
+    spread, freedom = _spread(known, means, curve, unknowns=3 if full else 2)
     chance, drawn = Random(seed), []
     for _ in range(DRAWS):
-        points = [(n, max(1e-9, means[n] * (1 + chance.choice(spread)))) for n, xs in known.items() for _ in xs]
-        drawn.append(fit(points, coherence=full).at(size))
+        # How large the spread really is, is known no better than its degrees of freedom allow (Student's t).
+        scale = spread * math.sqrt(freedom / (2 * chance.gammavariate(freedom / 2, 1)))
+        moved = [(n, mean * (1 + _deviation(chance, scale))) for n, mean in means.items()]
+        drawn.append(fit(moved, coherence=full).at(size) * (1 + _deviation(chance, scale)))
     drawn.sort()
     tail = (1 - CONFIDENCE) / 2
     low, high = drawn[int(tail * DRAWS)], drawn[min(DRAWS - 1, int((1 - tail) * DRAWS))]
@@ -111,14 +121,22 @@ def forecast(samples: Mapping[float, Sequence[float]], size: float, *, seed: int
     return Forecast(size, expected, min(low, expected), max(high, expected), curve, is_bound=not full)
 
 
-def _residuals(samples: Mapping[float, Sequence[float]]) -> list[float]:
-    """Relative deviations from their size's mean, all sizes together, widened for the mean being theirs as well."""
-    found = []
-    for xs in samples.values():
-        if len(xs) > 1:
-            mean, wider = fmean(xs), math.sqrt(len(xs) / (len(xs) - 1))
-            found += [(x / mean - 1) * wider for x in xs]
+def _spread(
+    samples: Mapping[float, Sequence[float]], means: Mapping[float, float], curve: Curve, unknowns: int
+) -> tuple[float, int]:
+    """The relative error of a size, and its degrees of freedom: by its repeats or by the curve, whichever is larger."""
+    repeats = [(x / means[n] - 1) ** 2 for n, xs in samples.items() if len(xs) > 1 for x in xs]
+    freedom = sum(len(xs) - 1 for xs in samples.values())
+    found = (math.sqrt(math.fsum(repeats) / freedom), freedom)
+    over = len(means) - unknowns
+    if over > 0:
+        off = math.fsum((1 - mean / curve.at(n)) ** 2 for n, mean in means.items())
+        found = max(found, (math.sqrt(off / over), over))
     return found
+
+
+def _deviation(chance: Random, scale: float) -> float:
+    return min(_DEVIATION_MAX, max(-_DEVIATION_MAX, chance.gauss(0, scale)))
 
 
 def _row(size: float, per_s: float) -> tuple[float, float, float]:

@@ -129,10 +129,10 @@ def _scaling(sizes: tuple[Size, ...]) -> Iterator[str]:
 
 
 def _ceiling(found: Forecast) -> str:
-    span = f"{found.low_per_s:,.0f} to {found.high_per_s:,.0f}/s"
     if found.is_bound:
         return (
-            f"On {found.size:g} cores expect at most {found.per_s:,.0f}/s ({span}): two sizes tell contention, but not "
+            f"On {found.size:g} cores expect at most {found.high_per_s:,.0f}/s: so few sizes tell contention, but not "
             "what the cores must agree on, and that only takes away."
         )
+    span = f"{found.low_per_s:,.0f} to {found.high_per_s:,.0f}/s"
     return f"On {found.size:g} cores expect {found.per_s:,.0f}/s ({span}, 95 of 100)."
