@@ -16,6 +16,7 @@ from headway.overload import limiter, routes
 
 BLIND_S = 1.0  # a replica that works but tells nothing for so long
 LIE_FACTOR = 0.1  # a claimed service time below this share of what Little's law says is no service time
+IDLE_SHARE = 0.5  # of its places free: it is not for this replica that requests wait
 # Slow requests that hold the places, and are not done yet, look like that as well, beside quick ones that are done.
 LIE_TOLD_AFTER_S = 5.0
 
@@ -63,7 +64,7 @@ def view(
     if seen.counts is None:
         return _blind(last or Look(None, seen.cpu_s, now_s), replica, numbers, edge, now_s)
     counts = seen.counts
-    saturated = frozenset(number for number in numbers if _is_saturated(replica, number, edge))
+    saturated = frozenset(number for number in numbers if _is_saturated(replica, number, edge, limits.get(number)))
     told: list[Action] = []
     if last is not None and last.told_blind and (last.counts is None or counts.at_s != last.counts.at_s):
         told.append(Tell(replica.name, "tells again what it does: its limit adapts again"))
@@ -108,14 +109,18 @@ def view(
     return View(look, True, duration_s, measured, done, sampled, tuple(told))
 
 
-def _is_saturated(replica: Replica, number: int, edge: EdgeObserved) -> bool:
+def _is_saturated(replica: Replica, number: int, edge: EdgeObserved, limit: int | None) -> bool:
     """All places taken at the edge, so that what the limit allows is what was measured."""
     server = _server(replica, number, edge)
     if server is None or server.admin != "ready":
         return False
+    if server.sessions >= server.limit:
+        return True
     queue = edge.queues.get((replica.service, number))
-    # A limit that was lowered a moment ago is still overrun; one that was raised is filled at once where many wait.
-    return (queue is not None and queue.queued > 0) or server.sessions >= server.limit
+    # A limit that was lowered a moment ago is still overrun; one that was raised is filled at once where many wait. But
+    # sticky clients may wait for the other replicas, while this one has nothing to do. (Streams are in both numbers.)
+    is_idle = server.limit - server.sessions > IDLE_SHARE * (limit or server.limit)
+    return queue is not None and queue.queued > 0 and not is_idle
 
 
 def _server(replica: Replica, number: int, edge: EdgeObserved) -> EdgeServer | None:
