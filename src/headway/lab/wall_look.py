@@ -15,8 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from headway.control import wanting
 from headway.control.client import ControlClient
 from headway.lab.wall_facts import DatabaseFacts, Facts, FilesUsed, ServiceFacts
@@ -34,7 +32,7 @@ from headway.lab.wall_read import (
 )
 from headway.model.declared import Service, System
 from headway.process.folders import Folders
-from headway.process.machine import Machine, look
+from headway.process.machine import Machine, look, memory_now
 from headway.process.record import read_record
 from headway.runtimes.local.edge_plan import CONNECTIONS_MAX, CONNECTIONS_MIN, REPLICAS_PER_THREAD, RESERVE
 from headway.runtimes.local.logs import LOG_KEEP, LOG_MAX_BYTES
@@ -220,7 +218,7 @@ def _of_machine(machine: Machine, state: Path, *, used_bytes: int | None, logs: 
         "cores": machine.cores,
         "memory_bytes": machine.memory_bytes,
         "memory_used_bytes": used_bytes,
-        "memory_free_bytes": min(psutil.virtual_memory().available, machine.memory_bytes),
+        "memory_free_bytes": min(memory_now()[1], machine.memory_bytes),
         "disk_free_bytes": shutil.disk_usage(there).free,
         "somaxconn": machine.somaxconn,
         "ports_max": ports_max(),
