@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from headway.control.looking import Look, both_counts, view
+from headway.control.looking import Look, together, view
 from headway.model.action import Action, AssignRoute, BoundQueue, CapReplica, Tell
 from headway.model.observed import EdgeObserved, Observed, ReplicaObserved
 from headway.model.overload import (
@@ -127,9 +127,9 @@ def _service(
     actions: list[Action] = []
     limits, limiters = dict(after.limits), dict(after.limiters)
     looks, footprints, caps = dict(after.looks), dict(after.footprints), dict(after.caps)
-    total: dict[int, ClassCounts] = {}
     sampled: list[RouteCounts] = []
-    longest_s = 0.0
+    lately: list[Look] = []
+    is_new = False
     numbers = [cls.number for cls in before.active(service)]
     first_level = _first_waiting(service, observed.edge)
     for replica in mine:
@@ -140,7 +140,9 @@ def _service(
             looks[replica.name] = did.look
         actions += did.told
         sampled += did.sampled
-        longest_s = max(longest_s, did.duration_s)
+        is_new = is_new or did.new
+        if did.look is not None and did.look.lately(now_s):
+            lately.append(did.look)
         foot = before.footprints.get(replica.name, memory.Footprint())
         if seen is not None and seen.alive and did.new:
             foot = memory.observe(foot, seen.rss_bytes, seen.in_flight, did.duration_s)
@@ -171,8 +173,6 @@ def _service(
                         state, replace(bounds, floor=max(1, sum(mine_limits.values()) // REST_PART))
                     )
             limiters[key], limits[key] = state, state.limit
-            if did.new:
-                total[cls.number] = both_counts(total.get(cls.number), did.done.get(cls.number))
         if replica.phase is Phase.READY:
             cap = _cap(sum(max(limits[key], before.limits.get(key, 0)) for key in _keys(before, service, replica)))
             known = caps.get(replica.name, 0)
@@ -182,7 +182,8 @@ def _service(
         else:
             caps.pop(replica.name, None)  # the next process of this name knows none
     after = replace(after, limits=limits, limiters=limiters, looks=looks, footprints=footprints, caps=caps)
-    after, told = _queues(before, after, service, total, longest_s, observed.edge, now_s)
+    looked_s, total = together(lately if is_new else [])
+    after, told = _queues(before, after, service, total, looked_s, observed.edge, now_s)
     actions += told
     windows = _windows(before, after, service, mine, sampled, now_s)
     after, told = _learn_routes(before, after, service, windows, observed.edge)

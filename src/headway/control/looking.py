@@ -32,6 +32,12 @@ class Look:
     told_blind: bool = False
     lied_s: float = 0.0  # it said what cannot be, look after look
     told_lie: bool = False
+    duration_s: float = 0.0  # that `done` took
+    done: Mapping[int, ClassCounts] = field(default_factory=dict)  # when the counts last moved on
+
+    def lately(self, now_s: float) -> bool:
+        """Whether what it did is still worth something at a look that brought nothing new."""
+        return self.duration_s > 0 and now_s - self.at_s <= BLIND_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +110,16 @@ def view(
         told.append(
             Tell(replica.name, "claims service times that cannot be: Little's law is believed instead", "warning")
         )
-    look = Look(counts, seen.cpu_s, now_s, saturated, lied_s=lied_s, told_lie=tells_lie or last.told_lie)
+    look = Look(
+        counts,
+        seen.cpu_s,
+        now_s,
+        saturated,
+        lied_s=lied_s,
+        told_lie=tells_lie or last.told_lie,
+        duration_s=duration_s,
+        done=done,
+    )
     sampled = routes.fresh(counts.routes, last.counts.routes)
     return View(look, True, duration_s, measured, done, sampled, tuple(told))
 
@@ -131,7 +146,7 @@ def _blind(last: Look, replica: Replica, numbers: Collection[int], edge: EdgeObs
     """Its counters stand still, or cannot be read at all: the same to whoever wants to know what it does."""
     servers = (_server(replica, number, edge) for number in numbers)
     if not any(server.sessions for server in servers if server is not None):
-        return View(replace(last, at_s=now_s))  # nothing to tell of
+        return View(replace(last, at_s=now_s, duration_s=0.0))  # nothing to tell of
     is_blind = now_s - last.at_s > BLIND_S
     if not is_blind or last.told_blind:
         return View(last)
@@ -170,13 +185,20 @@ def _believed(since: ClassCounts, limit: int, duration_s: float, saturated: bool
     return since.service_s, False
 
 
-def both_counts(one: ClassCounts | None, other: ClassCounts | None) -> ClassCounts:
-    one, other = one or ClassCounts(), other or ClassCounts()
-    return ClassCounts(
-        completed=one.completed + other.completed,
-        failed=one.failed + other.failed,
-        service_s=one.service_s + other.service_s,
-        in_flight=one.in_flight + other.in_flight,
-        dropped=one.dropped + other.dropped,
-        refused=one.refused + other.refused,
-    )
+def together(looks: Collection[Look]) -> tuple[float, dict[int, ClassCounts]]:
+    """What replicas do together, class by class, in a time.
+
+    Each tells at moments of its own, of a time of its own: what adds up are rates.
+    """
+    duration_s = max((look.duration_s for look in looks), default=0.0)
+    total: dict[int, ClassCounts] = {}
+    for look in looks:
+        for number, did in look.done.items():
+            times = duration_s / look.duration_s
+            before = total.get(number, ClassCounts())
+            total[number] = replace(
+                before,
+                completed=before.completed + round(times * did.completed),
+                service_s=before.service_s + times * did.service_s,
+            )
+    return duration_s, total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 from nouns import WEB, edge, replica, seen
@@ -195,3 +196,47 @@ def test_a_replica_that_works_on_slow_routes_alone_can_be_blind() -> None:
     state, _ = adapt(before, {"web.1": replica(1)}, Wanted((SERVICE,)), observed(99.9), 99.9)
     told, _ = blind_told(Observed(replicas={"web.1": seen(counts=counts(99.9))}, edge=found), state)
     assert told == [BLIND]
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 5])
+@pytest.mark.parametrize("kept", [1.0, 0.6])
+def test_the_capacity_of_a_service_is_the_sum_of_what_its_replicas_do(replicas: int, kept: float) -> None:
+    """Each does a hundred a second, and tells it when it does: not all at every look, and some of it never."""
+    random = Random(replicas)
+    names = [f"web.{number + 1}" for number in range(replicas)]
+    held = {name: replica(number + 1) for number, name in enumerate(names)}
+    found = replace(
+        edge(**{name.replace(".", "_"): replace(PLACE, sessions=16) for name in names}),
+        queues={("web", MAIN): EdgeQueue(queued=40)},
+    )
+    state, said, capacity = Adapted(), {name: counts(99.9) for name in names}, []
+    for tick in range(100):
+        now_s = 100 + tick / 10
+        for name in names:
+            if random.random() < kept:
+                done = ClassCounts(completed=10 * tick, service_s=tick * 1.6, in_flight=16)
+                said[name] = Counts(now_s, 0.0, (done, ClassCounts()), ())
+        see = Observed(replicas={name: seen(counts=said[name]) for name in names}, edge=found)
+        state, _ = adapt(state, held, Wanted((replace(SERVICE, replicas=replicas),)), see, now_s)
+        capacity.append(state.queues["web", MAIN].rate_per_s)
+    assert sum(capacity[20:]) / 80 == pytest.approx(100 * replicas, rel=0.05)
+    assert min(capacity[20:]) >= 0.8 * 100 * replicas
+
+
+def test_a_replica_that_tells_nothing_any_more_does_not_count_for_ever() -> None:
+    held = {"web.1": replica(1), "web.2": replica(2)}
+    place = replace(PLACE, sessions=16)
+    found = replace(edge(web_1=place, web_2=place), queues={("web", MAIN): EdgeQueue(queued=40)})
+    state = Adapted()
+    for tick in range(60):
+        now_s = 100 + tick / 10
+        done = [ClassCounts(completed=10 * t, service_s=t * 1.6, in_flight=16) for t in (tick, min(tick, 20))]
+        at_s = (now_s, min(now_s, 102.0))
+        both = {
+            name: seen(counts=Counts(at_s[number], 0.0, (done[number], ClassCounts()), ()))
+            for number, name in enumerate(held)
+        }
+        state, _ = adapt(state, held, Wanted((SERVICE,)), Observed(replicas=both, edge=found), now_s)
+        if tick in (19, 24):
+            assert state.queues["web", MAIN].rate_per_s == pytest.approx(200, rel=0.05)
+    assert state.queues["web", MAIN].rate_per_s == pytest.approx(100, rel=0.05)
