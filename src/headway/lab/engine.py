@@ -18,9 +18,9 @@ from typing import Any
 from headway.lab.alarm import Alarm
 from headway.lab.arrivals import arrivals, scheduled_arrivals
 from headway.lab.connection import RESET, Connection, Exchange
-from headway.lab.generator import OUT_OF_DESCRIPTORS, OUT_OF_PORTS, TOO_SLOW, Effort
+from headway.lab.generator import CONNECTION_LIMIT, OUT_OF_DESCRIPTORS, OUT_OF_PORTS, TOO_SLOW, Effort
 from headway.lab.mix import turns
-from headway.lab.outcome import CONNECTION_LIMIT, DEADLINE, Failure, LoadResult, Progress
+from headway.lab.outcome import DEADLINE, Failure, LoadResult, Progress
 from headway.lab.own_core import CoreTime
 from headway.lab.plan import LoadPlan
 from headway.lab.preflight import Reached

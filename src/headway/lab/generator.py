@@ -15,7 +15,8 @@ Cause = Literal["own core used up", "no core to run on", "ports or descriptors",
 TOO_SLOW = "client too slow"
 OUT_OF_PORTS = "client out of ports"
 OUT_OF_DESCRIPTORS = "client out of descriptors"
-OWN_FAULTS = (TOO_SLOW, OUT_OF_PORTS, OUT_OF_DESCRIPTORS)
+CONNECTION_LIMIT = "client connection limit"  # as many are open as it may hold, by its descriptors or by the plan
+OWN_FAULTS = (TOO_SLOW, OUT_OF_PORTS, OUT_OF_DESCRIPTORS, CONNECTION_LIMIT)
 
 # Above this share of a core the generator has no room to be on time.
 CPU_SHARE_MAX = 0.9

@@ -15,7 +15,6 @@ from headway.lab.generator import Generator
 
 Ending = Literal["ok", "late", "refused", "failed"]
 
-CONNECTION_LIMIT = "client connection limit"
 DEADLINE = "deadline"
 
 

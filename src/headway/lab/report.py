@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from headway.lab.generator import TOO_SLOW
+from headway.lab.generator import OWN_FAULTS, TOO_SLOW
 from headway.lab.outcome import LoadResult, Part
 
 # A system is called to hold from here on: one late answer in a thousand is worth a number, not another word.
@@ -109,7 +109,7 @@ def own_words(result: LoadResult) -> str | None:
     remedy = {
         "own core used up": "lower the rate, or share it between several generators",
         "no core to run on": "give it a core of its own, or run it on another machine",
-        "ports or descriptors": "use --connections keep, or raise ip_local_port_range or ulimit -n",
+        "ports or descriptors": "use --connections keep, shorten --deadline, or raise ip_local_port_range or ulimit -n",
         "held up": "try again, and look at what else this machine does",
     }[generator.cause]
     return (
@@ -128,7 +128,7 @@ def _why(result: LoadResult) -> str:
                 f"and waited {_percent(generator.waited_share)} for one"
             )
         case "ports or descriptors":
-            lacked = (name for name in result.failures if name.startswith("client out") and name != TOO_SLOW)
+            lacked = (name for name in result.failures if name in OWN_FAULTS and name != TOO_SLOW)
             return ", ".join(f"{name}: {result.failures[name]:,}" for name in lacked)
     return f"something held it up: 1 request in 100 left {ms(generator.send_lag_ms_p99)} late or more"
 

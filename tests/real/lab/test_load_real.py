@@ -191,6 +191,8 @@ def test_too_few_connections_fail_without_waiting(origin: Any) -> None:
     server = origin(answer)
     result = quick(server.url, connections_max=30, connections="keep")
     assert (result.ok, result.failures) == (30, {"client connection limit": 70})
+    assert (result.generator.bottleneck, result.generator.cause) == (True, "ports or descriptors")
+    assert result.generator.made_per_s == pytest.approx(30 / result.duration_s, rel=0.1)
     assert server.connections == 30
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway.lab.generator import OUT_OF_PORTS, TOO_SLOW, Effort, Generator, judged
+from headway.lab.generator import CONNECTION_LIMIT, OUT_OF_PORTS, TOO_SLOW, Effort, Generator, judged
 from headway.lab.outcome import Failure, LoadResult, classify, percentile
 from headway.lab.schedule import Piece
 from headway.lab.tally import Tally
@@ -164,6 +164,7 @@ def test_a_moment_without_a_core_is_a_remark_and_no_bottleneck() -> None:
         (view(ran_s=5.0, waited_s=4.8, late=900), "no core to run on"),
         (view(ran_s=5.0, late=900), "held up"),
         (view(faults={OUT_OF_PORTS: 20}), "ports or descriptors"),
+        (view(faults={CONNECTION_LIMIT: 20}), "ports or descriptors"),
         (view(ran_s=9.9, faults={TOO_SLOW: 20}), "own core used up"),
     ],
 )

@@ -80,6 +80,10 @@ def test_the_generator_tells_its_own_core_from_one_it_did_not_get() -> None:
         BAD, failures={"client out of ports": 40}, generator=Generator(0, 0, True, "ports or descriptors")
     )
     assert "client out of ports: 40" in (own_words(lacking) or "")
+    full = replace(lacking, failures={"client connection limit": 7, "client too slow": 1, "deadline": 2})
+    said = own_words(full) or ""
+    assert "(client connection limit: 7)" in said
+    assert "--deadline" in said
     assert own_words(GOOD) is None
 
 
