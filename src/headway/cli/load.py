@@ -17,7 +17,8 @@ import click
 
 from headway.cli.start import System
 from headway.errors import HeadwayError, MachineError
-from headway.lab.load import LoadPlan, LoadResult, Request, render, scheduled
+from headway.lab.interrupt import ended_like_ctrl_c
+from headway.lab.load import Interrupted, LoadPlan, LoadResult, Request, render, scheduled
 from headway.lab.load import load as run_load
 from headway.lab.mix import REQUESTS_MAX, parse_header, parse_request, read_body, read_requests, with_content
 from headway.lab.report_page import Context, report_page
@@ -62,11 +63,19 @@ def load(options: Options, system: System, *, state_given: bool, as_json: bool) 
     elif state_given:
         raise HeadwayError("--state is for the plots of a report", hint="add --report FILE.html")
     watch = _watch(options, system, state_given=state_given)
-    with watch or contextlib.nullcontext(), _on_terminal(plan, silent=as_json) as on_progress:
-        result = run_load(plan, on_progress)
+    interrupt: Interrupted | None = None
+    with ended_like_ctrl_c():
+        try:
+            with watch or contextlib.nullcontext(), _on_terminal(plan, silent=as_json) as on_progress:
+                result = run_load(plan, on_progress)
+        except Interrupted as error:
+            interrupt, result = error, error.result
+            click.echo(f"interrupted after {result.duration_s:.3g} of {plan.duration_s:g} s", err=True)
     click.echo(json.dumps(result.as_json()) if as_json else render(result))
     if options.report is not None:
         _write(Path(options.report), result, plan, options, watch.samples if watch else ())
+    if interrupt is not None:
+        raise interrupt
 
 
 def plan_of(options: Options) -> LoadPlan:

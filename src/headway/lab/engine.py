@@ -126,6 +126,21 @@ class Engine:
             self._note_sent()
         self._finish_if_over()
 
+    def so_far(self) -> LoadResult | None:
+        """After `run` was cancelled: what had ended until then; None when nothing had.
+
+        What was under way at that moment is left out: neither an answer nor a failure came of it.
+        """
+        while self._waiting:
+            exchange = self._waiting.popleft()
+            if not exchange.ended:
+                exchange.ended = True
+                self._tally.forget(exchange.intended_s, exchange.kind)
+        if self._sent_s is None:
+            self._stopped = True
+            self._note_sent()
+        return self._result() if self._tally.offered else None
+
     def progress(self) -> Progress:
         """How it stands now."""
         counts = self._tally.counts

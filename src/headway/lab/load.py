@@ -21,6 +21,7 @@ from headway.lab.report import render
 from headway.lab.target import Request, parse_target, wire_request
 
 __all__ = [
+    "Interrupted",
     "LoadPlan",
     "LoadResult",
     "Progress",
@@ -53,7 +54,29 @@ async def run_load(plan: LoadPlan, on_progress: Callable[[Progress], None] | Non
     return await engine.run()
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in the middle of a load; `result` is what had been measured until then."""
+
+    def __init__(self, result: LoadResult) -> None:
+        super().__init__()
+        self.result = result
+
+
 def load(plan: LoadPlan, on_progress: Callable[[Progress], None] | None = None) -> LoadResult:
-    """`run_load` for callers without an event loop."""
+    """`run_load` for callers without an event loop. Interrupted by Ctrl-C, it raises Interrupted with its figures."""
+    engines: list[Engine] = []
+
+    async def run() -> LoadResult:
+        engines.append(await prepare(plan, on_progress))
+        return await engines[0].run()
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(run_load(plan, on_progress))
+        try:
+            return runner.run(run())
+        except KeyboardInterrupt as error:
+            # A connection cut off in the middle of its handshake is what was asked for, and nothing to be told.
+            runner.get_loop().set_exception_handler(lambda _loop, _context: None)
+            found = engines[0].so_far() if engines else None
+            if found is None:
+                raise
+            raise Interrupted(found) from error

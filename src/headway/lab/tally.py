@@ -100,6 +100,13 @@ class Tally:
         for part in self._parts(intended_s, kind):
             part.offered += 1
 
+    def forget(self, intended_s: float, kind: int = 0) -> None:
+        """A request was offered whose fate nobody will know: it was none."""
+        self.offered -= 1
+        self.seconds[int(intended_s)].offered -= 1
+        for part in self._parts(intended_s, kind):
+            part.offered -= 1
+
     def answered(self, intended_s: float, latency_s: float, status: int, kind: int = 0) -> Ending:
         """A request got its whole answer in time; failed ones (4xx, 5xx) still need `failed`."""
         self.statuses[status] += 1

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import signal
 import socket
 import ssl
 import subprocess
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 import trustme
-from harness import HEADWAY, Running
+from harness import HEADWAY, Running, wait_for
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 COMMAND_S = 60.0
@@ -235,3 +236,52 @@ def test_a_rate_that_it_cannot_make_is_its_own_fault_in_every_report(origin: Any
     words = "Careful: the load generator itself was the bottleneck"
     assert words in (tmp_path / "fast.html").read_text()
     assert words in command(tmp_path, *asked).stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_was_measured_until_it_was_interrupted_is_told(
+    origin: Any, tmp_path: Path, number: signal.Signals
+) -> None:
+    async def answer(seen: Any, writer: asyncio.StreamWriter) -> bool:
+        if seen.number % 10 == 9:
+            await seen.hang()
+        writer.write(OK)
+        return True
+
+    server = origin(answer)
+    asked = ("--schedule", "100 for 20s, 10 for 20s", "--arrivals", "constant", "--report", "r.html", "--json")
+    with subprocess.Popen(
+        [*HEADWAY, "load", server.url, *asked],
+        cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        try:
+            wait_for(lambda: len(server.seen) >= 100, 20, "100 requests")
+            process.send_signal(number)
+            said, errors = process.communicate(timeout=10)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert errors.startswith("interrupted after ")
+    assert "Traceback" not in errors
+    document = json.loads(said.splitlines()[-1])
+    assert 80 <= document["offered"] == document["ok"] <= len(server.seen)
+    assert 0.9 < document["duration_s"] < 3
+    assert document["goodput_per_s"] == pytest.approx(90, rel=0.1)
+    assert sum(second["offered"] for second in document["timeline"]) == document["offered"]
+    assert sum(part["offered"] for part in document["pieces"]) == document["offered"]
+    assert "offered" in (tmp_path / "r.html").read_text()
+
+
+def test_a_load_that_had_not_begun_has_nothing_to_tell(tmp_path: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"https://127.0.0.1:{silent.getsockname()[1]}/"  # the handshake is never answered
+        with subprocess.Popen(
+            [*HEADWAY, "load", url, "--rate", "5"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            silent.accept()
+            process.send_signal(signal.SIGINT)
+            said, errors = process.communicate(timeout=10)
+            assert (said.strip(), errors.strip()) == ("", "")
+    assert process.returncode == 130
