@@ -7,6 +7,14 @@ a reload: they are variables of the HAProxy process, set through its run-time AP
 A rule that refuses only marks the request, by tracking the class in the table `headway.refused`, which counts, and one
 more rule answers 503 to what is marked. Where nothing is to be refused (overload = "observe") there are no rules at
 all: requests are answered as they come, and `headway.edge.unrefused` counts.
+
+Fairness between clients needs no count of them, for how many there are says nothing of how much they want. A class has
+a *level* of requests a second, above which a client is held back. It sinks when a request is refused whose client has
+been let in much less often than the one that was let in last, and it rises with each that is let in. So it settles
+where the large clients share what the small ones leave (max-min fairness, found by what is refused as in approximate
+fair dropping: Pan, Breslau, Prabhakar and Shenker, ACM SIGCOMM CCR 2003). Where all want the same, or one is alone,
+nobody is worse off than another and there is no level. HAProxy keeps it, by a few rules that are looked at under
+overload alone.
 """
 
 from __future__ import annotations
@@ -31,6 +39,16 @@ CLIENT_EXPIRES_S = 5  # whoever was silent for so long is no active client any m
 # to three quarters, sheddable to the half. Rules come after `waits`, so that one may wait whatever the bound.
 FILLED = (2.0, 1.0, 0.75, 0.5)
 _FILLED = ("queue,div(2)", "queue", "queue,mul(4),div(3)", "queue,mul(2)")
+
+# Of clients above the level, behind all others: they fill the queue to a quarter, so that there is always room for
+# others, and always somebody to take a place that becomes free.
+HELD_BACK = len(FILLED)
+_FILLED_BY_HELD_BACK = "queue,mul(4)"
+PER_KS = 1000  # rates of clients in requests a thousand seconds, for HAProxy calculates in whole numbers
+WORSE_OFF = "mul(3),div(2)"  # let in less often than two thirds of another: chance alone makes smaller differences
+# A step down takes what 32 requests that are let in give back: about one in 32 then is refused in spite of its share.
+SINKS, RISES = "mul(7),div(8)", "mul(257),div(256)"
+LEVEL_MAX = 10**9  # nobody gets near it: there is no level any more
 
 # RFC 9218: u=0 to u=7, 3 when nothing is said. What a client says of itself can only make it less important.
 _LATER = ("u=4 u=5", 2)
@@ -57,6 +75,11 @@ def variables(service: str, number: int, bound: QueueBound) -> dict[str, int]:
         "queue_max": max(0, bound.queue_max),
     }
     return {variable(field, service, number): value for field, value in values.items()}
+
+
+def level_variable(service: str, number: int) -> str:
+    """The level of a class, which HAProxy itself moves while the class is overloaded; 0 = none."""
+    return variable("level", service, number)
 
 
 def variable_lines(services: tuple[EdgeService, ...]) -> list[str]:
@@ -109,54 +132,76 @@ def queue_lines(service: EdgeService, cls: EdgeClass) -> list[str]:
         return variable(field, service.name, cls.number)
 
     demotes = [(urgency, level) for urgency, level in (_LATER, _LAST) if level > cls.level]
+    own = cls.level if demotes else 0
     first = 0 if cls.level else -1  # before the critical_plus as well
     waits = "waits occupied" if service.sticky else "waits"
     refused = f"http-request track-sc3 be_name table {REFUSED}"
-    lines: list[str] = []
+    level = level_variable(service.name, cls.number)
+    lines = [
+        "# Clients and their rates are known under overload only; of IPv6 the /64 counts, which one client owns.",
+        f"stick-table type ipv6 size {CLIENTS_MAX} expire {CLIENT_EXPIRES_S}s store gpc0,gpc0_rate(1s)",
+        f"http-request track-sc1 src,ipmask(32,64) if {{ var({proc('overloaded')}) -m int gt 0 }}",
+        f"http-request set-var(txn.rate) sc_gpc0_rate(1),mul({PER_KS}) if {{ sc_tracked(1) }}",
+        "# Above the level a client takes more than its share, and is held back.",
+        f"acl has_level var({level}) -m int gt 0",
+        f"acl above_level var(txn.rate),sub({level}) ge 0",
+        "http-request set-var(txn.held_back) bool(true) if { sc_tracked(1) } has_level above_level",
+    ]
     if demotes:
         lines += [
+            "",
             "# Who goes first in the queue: 0 critical_plus, 1 critical, 2 sheddable_plus, 3 sheddable. A client can",
             "# put itself behind others by its Priority header, never before them.",
             *([f"http-request set-priority-class int({cls.level})"] if cls.level else []),
             *(
-                f"http-request set-priority-class int({level}) if {{ req.hdr(priority) -m str {urgency} }}"
-                for urgency, level in demotes
+                f"http-request set-priority-class int({later}) if {{ req.hdr(priority) -m str {urgency} }}"
+                for urgency, later in demotes
             ),
             "# Of those behind, so many a second go first, or they would never come to their turn under overload.",
             f"http-request track-sc2 be_name table {DEMOTED} if {{ prio_class gt {cls.level} }} "
-            f"{{ var({proc('floor_per_s')}) -m int gt 0 }}",
+            f"{{ var({proc('floor_per_s')}) -m int gt 0 }} !{{ var(txn.held_back) -m found }}",
             "http-request set-var(txn.demoted_per_s) sc_http_req_rate(2) if { sc_tracked(2) }",
             f"http-request set-priority-class int({first}) if {{ sc_tracked(2) }} "
             f"{{ rand,mod(txn.demoted_per_s),sub({proc('floor_per_s')}) lt 0 }}",
         ]
     lines += [
+        f"http-request set-priority-class int({HELD_BACK}) if {{ var(txn.held_back) -m found }}",
         "# The newest goes first under overload: it has the longest time left, and the oldest is given up first.",
         f"http-request set-priority-offset date(0,ms),mod(250000),mul(2),neg if {{ var({proc('newest_first')})"
         " -m int gt 0 }",
-        "# Clients and their rates are known under overload only; of IPv6 the /64 counts, which one client owns.",
-        f"stick-table type ipv6 size {CLIENTS_MAX} expire {CLIENT_EXPIRES_S}s store gpc0,gpc0_rate(1s)",
-        f"http-request track-sc1 src,ipmask(32,64) if {{ var({proc('overloaded')}) -m int gt 0 }}",
         "",
-        "# Refused at once, instead of late: above the bound, which the less important reach sooner, and a client that",
-        "# takes more than its share. Only requests that would have to wait.",
+        "# Refused at once, instead of late: above the bound, which the less important reach sooner, and whoever takes",
+        "# more than its share soonest. Only requests that would have to wait.",
         "acl waits queue gt 0",
     ]
     if service.sticky:
         cookie = word(f"headway-{service.name}")
         lines += ["acl occupied be_conn_free le 0", f"acl occupied req.cook({cookie}),srv_queue gt 0"]
-    levels = sorted({cls.level, *(level for _, level in demotes), *([0] if demotes else [])})
-    for level in levels:
-        mine = f" {{ prio_class {level} }}" if len(levels) > 1 else ""
-        lines.append(f"{refused} if {waits}{mine} {{ {_FILLED[level]},sub({proc('queue_max')}) ge 0 }}")
+    several = sorted({0, own, *(later for _, later in demotes)})
+    filled = {which: _FILLED[which] for which in several} if demotes else {own: _FILLED[cls.level]}
+    filled[HELD_BACK] = _FILLED_BY_HELD_BACK
+    for which, compared in filled.items():
+        lines.append(f"{refused} if {waits} {{ prio_class {which} }} {{ {compared},sub({proc('queue_max')}) ge 0 }}")
     if demotes and first < 0:
         lines.append(f"{refused} if {waits} {{ prio_class lt 0 }} {{ queue,div(3),sub({proc('queue_max')}) ge 0 }}")
-    share = f"{{ sc_gpc0_rate(1),sub({proc('client_per_s')}) ge 0 }}"
-    lines.append(f"{refused} if {waits} {{ sc_tracked(1) }} {{ var({proc('client_per_s')}) -m int gt 0 }} {share}")
-    lines += [
+    last = variable("let_in", service.name, cls.number)
+    # What the less critical do not get is no matter of fairness: those before them would be held back for it.
+    worse_off = f"{{ sc_tracked(3) }} {{ sc_tracked(1) }} {{ prio_class {own} }} worse_off"
+    return [
+        *lines,
+        "# The level sinks when a request is refused whose client is worse off than the one that was let in last, as",
+        "# long as that one is near it; it rises with each request that is let in. It begins at all that is done.",
+        f"acl worse_off var(txn.rate),{WORSE_OFF},sub({last}) lt 0",
+        f"acl within_reach var({last}),mul(2),sub({level}) ge 0",
+        f"http-request set-var({level}) var({level}),{SINKS} if {worse_off} has_level within_reach "
+        f"{{ var({level}) -m int gt {PER_KS} }}",
+        f"http-request set-var({level}) var({proc('client_per_s')}),mul({PER_KS}) if {worse_off} !has_level",
         "http-request return status 503 default-errorfiles if { sc_tracked(3) }",
+        f"http-request set-var({last}) var(txn.rate) if {{ sc_tracked(1) }}",
+        f"http-request set-var({level}) var({level}),{RISES} if {{ sc_tracked(1) }} has_level",
+        f"http-request set-var({level}) int(0) if {{ sc_tracked(1) }} {{ var({level}) -m int gt {LEVEL_MAX} }}",
         "http-request sc-inc-gpc0(1) if { sc_tracked(1) }",
     ]
-    return lines
 
 
 def tables() -> list[tuple[str, list[str]]]:

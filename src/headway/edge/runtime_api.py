@@ -22,7 +22,7 @@ from typing import Literal
 
 from headway.edge.errors import EdgeRefused, EdgeUnreachable
 from headway.edge.observed import EdgeObserved, EdgeProcess, EdgeServerState, read_info, read_stat
-from headway.edge.queues import REFUSED, variables
+from headway.edge.queues import REFUSED, level_variable, variables
 from headway.edge.routes import learned_key
 from headway.edge.servers import draining_file, learned_file, server_line
 from headway.model.edge import EdgeReplica
@@ -107,6 +107,8 @@ class RuntimeApi:
     def bound(self, service: str, number: int, bound: QueueBound) -> None:
         """What is done with the queue of a class from now on; all of it in one round trip. A restart forgets it."""
         values = variables(service, number, bound)
+        if not bound.overloaded:
+            values[level_variable(service, number)] = 0  # the next overload may be of other clients
         self._quietly("experimental-mode on", *(f"set var {name} int({value})" for name, value in values.items()))
 
     def assign(self, service: str, prefix: str) -> None:

@@ -35,8 +35,6 @@ SEVERE_SHARE = 0.5  # of the requests refused
 DEADLINE_SHARE = 0.8  # of the deadline that may be waited where there is no SLO
 LIFO_WAIT_S = 1.0  # without an SLO: a longer wait than this and the newest go first
 FLOOR_SHARE = 1 / 12  # of the throughput for the less critical, whatever the critical take
-FAIR_FACTOR = 4.0  # times its even share that a client address may take under overload
-CLIENTS_MIN = 3  # with fewer there is nobody to be fair to
 RATE_MAX_PER_S = 1e9  # more was never measured, only divided by next to nothing
 UNKNOWN_FACTOR = 2  # times the places at replicas, while no throughput was measured
 _SMOOTH = 0.3
@@ -103,7 +101,8 @@ def step(state: Queue, seen: Seen, promise: Promise) -> Queue:
         newest_first=_newest_first(state, seen, promise, wait_s, overloaded=overloaded),
         # In every class, whatever was declared: a client's Priority header makes less critical requests of its own.
         floor_per_s=ceil(FLOOR_SHARE * state.rate_per_s) if overloaded else 0,
-        client_per_s=_client_rate(state, seen, overloaded=overloaded),
+        # From all that is done down to its share, where others are worse off: the edge finds how far.
+        client_per_s=ceil(state.rate_per_s) if overloaded else 0,
     )
     return replace(state, bound=bound, reason=why)
 
@@ -168,9 +167,3 @@ def _newest_first(state: Queue, seen: Seen, promise: Promise, wait_s: float, *, 
     if state.bound.newest_first:  # until the old ones are gone: they would all be served late, one after the other
         return seen.queued > 0 and wait_s > most_s / 4
     return wait_s > most_s
-
-
-def _client_rate(state: Queue, seen: Seen, *, overloaded: bool) -> int:
-    if not overloaded or seen.clients < CLIENTS_MIN or not state.rate_per_s:
-        return 0
-    return max(1, ceil(FAIR_FACTOR * state.rate_per_s / seen.clients))

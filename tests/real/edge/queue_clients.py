@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import random
+import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +32,38 @@ class Answer:
     @property
     def replica(self) -> str:
         return str(json.loads(self.body)["replica"])
+
+
+class Asking:
+    """One who asks again and again at moments of chance, at most one question at a time, and counts the answers."""
+
+    def __init__(self, port: int, source: str, every_s: float, *, path: str = "/slow/40", wait_s: float = 0.0):
+        self.asked = self.served = 0
+        self._port, self._source, self._every_s, self._path, self._wait_s = port, source, every_s, path, wait_s
+        self._chance = random.Random(f"{source} {wait_s}")
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+
+    def __enter__(self) -> Asking:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join(10)
+
+    def _ask(self) -> None:
+        self._over.wait(self._wait_s)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30, source_address=(self._source, 0))
+        with contextlib.closing(connection):
+            while not self._over.is_set():
+                due_s = time.monotonic() + self._chance.expovariate(1 / self._every_s)
+                connection.request("GET", self._path)
+                answer = connection.getresponse()
+                answer.read()
+                self.asked += 1
+                self.served += answer.status == 200
+                self._over.wait(max(0.0, due_s - time.monotonic()))
 
 
 class Clients:

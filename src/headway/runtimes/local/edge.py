@@ -314,7 +314,6 @@ class Edge:
             servers={state.name: _server(state) for state in seen.replicas if state.number == MAIN},
             classes={(state.name, state.number): _server(state) for state in seen.replicas if state.number != MAIN},
             queues=queues,
-            clients=max((cls.clients for cls in seen.classes), default=0),
             learned=dict(self._told.learned),
         )
 
