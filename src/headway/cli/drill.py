@@ -31,6 +31,7 @@ from headway.lab.drill.run import NORMAL, QUICK, Orders, Pace, run_drill
 from headway.lab.drill.table import render
 from headway.lab.interrupt import ended_like_ctrl_c
 from headway.lab.load import burst, run_load
+from headway.lab.page_file import check_writable, write_page
 from headway.model.declared import Service
 from headway.model.declared import System as Declared
 from headway.model.units import format_duration, parse_duration_s
@@ -68,11 +69,15 @@ def drill(options: Options, here: Callable[[], System], *, as_json: bool) -> Non
     say = _progress(as_json)
     with ended_like_ctrl_c():
         found = _drill_url(options, here(), say) if options.url else _drill_declared(options, say)
-    if options.report:
-        Path(options.report).write_text(paper(found, shlex.join(["headway", "drill", *sys.argv[2:]])))
-        if not as_json:
-            say(f"written to {options.report}")
+    tell(found, options.report, as_json=as_json)
+
+
+def tell(found: Drill, report: str | None, *, as_json: bool) -> None:
+    """Print it, then write its page: minutes of work are not lost to a disk that is full by now."""
     click.echo(json.dumps(found.as_json()) if as_json else "\n" + render(found))
+    if report:
+        write_page(Path(report), paper(found, shlex.join(["headway", "drill", *sys.argv[2:]])))
+        click.echo(f"report: {os.path.abspath(report)}", err=True)
 
 
 def _check(options: Options) -> None:
@@ -85,10 +90,7 @@ def _check(options: Options) -> None:
     if options.path is not None and not options.path.startswith("/"):
         raise HeadwayError(f'--path: "{options.path}" is no path', hint='a path begins with "/": --path /health')
     if options.report:
-        place = Path(options.report)
-        writable = os.access(place, os.W_OK) if place.exists() else os.access(place.absolute().parent, os.W_OK)
-        if place.is_dir() or not place.absolute().parent.is_dir() or not writable:
-            raise HeadwayError(f"--report: {options.report} cannot be written", hint="name a file in a folder of yours")
+        check_writable(Path(options.report))
     _slo_s(options.slo)
     _sizes(options)
 

@@ -16,11 +16,12 @@ from typing import Any, Literal
 import click
 
 from headway.cli.start import System
-from headway.errors import HeadwayError, MachineError
+from headway.errors import HeadwayError
 from headway.lab.interrupt import ended_like_ctrl_c
 from headway.lab.load import Interrupted, LoadPlan, LoadResult, Request, render, scheduled
 from headway.lab.load import load as run_load
 from headway.lab.mix import REQUESTS_MAX, parse_header, parse_request, read_body, read_requests, with_content
+from headway.lab.page_file import check_writable, write_page
 from headway.lab.report_page import Context, report_page
 from headway.lab.schedule import parse_schedule
 from headway.lab.target import parse_target
@@ -59,7 +60,7 @@ def load(options: Options, system: System, *, state_given: bool, as_json: bool) 
     """Run the load, print its result, and write its report."""
     plan = plan_of(options)
     if options.report is not None:
-        _check_writable(Path(options.report))
+        check_writable(Path(options.report))
     elif state_given:
         raise HeadwayError("--state is for the plots of a report", hint="add --report FILE.html")
     watch = _watch(options, system, state_given=state_given)
@@ -148,32 +149,11 @@ def _watch(options: Options, system: System, *, state_given: bool) -> Watch | No
     return Watch(system.client) if state_given or is_edge_of(document, parse_target(options.url)) else None
 
 
-def _check_writable(path: Path) -> None:
-    """A report that cannot be written is said before the load, not after it."""
-    existed = path.exists()
-    try:
-        with path.open("ab"):
-            pass
-        if not existed:
-            path.unlink()
-    except OSError as error:
-        raise _unwritable(path, error) from error
-
-
 def _write(path: Path, result: LoadResult, plan: LoadPlan, options: Options, samples: Sequence[Sample]) -> None:
     made_at = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     context = Context(plan.url, command_line(options), made_at, plan.slo_s, tuple(samples))
-    try:
-        path.write_text(report_page(result, context), encoding="utf-8")
-    except OSError as error:
-        raise _unwritable(path, error) from error
+    write_page(path, report_page(result, context))
     click.echo(f"report: {os.path.abspath(path)}", err=True)
-
-
-def _unwritable(path: Path, error: OSError) -> MachineError:
-    return MachineError(
-        f"the report {path} cannot be written: {error.strerror}", hint="give a file in a folder that you may write to"
-    )
 
 
 def command_line(options: Options) -> str:

@@ -14,6 +14,11 @@ import pytest
 from command_place import Place, take_apart
 from harness import HEADWAY, descendants_of_session, die_with_parent
 
+from headway.cli.drill import tell
+from headway.errors import MachineError
+from headway.lab.drill.findings import Drill, Subject
+from headway.lab.drill.search import Capacity
+
 DRILL_S = 110.0
 # About 100 answers a second, whatever the machine: the generator stays small, and the app is drilled far beyond it.
 SMALL = """
@@ -114,7 +119,7 @@ def test_a_drill_that_is_interrupted_ends_what_it_started(drilled: Place, before
         (("--slo", "soon"), "--slo:", "--slo 250ms"),
         (("--sizes", "999"), "cannot be given to workers", "--sizes 1"),
         (("--sizes", "x"), "is no list of cores", "--sizes 1"),
-        (("--report", "no/such/page.html"), "cannot be written", "a folder of yours"),
+        (("--report", "no/such/page.html"), "cannot be written", "a folder that you may write to"),
         (("--url", "http://127.0.0.1:1/", "--bare"), "takes no target", "headway drill TARGET"),
         (("--url", "http://127.0.0.1:1/"), "nothing listens", "headway up"),
         (("nothing:app",), "there is no module", "module:attribute"),
@@ -138,6 +143,13 @@ def test_data_that_is_not_its_own_is_not_loaded_without_asking(drilled: Place) -
     assert "services.web.env.DATA" in refused.error
     assert "secret" not in refused.error + refused.hint
     assert "--yes" in refused.hint
+
+
+def test_figures_are_told_before_the_page_that_cannot_be_written(capsys: pytest.CaptureFixture[str]) -> None:
+    subject = Subject("shop", "http://127.0.0.1:8000/", "web", 2, 0.25, "declared", 1.0, 4)
+    with pytest.raises(MachineError, match="/dev/full cannot be written: No space left"):
+        tell(Drill(subject, Capacity(400.0, "system")), "/dev/full", as_json=True)
+    assert json.loads(capsys.readouterr().out)["capacity"]["per_s"] == 400
 
 
 def test_the_page_is_not_begun_by_a_drill_that_is_refused(drilled: Place) -> None:

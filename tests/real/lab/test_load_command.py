@@ -200,6 +200,13 @@ def test_what_cannot_be_meant_is_refused_before_the_first_request(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_figures_are_told_before_the_report_that_cannot_be_written(origin: Any, fixed: Any, tmp_path: Path) -> None:
+    done = command(tmp_path, origin(fixed(OK)).url, "--rate", "50", "--for", "0.2s", "--report", "/dev/full", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["failed"] == 0
+    assert "/dev/full cannot be written: No space left" in done.stderr
+
+
 def test_a_closed_port(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))  # bound and not listening: nobody else can take the port meanwhile
