@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import click
 import uvloop
 
-from headway.cli.drilled import copy_of, first_path, free_port, log_tail, real_data, service_of, temporary
+from headway.cli.drilled import copy_of, first_path, free_port, is_here, log_tail, real_data, service_of, temporary
 from headway.cli.start import System
 from headway.declaration.load import Loaded, load
 from headway.errors import AppError, EngineError, HeadwayError, MachineError, NotRunning
@@ -32,6 +32,7 @@ from headway.lab.drill.table import render
 from headway.lab.interrupt import ended_like_ctrl_c
 from headway.lab.load import burst, run_load
 from headway.lab.page_file import check_writable, write_page
+from headway.lab.target import parse_target
 from headway.model.declared import Service
 from headway.model.declared import System as Declared
 from headway.model.units import format_duration, parse_duration_s
@@ -61,6 +62,7 @@ class Options:
     quick: bool
     bare: bool
     yes: bool
+    ca: str | None = None
 
 
 def drill(options: Options, here: Callable[[], System], *, as_json: bool) -> None:
@@ -87,6 +89,8 @@ def _check(options: Options) -> None:
             "--url drills what runs already: it takes no target, --env, --bare or --sizes",
             hint="headway drill --url URL, or headway drill TARGET",
         )
+    if options.ca is not None and not options.url:
+        raise HeadwayError("--ca: a system of our own is drilled without TLS", hint="headway drill --url URL --ca FILE")
     if options.path is not None and not options.path.startswith("/"):
         raise HeadwayError(f'--path: "{options.path}" is no path', hint='a path begins with "/": --path /health')
     if options.report:
@@ -276,6 +280,9 @@ async def _answers(url: str, name: str, system: System, service: str) -> None:
 
 def _drill_url(options: Options, here: System, say: Callable[[str], None]) -> Drill:
     url = options.url or ""
+    target = parse_target(url)
+    if not options.yes and not is_here(target):
+        _ask(target.host)
     parts = urlsplit(url)
     if options.path is not None:
         url = f"{parts.scheme}://{parts.netloc}{options.path}"
@@ -297,7 +304,15 @@ def _drill_url(options: Options, here: System, say: Callable[[str], None]) -> Dr
     kills = replicas is not None and options.yes
     if not kills:
         notes = (*notes, "no replica was killed: that needs this folder's own system, and --yes")
-    return _run(Orders(subject, _pace(options), replicas, kills=kills, notes=notes), say)
+    return _run(Orders(subject, _pace(options), replicas, kills=kills, notes=notes, ca_file=options.ca), say)
+
+
+def _ask(host: str) -> None:
+    """A drill is an attack on whom it does not belong to."""
+    question = f"{host} is not this machine, and a drill gives it ten times the load that it can carry"
+    if not sys.stdin.isatty():
+        raise HeadwayError(question, hint="if it is yours: headway drill --url URL --yes")
+    click.confirm(f"{question}. Is it yours?", abort=True, err=True)
 
 
 def _replicas_behind(here: System, url: str) -> Replicas | None:

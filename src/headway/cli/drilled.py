@@ -7,6 +7,7 @@ started in the foreground way: whatever ends the command, be it SIGKILL, ends al
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import re
 import shutil
 import socket
@@ -21,6 +22,7 @@ from headway.cli.start import System, await_ready, start, stop_and_wait, system_
 from headway.declaration.load import Loaded
 from headway.declaration.references import Reference, parse, read_secret
 from headway.errors import HeadwayError
+from headway.lab.target import Target
 from headway.model.declared import Service
 from headway.model.declared import System as Declared
 
@@ -124,6 +126,30 @@ def real_data(declared: Declared, environment: Mapping[str, str], root: Path) ->
     own = {variable for service in declared.services.values() for variable in service.env}
     found += [f"${variable}" for variable, text in environment.items() if variable not in own and _DATA_URL.match(text)]
     return tuple(found)
+
+
+def is_here(target: Target) -> bool:
+    """Whether a load on it stays on this machine; also where nobody can be loaded because the name is unknown."""
+    if target.socket_path is not None:
+        return True
+    try:
+        found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_DGRAM)
+    except (socket.gaierror, UnicodeError):
+        return True
+    return all(_is_own(family, address) for family, _type, _protocol, _name, address in found)
+
+
+def _is_own(family: int, address: tuple[Any, ...]) -> bool:
+    """The kernel talks to an address of this machine from that address itself; to ask, nothing is sent."""
+    number = ipaddress.ip_address(str(address[0]).partition("%")[0])
+    if number.is_loopback or number.is_unspecified:
+        return True
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect(address)
+            return bool(sock.getsockname()[0] == address[0])
+    except OSError:
+        return False
 
 
 def _start(text: str, environment: Mapping[str, str], root: Path) -> str:

@@ -102,6 +102,8 @@ def scheduled(url: str, schedule: Sequence[Piece], **options: Any) -> LoadPlan:
     return LoadPlan(url, offered / duration_s, duration_s, schedule=tuple(schedule), **options)
 
 
-def burst(url: str, count: int, *, deadline_s: float = 10.0, slo_s: float | None = None) -> LoadPlan:
+def burst(
+    url: str, count: int, *, deadline_s: float = 10.0, slo_s: float | None = None, ca_file: str | None = None
+) -> LoadPlan:
     """A plan of `count` requests that all start at once, each on its own connection."""
-    return LoadPlan(url, float(count), 1.0, pattern="burst", deadline_s=deadline_s, slo_s=slo_s)
+    return LoadPlan(url, float(count), 1.0, pattern="burst", deadline_s=deadline_s, slo_s=slo_s, ca_file=ca_file)

@@ -122,6 +122,8 @@ def test_a_drill_that_is_interrupted_ends_what_it_started(drilled: Place, before
         (("--report", "no/such/page.html"), "cannot be written", "a folder that you may write to"),
         (("--url", "http://127.0.0.1:1/", "--bare"), "takes no target", "headway drill TARGET"),
         (("--url", "http://127.0.0.1:1/"), "nothing listens", "headway up"),
+        (("--url", "http://192.0.2.7/"), "192.0.2.7 is not this machine", "--yes"),
+        (("--url", "ftp://127.0.0.1/"), "only http", "http://127.0.0.1:8000"),
         (("nothing:app",), "there is no module", "module:attribute"),
         (("--path", "/gone"), "answers 404", "--path"),
         (("--path", "/bad"), "answers 500 without any load", "--path"),

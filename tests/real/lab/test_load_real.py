@@ -17,6 +17,7 @@ import pytest
 import trustme
 
 from headway.errors import HeadwayError, MachineError, NotRunning
+from headway.lab.drill.loads import Loads
 from headway.lab.load import LoadPlan, LoadResult, Progress, Request, burst, load, run_load
 from headway.lab.steady import SteadyLoad
 
@@ -474,3 +475,22 @@ def test_a_mistake_of_the_generator_ends_the_load_and_is_told(
     while descriptors() > before:
         assert time.monotonic() < until_s, "descriptors stay open"
         time.sleep(0.005)
+
+
+def test_every_load_of_a_drill_trusts_the_authority_that_it_was_given(origin: Any, fixed: Any, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(context)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    server = origin(fixed(OK), tls=context)
+
+    async def drilled(ca_file: str | None) -> None:
+        loads = Loads(server.url, 1.0, 5.0, ca_file)
+        assert (await loads.look()).ok == 1
+        assert await loads.calm(5)
+        assert (await loads.step(1, 40, 0.25)).failed == 0
+        assert (await loads.burst_then(40, 0.1, 20, 0.25)).recovered_s is None  # watched for less than that takes
+
+    asyncio.run(drilled(str(tmp_path / "ca.pem")))
+    with pytest.raises(HeadwayError, match="cannot be trusted"):
+        asyncio.run(drilled(None))

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from headway.cli.drilled import copy_of, first_path, real_data, service_of
+from headway.cli.drilled import copy_of, first_path, is_here, real_data, service_of
 from headway.errors import HeadwayError
+from headway.lab.target import parse_target
 from headway.model.declared import System
 
 
@@ -77,3 +78,21 @@ def test_what_is_not_its_own_is_named_without_its_value(tmp_path: Path) -> None:
     found = real_data(declared, environment, tmp_path)
     assert found == ("databases.old.url", "services.web.env.REAL", "services.web.env.HOT", "$DB")
     assert real_data(system(web={"app": "a:b", "routes": ["/"]}), {"HOME": "/x"}, tmp_path) == ()
+
+
+@pytest.mark.parametrize(
+    ("url", "here"),
+    [
+        ("http://127.0.0.1:8000/", True),
+        ("http://127.0.0.77/", True),
+        ("http://localhost:8000/", True),
+        ("http://[::1]:8000/", True),
+        ("http://0.0.0.0:8000/", True),
+        ("unix:/run/app.sock:/", True),
+        ("http://192.0.2.7/", False),  # set aside for documents: nobody's
+        ("https://[2001:db8::7]/", False),
+        ("http://nobody.invalid/", True),  # nobody can be loaded there; another error says so
+    ],
+)
+def test_a_target_is_here_or_somewhere_else(url: str, here: bool) -> None:
+    assert is_here(parse_target(url)) == here

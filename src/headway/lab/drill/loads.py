@@ -28,6 +28,7 @@ class Loads:
     url: str
     slo_s: float
     deadline_s: float
+    ca_file: str | None = None
     seed: int = 1
 
     def _next_seed(self) -> int:
@@ -36,13 +37,16 @@ class Loads:
 
     async def look(self) -> LoadResult:
         """One request, as patient as a person. A HeadwayError says why nobody can be reached."""
-        return await run_load(burst(self.url, 1, deadline_s=max(10.0, self.deadline_s), slo_s=self.slo_s))
+        return await self._one(max(10.0, self.deadline_s))
+
+    async def _one(self, deadline_s: float) -> LoadResult:
+        return await run_load(burst(self.url, 1, deadline_s=deadline_s, slo_s=self.slo_s, ca_file=self.ca_file))
 
     async def calm(self, timeout_s: float) -> bool:
         """Wait until it answers in time again; False when it does not. What one load left must not be the next's."""
         until_s, well = time.monotonic() + timeout_s, 0
         while time.monotonic() < until_s:
-            found = await run_load(burst(self.url, 1, deadline_s=self.deadline_s, slo_s=self.slo_s))
+            found = await self._one(self.deadline_s)
             well = well + 1 if found.ok else 0
             if well == _CALM_IN_A_ROW:
                 return True
@@ -59,6 +63,7 @@ class Loads:
                 slo_s=self.slo_s,
                 deadline_s=self.deadline_s,
                 seed=self._next_seed(),
+                ca_file=self.ca_file,
             )
         )
 
@@ -80,7 +85,14 @@ class Loads:
         rate = min(burst_per_s, RATE_MAX_PER_S)
         count = math.ceil(watched_s / _SLICE_S)
         pieces = (Piece(burst_s, rate, rate), *[Piece(_SLICE_S, after_per_s, after_per_s)] * count)
-        plan = scheduled(self.url, pieces, slo_s=self.slo_s, deadline_s=self.deadline_s, seed=self._next_seed())
+        plan = scheduled(
+            self.url,
+            pieces,
+            slo_s=self.slo_s,
+            deadline_s=self.deadline_s,
+            seed=self._next_seed(),
+            ca_file=self.ca_file,
+        )
         found = await run_load(plan)
         short = found.generator.bottleneck
         slices = tuple(

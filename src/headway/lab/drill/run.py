@@ -69,6 +69,7 @@ class Orders:
     sizes: tuple[float, ...] = ()
     start_bare: Callable[[], Awaitable[tuple[str, str]]] | None = None  # gives the server's name and its URL
     notes: tuple[str, ...] = ()
+    ca_file: str | None = None  # whose certificates the subject may show; None: the machine's authorities
 
 
 Say = Callable[[str], None]
@@ -78,7 +79,7 @@ async def run_drill(orders: Orders, say: Say) -> Drill:
     """Everything that was ordered, in turn. HeadwayError before any load when the path does not answer as it should."""
     began_s = time.monotonic()
     subject = orders.subject
-    loads = Loads(subject.url, subject.slo_s, subject.deadline_s)
+    loads = Loads(subject.url, subject.slo_s, subject.deadline_s, orders.ca_file)
     notes = list(orders.notes)
     notes += check_answer(await loads.look(), subject)
     drill = await _find(orders, loads, say)
