@@ -14,7 +14,15 @@ from headway.lab.picture import HEIGHT, WIDTH, line_plot
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "pictures" / "overload"
 POINTS = 100  # of each line
-HIDDEN = ("cold-crowd", "fiftyfold", "two-replicas", "lasting-timeout", "quick-oscillating", "from-beyond-slo")
+HIDDEN = (
+    "cold-crowd",
+    "fiftyfold",
+    "robbed",
+    "two-replicas",
+    "lasting-timeout",
+    "quick-oscillating",
+    "from-beyond-slo",
+)
 SHOWN = tuple(name for name in SCENARIOS if name not in HIDDEN)
 LEGEND_HEIGHT = 20
 # A picture of its own brings its colours along; it cannot know those of the page, only what the reader's system likes.

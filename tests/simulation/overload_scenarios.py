@@ -100,6 +100,12 @@ def _delayed(seed: int) -> World:
     return world
 
 
+def _robbed(seed: int) -> World:
+    world = World(Route(cpu_s=0.02), seed=seed)
+    world.robbed_s = 0.1
+    return world
+
+
 def _lying(seed: int) -> World:
     world = World(APP, seed=seed)
     world.tells = liar
@@ -148,6 +154,7 @@ _add(
         steady(2500.0),
         lambda seed: World(Route(cpu_s=0.02), seed=seed),
     ),
+    Scenario("robbed", "The same while others take half of its core", 20.0, steady(2500.0), _robbed),
     Scenario("constant-gradient", "300 s of twice what it can carry", 300.0, steady(1000.0)),
     Scenario("near-capacity", "Nine tenths of what it can carry", 60.0, steady(450.0)),
     Scenario(

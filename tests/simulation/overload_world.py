@@ -14,7 +14,7 @@ import heapq
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import inf
+from math import ceil, inf
 from random import Random
 
 from headway.control.adapting import Adapted, adapt
@@ -162,6 +162,7 @@ class World:
         self.memory = PLENTY
         self.tells: Callable[[Counts], Counts | None] = lambda counts: counts  # None = what is told gets lost
         self.delay_s = 0.0  # what is told arrives so much later
+        self.robbed_s = 0.0  # others take the core for so long, then leave it for as long, and so on
         self._random = Random(seed)
         self._workers = [Worker(f"web.{number + 1}") for number in range(replicas)]
         self._limits: Mapping[tuple[str, int], int] = {}
@@ -324,7 +325,17 @@ class World:
             if not request.good and not request.half:
                 took_s *= FAIL_CPU_SHARE
             worker.cpu_s += took_s
-            self._at(took_s, self._ran, request)
+            self._at(self._with_robbed_s(took_s), self._ran, request)
+
+    def _with_robbed_s(self, took_s: float) -> float:
+        """How long it is until so much was computed."""
+        if not self.robbed_s:
+            return took_s
+        passed_s = (self.now_s + 2 * IDLE_S) % (2 * self.robbed_s)  # of a turn: first others have the core, then we do
+        first_s = max(0.0, self.robbed_s - passed_s)
+        had_s = max(0.0, passed_s - self.robbed_s)
+        turns = ceil((had_s + took_s) / self.robbed_s) - 1
+        return first_s + took_s + max(0, turns) * self.robbed_s
 
     def _ran(self, request: Request) -> None:
         worker = request.worker

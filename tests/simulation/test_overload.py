@@ -42,6 +42,18 @@ def test_ten_and_fifty_times_the_load_cost_no_goodput(name: str) -> None:
         assert world.took_s(5, SCENARIOS[name].end_s, 0.99) <= 0.24
 
 
+def test_an_app_of_20_ms_at_fifty_times_its_load_serves_from_the_first_seconds_on() -> None:
+    for world in worlds("fiftyfold"):
+        assert world.goodput(0, 20) >= 0.90 * 50
+        assert world.goodput(1, 20) >= 0.95 * 50
+
+
+def test_a_core_that_others_use_does_not_pass_for_an_idle_one() -> None:
+    for world in worlds("robbed"):
+        assert max(world.limits(0, 20)) <= 16
+        assert world.goodput(3, 20) >= 0.90 * 25
+
+
 def test_answers_are_quick_under_ten_times_the_load() -> None:
     for world in worlds("tenfold"):
         assert world.took_s(5, 20, 0.50) <= 0.050

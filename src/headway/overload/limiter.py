@@ -53,7 +53,8 @@ STUCK_MAX = 2.0  # times what it was when the last answers came: without any, no
 # Before the first answer ever: a burst of slow requests must not wait for a limit to be learned. Once, where there is
 # an SLO, for what takes longer than that is late at any limit.
 COLD_GROWTH = 4.0
-IDLE_CPU, CONTENDED_CPU = 0.5, 0.9  # of a core
+# Of a core. One that computes gets a part of it even where others take most, and must not pass for one that waits.
+IDLE_CPU, CONTENDED_CPU = 0.2, 0.9
 YIELD = 0.8
 
 
@@ -194,8 +195,9 @@ def _nothing_came(state: Limiter, seen: Measured, bounds: Bounds) -> Limiter:
     stuck_s = state.stuck_s + seen.duration_s
     is_cold = not state.typical_s
     patience_s = 0.0 if is_cold else max(STUCK_S, 2 * state.typical_s)
+    cpu_share = state.cpu_s / state.window_s if state.window_s > 0 else seen.cpu_share  # a single look may be chance
     # Where only failures come back something hangs behind the replica, and more requests would hang with the others.
-    if stuck_s < patience_s or seen.cpu_share > IDLE_CPU or state.sour:
+    if stuck_s < patience_s or cpu_share > IDLE_CPU or state.sour:
         return replace(state, stuck_s=stuck_s)
     heard = state.heard_limit or state.limit
     if is_cold:
