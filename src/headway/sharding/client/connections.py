@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from typing import Any
 
@@ -20,7 +21,12 @@ from headway.sharding.client.place import Places
 _CONNECT_S = 2.0
 _CLEAN_S = 1.0
 _IDLE_S = 300.0
-_SESSION_WORDS = ("SET", "RESET", "LISTEN", "PREPARE", "DECLARE", "DISCARD", "LOAD", "CREATE TEMP", "DEALLOCATE", "DO")
+# At the beginning of a statement: what outlives the transaction. asyncpg's own `BEGIN;` and `COMMIT;` are none.
+_CHANGES_SESSION = re.compile(
+    r"(?:^|;)\s*(?:SET\s+(?!LOCAL|TRANSACTION|CONSTRAINTS)|RESET|LISTEN|UNLISTEN|PREPARE\s+(?!TRANSACTION)|DECLARE|DISCARD"
+    r"|LOAD|DEALLOCATE|DO|CREATE\s+(?:GLOBAL\s+|LOCAL\s+)?TEMP)",
+    re.IGNORECASE,
+)
 
 
 class Connection(asyncpg.Connection):  # type: ignore[misc]
@@ -35,7 +41,7 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
         """As asyncpg's."""
-        if not args and (";" in query or query.lstrip()[:11].upper().startswith(_SESSION_WORDS)):
+        if not args and _CHANGES_SESSION.search(query):
             self.is_changed = True
         status: str = await super().execute(query, *args, timeout=timeout)
         return status
