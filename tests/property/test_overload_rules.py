@@ -178,10 +178,10 @@ def test_a_load_that_falls_makes_no_request_cost_more(loads, idle_bytes, grown_b
         assert state.request_bytes <= before
 
 
-@given(st.lists(st.tuples(st.integers(0, 2**40), st.integers(0, 2**40), st.floats(0, 1)), max_size=200))
+@given(st.lists(st.tuples(st.integers(0, 2**40), st.integers(0, 2**40), st.floats(0, 1), ANY_FLOAT), max_size=200))
 def test_a_shortage_shrinks_at_once_and_never_to_nothing(looks) -> None:
     state = memory.Shortage()
-    for available_bytes, total_bytes, stalled_share in looks:
-        before, state = state, memory.shorten(state, available_bytes, total_bytes, stalled_share)
+    for available_bytes, total_bytes, stalled_share, duration_s in looks:
+        before, state = state, memory.shorten(state, available_bytes, total_bytes, stalled_share, duration_s)
         assert memory.SHRUNK_MIN <= state.factor <= 1.0
         assert before.factor * memory.SHRINK - 1e-9 <= state.factor <= max(before.factor * memory.RECOVER, 1e-9)

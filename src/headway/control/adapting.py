@@ -85,6 +85,7 @@ def adapt(
         observed.memory.available_bytes,
         observed.memory.total_bytes,
         observed.memory.stalled_share,
+        now_s - before.at_s if before.at_s else 0.0,
     )
     actions: list[Action] = []
     if shortage.factor < 1.0 and before.shortage.factor == 1.0:

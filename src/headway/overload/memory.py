@@ -10,7 +10,8 @@ flight together hold no more than the size has grown since nothing was. So the e
 most of them at once would leave each. A little below that it tries whether more fit: if they do not, the size shows it.
 
 Where the whole machine or our control group runs short, what was estimated does not count any more, and every limit
-goes down at once.
+goes down at once. Short is where work waits for memory, or where little is left and that became less of late: a machine
+may be nearly full all its life and want for nothing.
 
 Pure: what was measured comes in.
 """
@@ -30,7 +31,10 @@ RISE_SHOWS_S = 1.0  # since the resident size last grew; after that it says no m
 # will, for as long as they hold less they look cheaper than they are.
 FORGET_S = 30.0
 TRIED = 0.9  # of what the most at once would leave each: with USED_SHARE, nine tenths of the memory are touched
-SHORT_SHARE = 0.10  # of the memory available to us: below it limits shrink
+SHORT_SHARE = 0.10  # of the memory available to us: below it limits shrink, where it fell by a part of what was usual
+FELL_SHARE = 0.2
+USUAL_S = 60.0  # until what is available passes for usual, where no work waits for memory
+NONE_SHARE = 0.02  # no usual makes this enough
 STALLED_SHARE = 0.10  # of the time in which some work waited for memory (PSI, 10 s average)
 SHRINK = 0.8
 RECOVER = 1.05
@@ -58,6 +62,7 @@ class Shortage:
     """How far limits are shrunk for want of memory: a factor of 1 = not at all."""
 
     factor: float = 1.0
+    usual_bytes: float = 0.0  # available lately, SHORT_SHARE at the most; 0 = not known yet
 
 
 def observe(state: Footprint, rss_bytes: int, in_flight: int, duration_s: float) -> Footprint:
@@ -116,9 +121,16 @@ def ceiling(state: Footprint, share_bytes: int) -> int | None:
     return max(1, int(room / max(REQUEST_MIN_BYTES, state.request_bytes)))
 
 
-def shorten(state: Shortage, available_bytes: int, total_bytes: int, stalled_share: float) -> Shortage:
+def shorten(
+    state: Shortage, available_bytes: int, total_bytes: int, stalled_share: float, duration_s: float
+) -> Shortage:
     """The shortage after one look at the machine: down at once, up slowly."""
-    is_short = total_bytes > 0 and available_bytes < SHORT_SHARE * total_bytes
+    enough = SHORT_SHARE * total_bytes
+    usual = min(enough, state.usual_bytes or available_bytes)
+    fell = available_bytes < (1.0 - FELL_SHARE) * usual
+    is_short = total_bytes > 0 and (fell or available_bytes < NONE_SHARE * total_bytes)
+    kept = exp(-max(0.0, duration_s) / USUAL_S) if available_bytes < usual else 0.0
+    usual = min(enough, available_bytes + (usual - available_bytes) * kept)
     if is_short or stalled_share > STALLED_SHARE:
-        return Shortage(max(SHRUNK_MIN, state.factor * SHRINK))
-    return Shortage(min(1.0, state.factor * RECOVER)) if state.factor < 1.0 else state
+        return Shortage(max(SHRUNK_MIN, state.factor * SHRINK), usual)
+    return Shortage(min(1.0, state.factor * RECOVER), usual)

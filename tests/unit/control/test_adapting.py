@@ -179,7 +179,8 @@ def test_counters_that_stand_still_and_then_cannot_be_read_are_told_once() -> No
 
 def test_a_replica_that_never_told_anything_is_called_blind_and_feels_a_shortage() -> None:
     place = EdgeServer("ready", is_up=True, sessions=9, limit=30)
-    dumb = Observed(replicas={"web.1": seen(serving=False, counts=None)}, edge=edge(web_1=place))
+    unseen = {"web.1": seen(serving=False, counts=None)}
+    dumb = Observed(replicas=unseen, edge=edge(web_1=place), memory=MemoryObserved(100, 50))
     told, state = blind_told(dumb, Adapted())
     assert told == [BLIND]
     assert state.limits["web.1", MAIN] == 30

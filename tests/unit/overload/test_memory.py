@@ -1,10 +1,10 @@
-"""What a request holds: learned while load rises, kept while it falls, and forgotten where it is shown to be less."""
+"""What a request holds: learned while load rises, kept while it falls, forgotten slowly. And when memory is short."""
 
 from __future__ import annotations
 
 import pytest
 
-from headway.overload.memory import Footprint, ceiling, observe
+from headway.overload.memory import Footprint, Shortage, ceiling, observe, shorten
 
 MIB = 1 << 20
 IDLE = 60 * MIB
@@ -110,3 +110,41 @@ def test_a_route_that_is_gone_costs_nothing_any_more_and_one_that_comes_is_seen_
 @pytest.mark.parametrize("share_bytes", [0, IDLE, SHARE])
 def test_there_is_room_for_one_at_least(share_bytes: int) -> None:
     assert ceiling(burst().foot, share_bytes) in range(1, 60)
+
+
+# -- the machine
+
+
+def short(
+    state: Shortage, available_share: float, seconds: float, stalled_share: float = 0.0
+) -> tuple[Shortage, float]:
+    """The state after so long, and the smallest factor on the way."""
+    least = state.factor
+    for _ in range(round(seconds / LOOK_S)):
+        state = shorten(state, int(available_share * 16_000), 16_000, stalled_share, LOOK_S)
+        least = min(least, state.factor)
+    return state, least
+
+
+def test_a_machine_that_is_always_nearly_full_is_not_short() -> None:
+    assert short(Shortage(), 0.05, 600.0)[1] == 1.0
+    state, least = short(short(Shortage(), 0.5, 10.0)[0], 0.05, 30.0)
+    assert least < 0.1, "it became so: that may go on"
+    assert short(state, 0.05, 300.0)[0].factor == 1.0, "it did not go on"
+
+
+def test_memory_that_goes_on_going_is_short_again_at_each_step() -> None:
+    state, _ = short(Shortage(), 0.05, 600.0)
+    for available_share in (0.038, 0.028):
+        state, least = short(state, available_share, 5.0)
+        assert least < 0.2
+        state, _ = short(state, available_share, 600.0)
+
+
+def test_work_that_waits_for_memory_is_a_shortage_however_much_there_is() -> None:
+    for available_share in (0.05, 0.5):
+        assert short(short(Shortage(), available_share, 60.0)[0], available_share, 2.0, 0.2)[1] < 0.1
+
+
+def test_next_to_nothing_is_short_whatever_was_usual() -> None:
+    assert short(Shortage(), 0.01, 600.0)[0].factor < 0.1
