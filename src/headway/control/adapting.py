@@ -2,7 +2,7 @@
 
 The rules are in `headway.overload`; here they are applied to every class of every replica, and their state is kept from
 tick to tick. What cannot be measured is not changed: a worker that tells nothing, an edge that does not answer, a
-service held by hand all keep the limits that are in force.
+service held by hand all keep the limits that are in force. Queues go on following what replicas do.
 """
 
 from __future__ import annotations
@@ -308,7 +308,7 @@ def _queues(
             done, looked_s = total.get(cls.number), duration_s
             if done is None and not (now.queued or now.in_flight):
                 done, looked_s = ClassCounts(), elapsed_s  # workers at rest tell nothing new, and an overload ends
-            if done is not None and looked_s > 0 and not service.held:
+            if done is not None and looked_s > 0:  # held by hand as well: the queue follows the limit that was given
                 places = sum(n for (name, c), n in after.limits.items() if c == cls.number and _of(name, service))
                 seen = queueing.Seen(
                     duration_s=looked_s,

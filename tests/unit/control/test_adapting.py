@@ -241,3 +241,23 @@ def test_a_replica_that_tells_nothing_any_more_does_not_count_for_ever() -> None
         if tick in (19, 24):
             assert state.queues["web", MAIN].rate_per_s == pytest.approx(200, rel=0.05)
     assert state.queues["web", MAIN].rate_per_s == pytest.approx(100, rel=0.05)
+
+
+def test_a_queue_follows_a_limit_that_is_held_by_hand() -> None:
+    """The bound learned at sixteen requests at once would keep people waiting for what a limit of two can do."""
+    state, bounds = Adapted(), []
+    completed, service_s = 0, 0.0
+    for tick in range(120):
+        now_s = 100 + tick / 10
+        service = SERVICE if tick < 40 else replace(SERVICE, held=True, held_limit=2)
+        completed, service_s = completed + (16 if tick < 40 else 2), service_s + (1.6 if tick < 40 else 0.2)
+        done = ClassCounts(completed, 0, service_s, 2)
+        place = replace(PLACE, sessions=16 if tick < 40 else 2, limit=16 if tick < 40 else 2)
+        found = replace(edge(web_1=place), queues={("web", MAIN): EdgeQueue(queued=5, refused=10 * tick)})
+        see = Observed(replicas={"web.1": seen(counts=Counts(now_s, 0.0, (done, ClassCounts()), ()))}, edge=found)
+        state, _ = adapt(state, {"web.1": replica(1)}, Wanted((service,)), see, now_s)
+        bounds.append((state.queues["web", MAIN].rate_per_s, state.queues["web", MAIN].bound.queue_max))
+    assert bounds[39][0] == pytest.approx(160, rel=0.05)
+    assert bounds[-1][0] == pytest.approx(20, rel=0.05)
+    assert bounds[-1][1] < bounds[39][1]
+    assert state.limits["web.1", MAIN] == 2
