@@ -13,7 +13,7 @@ from headway.cli.show import table
 from headway.cli.start import System
 from headway.control.stored import Store
 from headway.errors import HeadwayError
-from headway.lab.fault import Fault, Part, check_rate, check_ready, fault_of, find_part, parts_of, path_of
+from headway.lab.fault import Fault, Part, check_rate, check_ready, fault_of, find_part, parts_of, route_of
 from headway.lab.fault_run import FaultPlan, break_part
 from headway.lab.fault_verdict import Broken, after, promises, sentence
 from headway.lab.interrupt import ended_like_ctrl_c
@@ -45,7 +45,8 @@ def break_(system: System, options: Options, *, as_json: bool) -> None:
     part = find_part(options.what, parts_of(document, read_record(system.folders)))
     fault = fault_of(part, options.how, for_s)
     check_ready(document)
-    plan = FaultPlan(fault, _url(document, part, options.path), options.rate, _slo_s(system, document, part))
+    url, host = _target(document, part, options.path)
+    plan = FaultPlan(fault, url, options.rate, _slo_s(system, document, part), host)
     if not options.yes and sys.stdin.isatty():
         _confirm(fault, document)
     with ended_like_ctrl_c():
@@ -90,16 +91,16 @@ def _seconds(text: str | None) -> float | None:
         raise HeadwayError(f"--for: {error}", hint="--for 10s") from None
 
 
-def _url(document: dict[str, Any], part: Part, path: str | None) -> str:
-    """What the load asks for; checked before anything is broken."""
+def _target(document: dict[str, Any], part: Part, path: str | None) -> tuple[str, str]:
+    """What the load asks for, and of which host; checked before anything is broken."""
     url = document["edge"]["url"]
     if not url:
         raise HeadwayError(
             "no service is public, so there is nothing to load while a part is broken", hint='routes = ["/"]'
         )
-    asked = path if path is not None else path_of(part, document)
-    wire_request(Request(path=asked), parse_target(url), keep=True)
-    return f"{url}{asked}"
+    host, asked = route_of(part, document, path)
+    wire_request(Request(path=asked, host=host), parse_target(url), keep=True)
+    return f"{url}{asked}", host
 
 
 def _slo_s(system: System, document: dict[str, Any], part: Part) -> float | None:

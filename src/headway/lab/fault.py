@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from headway.declaration.routes import covers
 from headway.errors import Conflict, HeadwayError, NotRunning
 
 Kind = Literal["replica", "edge", "controller", "server"]
@@ -161,15 +162,19 @@ def check_rate(rate_per_s: float) -> None:
         )
 
 
-def path_of(part: Part, document: Mapping[str, Any]) -> str:
-    """What to ask for: a route of the service that is broken, else of the first public one; "/" where all are hosts."""
+def route_of(part: Part, document: Mapping[str, Any], path: str | None = None) -> tuple[str, str]:
+    """Host and path to ask for: a route of the service that is broken, else of the first public one; `path` is given.
+
+    The host is empty where a route is for any; such routes go first, and shorter ones.
+    """
     services = document["services"]
     own = [services[part.service]] if part.service else []
     for service in [*own, *services.values()]:
-        paths = [route for route in service["routes"] if route.startswith("/")]
-        if paths:
-            return str(min(paths, key=len))
-    return "/"
+        routes = [route for route in service["routes"] if path is None or covers(route, path)]
+        if routes:
+            host, slash, rest = min(routes, key=lambda route: (not route.startswith("/"), len(route))).partition("/")
+            return host, path or f"{slash}{rest}" or "/"
+    return "", path or "/"
 
 
 def slow_bound_s(slo_s: float | None, median_s: float) -> float:

@@ -23,6 +23,7 @@ from headway.lab.fault_verdict import Broken
 from headway.lab.hang import Hang
 from headway.lab.outcome import LoadResult, Progress
 from headway.lab.steady import SteadyLoad
+from headway.lab.target import Request
 from headway.model.units import format_duration
 from headway.process.folders import Folders
 from headway.process.linux import send_signal, start_ticks
@@ -46,11 +47,13 @@ class FaultPlan:
     url: str  # with the path
     rate_per_s: float
     slo_s: float | None = None
+    host: str = ""  # of the Host header, where the service is known by that
 
 
 def break_part(plan: FaultPlan, folders: Folders, client: ControlClient, say: Say) -> Broken:
     """Load, break, watch; HeadwayError before anything is broken when it could not be measured."""
-    say(f"load      {plan.rate_per_s:g} requests/s to {plan.url}, {BEFORE_S:g} s before anything is broken")
+    whom = f" as {plan.host}" if plan.host else ""
+    say(f"load      {plan.rate_per_s:g} requests/s to {plan.url}{whom}, {BEFORE_S:g} s before anything is broken")
     before = _measure_before(plan)
     median_ms = before.latency_ms["p50"] or 0.0
     slow_s = slow_bound_s(plan.slo_s, median_ms / 1000)
@@ -69,6 +72,7 @@ def _steady(plan: FaultPlan, slow_s: float | None) -> SteadyLoad:
     return SteadyLoad(
         plan.url,
         plan.rate_per_s,
+        requests=(Request(host=plan.host),),
         slo_s=slow_s,
         deadline_s=_DEADLINE_S,
         duration_max_s=min(_LOAD_MAX_S, 4_000_000 / plan.rate_per_s),

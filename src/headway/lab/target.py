@@ -9,6 +9,7 @@ from urllib.parse import quote, urlsplit
 from headway.errors import HeadwayError
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HOST = re.compile(r"[0-9A-Za-z.:\[\]_-]+")
 _URL_HINT = "write it like http://127.0.0.1:8000/path, https://shop.example/ or unix:/run/app.sock:/path"
 BODY_METHODS = ("POST", "PUT", "PATCH")  # these always say how long their body is
 # Set by the generator itself: a second value would make the framing ambiguous.
@@ -24,6 +25,7 @@ class Request:
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
     weight: int = 1  # how often, compared with the other requests of a load
+    host: str = ""  # of the Host header; "" for that of the target
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,9 @@ def wire_request(request: Request, target: Target, *, keep: bool) -> WireRequest
     if request.path and not request.path.startswith("/"):
         raise HeadwayError(f"{request.path!r} is not a path of the target", hint='a path begins with "/"')
     path = _encoded(request.path) if request.path else target.path
-    lines = [f"{request.method} {path} HTTP/1.1", f"Host: {target.authority}"]
+    if request.host and not _HOST.fullmatch(request.host):
+        raise HeadwayError(f"Host: {request.host!r} is no name of a host", hint="write it like api.example.com")
+    lines = [f"{request.method} {path} HTTP/1.1", f"Host: {request.host or target.authority}"]
     lines.append(f"Connection: {'keep-alive' if keep else 'close'}")
     for name, value in request.headers:
         if not _TOKEN.fullmatch(name) or re.search(r"[\r\n\0]", value):

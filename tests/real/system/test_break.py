@@ -19,6 +19,11 @@ async def app(scope, receive, send):
     status = 404 if scope["path"] == "/missing" else 200
     await send({"type": "http.response.start", "status": status, "headers": []})
     await send({"type": "http.response.body", "body": b"hello"})
+
+async def teapot(scope, receive, send):
+    host = dict(scope["headers"])[b"host"]
+    await send({"type": "http.response.start", "status": 418 if host == b"pot.example" else 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"short and stout"})
 """
 DECLARATION = """
 [system]
@@ -28,7 +33,12 @@ bind = ["127.0.0.1:$PORT"]
 [services.web]
 app = "hello:app"
 replicas = 2
+routes = ["/"]
 uses = ["main"]
+[services.pot]
+app = "hello:teapot"
+replicas = 1
+routes = ["pot.example"]
 [databases.main]
 """
 
@@ -171,6 +181,12 @@ def test_what_fails_before_anything_is_broken_is_not_measured(system: Running) -
     assert "before anything is broken" in done.stderr
     assert "status 404" in done.stderr
     assert system.processes() == before
+
+
+def test_a_service_that_is_known_by_its_host_is_asked_by_that_host(system: Running) -> None:
+    done = system.run("break", "replica", "pot.1")
+    assert done.returncode == 1
+    assert "status 418" in done.stderr
 
 
 @pytest.mark.parametrize(

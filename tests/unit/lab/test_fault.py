@@ -14,7 +14,7 @@ from headway.lab.fault import (
     fault_of,
     find_part,
     parts_of,
-    path_of,
+    route_of,
     slow_bound_s,
 )
 
@@ -144,13 +144,28 @@ def test_a_load_that_measures_nothing_or_is_the_fault_is_refused(rate: float) ->
         check_rate(rate)
 
 
-def test_what_is_broken_is_what_is_asked_for() -> None:
-    def of(service: str) -> Part:
-        return Part("replica", f"{service}.1", f"{service}.1", 1, 1, service=service)
+def of(service: str) -> Part:
+    return Part("replica", f"{service}.1", f"{service}.1", 1, 1, service=service)
 
-    assert path_of(of("api"), document()) == "/api"
-    assert path_of(of("web"), document()) == "/"
-    assert path_of(find_part(["edge"], PARTS), document()) == "/"
+
+def test_what_is_broken_is_what_is_asked_for() -> None:
+    assert route_of(of("api"), document()) == ("", "/api")
+    assert route_of(of("web"), document()) == ("", "/")
+    assert route_of(find_part(["edge"], PARTS), document()) == ("", "/")
+
+
+def test_a_service_that_is_known_by_its_host_is_asked_by_that_host() -> None:
+    hosts = document()
+    hosts["services"]["api"]["routes"] = ["api.example/v2", "api.example"]
+    assert route_of(of("api"), hosts) == ("api.example", "/")
+    assert route_of(of("api"), hosts, "/v2/x") == ("api.example", "/v2/x")
+    assert route_of(of("web"), hosts, "/v2/x") == ("", "/v2/x")
+    hosts["services"]["web"]["routes"] = []
+    assert route_of(of("web"), hosts) == ("api.example", "/"), "a private one is seen through a public one"
+    assert route_of(find_part(["edge"], PARTS), hosts) == ("api.example", "/")
+    hosts["services"]["api"]["routes"] = ["api.example/v2"]
+    assert route_of(of("api"), hosts) == ("api.example", "/v2")
+    assert route_of(of("api"), hosts, "/v3") == ("", "/v3"), "nobody answers that: the load will say so"
 
 
 def test_slow_is_later_than_promised_and_unusual() -> None:

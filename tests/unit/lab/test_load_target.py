@@ -110,3 +110,12 @@ def test_a_scheduled_plan_has_the_mean_of_its_rates_and_room_for_the_highest() -
     assert plan.connections_needed == 250
     with pytest.raises(HeadwayError, match="rate above 0"):
         scheduled("http://h/", (Piece(1, 0, 0),))
+
+
+def test_a_request_may_name_another_host_than_the_one_it_goes_to() -> None:
+    target = parse_target("http://127.0.0.1:8000/")
+    wire = wire_request(Request(host="api.example"), target, keep=True)
+    assert b"\r\nHost: api.example\r\n" in wire.head
+    assert b"127.0.0.1" not in wire.head
+    with pytest.raises(HeadwayError, match="Host"):
+        wire_request(Request(host="a\r\nX: b"), target, keep=True)
