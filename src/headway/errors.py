@@ -19,6 +19,7 @@ Every error is one sentence that says where and what, and a hint that says what 
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 
@@ -77,8 +78,14 @@ class Conflict(HeadwayError):
 class DatabaseError(HeadwayError):
     """What the app meets of its database besides the driver's own errors."""
 
-    # Read by the worker around the app: an unhandled one is answered with 503 and this Retry-After, in seconds.
+    # Where the app does not handle it, Headway's worker answers 503 with this Retry-After, in seconds.
     retry_after_s: int = 0
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        worker = sys.modules.get("headway_worker.asked")
+        if worker is not None and self.retry_after_s:
+            worker.come_again(self.retry_after_s)
 
 
 class DatabaseBusy(DatabaseError):

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from time import monotonic_ns
 from typing import Any
 
-from . import origin
+from . import asked, origin
 from .answers import CAP_REACHED, NOBODY_WAITS, STREAMS_FULL
 from .deadline import NOTHING_IS_DUE, WallClock, is_past
 from .tally import SAMPLE_EVERY, Tallies, Tally
@@ -78,6 +78,12 @@ def _without_transfer_encoding(message: dict[str, Any]) -> dict[str, Any]:
     return {**message, "headers": [h for h in message["headers"] if bytes(h[0]).lower() != b"transfer-encoding"]}
 
 
+def _come_again(message: dict[str, Any], retry_after_s: int) -> dict[str, Any]:
+    """The app failed because it found no room in its database: that is nobody's error, and passes."""
+    headers = [*message.get("headers", ()), (b"retry-after", b"%d" % retry_after_s)]
+    return {**message, "status": 503, "headers": headers}
+
+
 class Layer:
     """Wraps `app`. `failed(kind, message, detail)` is told when the app's own start-up fails."""
 
@@ -115,7 +121,7 @@ class Layer:
             return
         # One coroutine and as few calls as can be: this is paid for every request.
         began_ns = monotonic_ns()
-        tally = self._main
+        tally, due = self._main, _NEVER_DUE
         headers = scope["headers"]
         if headers and (headers[-1][0] == _FROM or _move_last(headers)):
             value = headers.pop()[1]
@@ -131,7 +137,7 @@ class Layer:
             try:
                 is_late = int(due) * 1_000_000 < began_ns + self._ahead_ns and is_past(int(due))
             except ValueError:
-                is_late = False
+                is_late, due = False, _NEVER_DUE
             if is_late:
                 tally.dropped += 1
                 await self._refuse(send, NOBODY_WAITS)
@@ -147,6 +153,7 @@ class Layer:
                 return
         if scope["method"] not in _NO_BODY:
             receive = self._bounded(receive)
+        request = asked.begin(int(due), self._ahead_ns) if asked.is_used else None
         path = scope["path"]
         status = 0
 
@@ -155,6 +162,9 @@ class Layer:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if status == 500 and request is not None and request.retry_after_s:
+                    status = 503
+                    message = _come_again(message, request.retry_after_s)
                 if "headers" in message:
                     for name, _value in message["headers"]:
                         if len(name) == 17 and bytes(name).lower() == b"transfer-encoding":

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from . import origin
+from . import asked, origin
 from .answers import CAP_REACHED, NOBODY_WAITS, STREAMS_FULL
 from .deadline import NOTHING_IS_DUE, WallClock, is_past
 from .tally import SAMPLE_EVERY, Tallies, Tally
@@ -20,6 +20,7 @@ from .telemetry import Slot
 
 Environ = dict[str, Any]
 
+_NEVER_DUE_MS = 1 << 60
 _SPOOL_BYTES = 1 << 20
 _PIECE_BYTES = 1 << 16
 
@@ -31,7 +32,7 @@ class BodyTooLarge(Exception):
 class _Exchange:
     """One request on its way through the app, and what its answer turned out to be."""
 
-    __slots__ = ("_start_response", "began_ns", "has_failed", "path", "status", "tally")
+    __slots__ = ("_start_response", "asked", "began_ns", "has_failed", "path", "status", "tally")
 
     def __init__(self, start_response: Callable[..., Any], tally: Tally | None, path: str, began_ns: int) -> None:
         self._start_response = start_response
@@ -40,12 +41,17 @@ class _Exchange:
         self.began_ns = began_ns
         self.status = 0
         self.has_failed = False
+        self.asked: asked.Asked | None = None
 
     def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
         """`start_response` for the app. Drops its own Transfer-Encoding: framing is the server's, and granian breaks
         off when both say something.
         """
         self.status = int(status[:3])
+        if self.status == 500 and self.asked is not None and self.asked.retry_after_s:
+            # The app failed because it found no room in its database: that is nobody's error, and passes.
+            self.status, status = 503, "503 Service Unavailable"
+            headers = [*headers, ("retry-after", str(self.asked.retry_after_s))]
         for name, _value in headers:
             if len(name) == 17 and name.lower() == "transfer-encoding":
                 headers = [header for header in headers if header[0].lower() != "transfer-encoding"]
@@ -95,6 +101,8 @@ class Layer:
             return [refusal]
         path = environ.get("PATH_INFO") or "/"
         exchange = _Exchange(start_response, None if is_stream else tally, path, began_ns)
+        if asked.is_used:
+            exchange.asked = asked.begin(due_ms if due_ms is not None else _NEVER_DUE_MS, self._ahead_ns)
         try:
             if "HTTP_TRANSFER_ENCODING" in environ:  # a stated length was checked at the edge
                 # WSGI knows no body without a length: most frameworks would see none at all.

@@ -12,7 +12,7 @@ import pytest
 
 from headway.model.overload import Counts
 from headway.runtimes.local.counts import read_counts
-from headway.worker import telemetry
+from headway.worker import asked, telemetry
 from headway.worker.asgi import Layer
 from headway.worker.tally import SAMPLE_EVERY
 from headway.worker.telemetry import Slot
@@ -294,3 +294,54 @@ def test_an_apps_own_transfer_encoding_is_left_out(tmp_path: Path) -> None:
             assert (await place.ask(origin(flag=flag)))[0]["headers"] == [(b"a", b"b")]
 
     run(test)
+
+
+def test_a_request_that_found_no_room_in_its_database_is_told_to_come_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A framework answers 500 to what it does not know; the client of the database has said what it is."""
+    monkeypatch.setattr(asked, "is_used", True)
+
+    async def app(scope: Message, receive: Any, send: Any) -> None:
+        async def in_a_task_of_its_own() -> None:
+            if scope["path"] == "/busy":
+                asked.come_again(1)
+
+        if not asked.is_used:
+            asked.current.set(None)
+        await asyncio.create_task(in_a_task_of_its_own())
+        await send({**START, "status": 500})
+        await send({"type": "http.response.body", "body": b"oh"})
+
+    async def use() -> None:
+        place = Place(tmp_path, app)
+        busy, broken = await asyncio.gather(place.ask(path="/busy"), place.ask(path="/broken"))
+        assert busy[0]["status"] == 503
+        assert (b"retry-after", b"1") in busy[0]["headers"]
+        assert broken[0] == {**START, "status": 500}
+        # What is not asked about is not taken note of.
+        monkeypatch.setattr(asked, "is_used", False)
+        assert (await place.ask(path="/busy"))[0]["status"] == 500
+
+    asyncio.run(use())
+
+
+def test_how_long_somebody_waits_is_known_to_the_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asked, "is_used", True)
+    left_s: list[float] = []
+
+    async def app(scope: Message, receive: Any, send: Any) -> None:
+        request = asked.current.get()
+        assert request is not None
+        left_s.append((request.due_ns - time.monotonic_ns()) / 1e9)
+        await ok(scope, receive, send)
+
+    async def use() -> None:
+        place = Place(tmp_path, app)
+        place.beat()
+        await place.ask(origin(due_ms=int(time.time() * 1000) + 5000))
+        await place.ask()
+
+    asyncio.run(use())
+    assert 4 < left_s[0] <= 5.1
+    assert left_s[1] > 1e6

@@ -14,7 +14,7 @@ import pytest
 
 from headway.model.overload import Counts
 from headway.runtimes.local.counts import read_counts
-from headway.worker import telemetry
+from headway.worker import asked, telemetry
 from headway.worker.tally import SAMPLE_EVERY
 from headway.worker.telemetry import Slot
 from headway.worker.wsgi import Layer
@@ -210,3 +210,20 @@ def test_no_count_is_lost_between_threads(tmp_path: Path) -> None:
     stop.set()
     pulsing.join()
     assert [(one.completed, one.in_flight) for one in place.counts().classes] == [(500, 0)] * 8
+
+
+def test_a_request_that_found_no_room_in_its_database_is_told_to_come_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asked, "is_used", True)
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/busy":
+            asked.come_again(1)
+        start_response("500 Internal Server Error", [("content-type", "text/plain")])
+        return [b"oh"]
+
+    place = Place(tmp_path, app)
+    answers = [place.ask(path=path) for path in ("/busy", "/broken")]
+    assert [answer[0][:3] for answer in answers] == ["503", "500"]
+    assert ("retry-after", "1") in answers[0][1]

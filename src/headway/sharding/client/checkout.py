@@ -23,6 +23,7 @@ from headway.sharding.client.place import (
     MAP_WAIT_S,
     NEWER_WAIT_S,
     Places,
+    patience_s,
     pause_s,
 )
 
@@ -119,6 +120,7 @@ class Pool:
 
     async def permit(self, permits: Permits, server: str, wait_s: float) -> int:
         """A permit within the time; DatabaseBusy otherwise."""
+        wait_s = patience_s(wait_s)
         woken = self.loop.create_future()
 
         def wake() -> None:

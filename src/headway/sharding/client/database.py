@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from headway.model.sharding import ShardMap
-from headway.sharding.client.place import MAP_WAIT_S, Places
+from headway.sharding.client.place import MAP_WAIT_S, Places, tell_worker
 from headway.sharding.client.told import told
 
 if TYPE_CHECKING:
@@ -133,4 +133,5 @@ def database(name: str) -> Database:
             found = _databases.get(name)
             if found is None:
                 found = _databases[name] = Database(name, Places(told(name)))
+                tell_worker()
     return found

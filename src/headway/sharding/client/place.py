@@ -6,6 +6,7 @@ Shared by the asynchronous and the plain client, which differ only in how they w
 from __future__ import annotations
 
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -163,6 +164,20 @@ class Places:
             f"{table}: the row's key is of another shard than the one checked out ({place.shard})",
             hint="Check out by the key of the row that is written.",
         )
+
+
+def patience_s(wait_s: float) -> float:
+    """How long to wait at most: for no longer than somebody waits for the answer to this request."""
+    worker = sys.modules.get("headway_worker.asked")
+    asked = worker.current.get() if worker is not None else None
+    return wait_s if asked is None else max(0.0, min(wait_s, asked.due_ns / 1e9 - time.monotonic()))
+
+
+def tell_worker() -> None:
+    """Have the worker around this app take note of requests, for `patience_s` and for errors that pass."""
+    worker = sys.modules.get("headway_worker.asked")
+    if worker is not None:
+        worker.is_used = True  # type: ignore[attr-defined]
 
 
 def pause_s(attempt: int) -> float:

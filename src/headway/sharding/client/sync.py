@@ -26,6 +26,7 @@ from headway.sharding.client.place import (
     NEWER_WAIT_S,
     Place,
     Places,
+    patience_s,
     pause_s,
 )
 
@@ -226,9 +227,10 @@ class SyncCheckOut:
 
     def _wait(self) -> None:
         woken = threading.Event()
+        wait_s = patience_s(self._wait_s)
         waiter = self._permits.wait(woken.set)
         try:
-            woken.wait(self._wait_s)
+            woken.wait(wait_s)
         except BaseException:
             permit = self._permits.leave(waiter)
             if permit >= 0:
@@ -236,7 +238,7 @@ class SyncCheckOut:
             raise
         self._permit = self._permits.leave(waiter)
         if self._permit < 0:
-            raise self._database._places.busy(self._place.server, self._wait_s)
+            raise self._database._places.busy(self._place.server, wait_s)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
