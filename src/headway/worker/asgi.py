@@ -19,7 +19,7 @@ from typing import Any
 from . import asked, origin
 from .answers import CAP_REACHED, NOBODY_WAITS, STREAMS_FULL
 from .deadline import NOTHING_IS_DUE, WallClock, is_past
-from .tally import SAMPLE_EVERY, Tallies, Tally
+from .tally import CLIENT_ERROR, SAMPLE_EVERY, Tallies, Tally
 from .telemetry import Slot, Stage
 
 Scope = dict[str, Any]
@@ -196,8 +196,11 @@ class Layer:
             self._ended = ended = self._ended + 1
             if 0 < status < 500:
                 service_ns = monotonic_ns() - began_ns
-                tally.service_ns += service_ns
-                tally.histogram[(service_ns >> 10).bit_length()] += 1
+                if status < CLIENT_ERROR:
+                    tally.service_ns += service_ns
+                    tally.histogram[(service_ns >> 10).bit_length()] += 1
+                else:
+                    tally.count(status, service_ns)
                 if not ended % SAMPLE_EVERY:
                     self._tallies.sample(path, status, service_ns)
             elif status != _CUT:

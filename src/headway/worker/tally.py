@@ -29,17 +29,57 @@ SAMPLE_EVERY = 17
 # The edge compares paths as they were sent, the app gets them decoded: only what is the same in both is kept.
 _PLAIN = re.compile(rf"/[A-Za-z0-9._~-]{{0,{PREFIX_BYTES - 2}}}")
 _UNKNOWN_PATH = 404
+CLIENT_ERROR = 400  # and up to 499
 _BUCKETS_COUNTED = 64  # as many as a time in 64 bits can need, so that no request pays for a bound
 
 
 class Tally:
     """Of one class. Event streams and WebSockets are in none: they stay for long and say nothing of speed."""
 
-    __slots__ = ("dropped", "failed", "histogram", "in_flight", "refused", "service_ns")
+    __slots__ = (
+        "_error_ns",
+        "_errors",
+        "_seen_good",
+        "_seen_good_ns",
+        "_usual_ns",
+        "dropped",
+        "failed",
+        "histogram",
+        "in_flight",
+        "refused",
+        "service_ns",
+    )
 
     def __init__(self) -> None:
         self.failed = self.service_ns = self.in_flight = self.dropped = self.refused = 0
         self.histogram = [0] * _BUCKETS_COUNTED  # its sum is the number of completed requests
+        self._errors = self._error_ns = 0  # of the client, among the completed, and what was counted for them
+        self._seen_good = self._seen_good_ns = 0  # the others, at the last beat
+        self._usual_ns = 0  # what the others take of late
+
+    def count(self, status: int, service_ns: int) -> None:
+        """An answer below 500. (The layers do the common case, below 400, by themselves: that saves a call.)
+
+        The client's own errors are answers, but a refused login says nothing of how long the work takes that the others
+        wait for: a quick one counts as what is usual.
+        """
+        self.histogram[(service_ns >> 10).bit_length()] += 1
+        if status >= CLIENT_ERROR:
+            service_ns = max(service_ns, self._usual_ns)
+            self._errors += 1
+            self._error_ns += service_ns
+        self.service_ns += service_ns
+
+    def beat(self, completed: int) -> None:
+        """Learn what is usual. Where nothing but errors comes, they are the work after a while."""
+        good, good_ns = completed - self._errors, self.service_ns - self._error_ns
+        more, more_ns = good - self._seen_good, good_ns - self._seen_good_ns
+        self._seen_good, self._seen_good_ns = good, good_ns
+        if more > 0:
+            mean_ns = more_ns // more
+            self._usual_ns += (mean_ns - self._usual_ns) // 4 if self._usual_ns else mean_ns
+        else:
+            self._usual_ns -= self._usual_ns // 64
 
 
 class Tallies:
@@ -74,10 +114,12 @@ class Tallies:
         for tally in self.classes:
             histogram = tally.histogram[:HISTOGRAM_BUCKETS]
             histogram[-1] += sum(tally.histogram[HISTOGRAM_BUCKETS:])
+            completed = sum(histogram)
+            tally.beat(completed)
             page[place : place + CLASS_SLOTS] = array(
                 "Q",
                 [
-                    sum(histogram),
+                    completed,
                     tally.failed,
                     tally.service_ns,
                     tally.in_flight,

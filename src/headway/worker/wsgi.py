@@ -171,8 +171,7 @@ class Layer:
                 tally.failed += 1
                 return
             service_ns = now_ns - exchange.began_ns
-            tally.service_ns += service_ns
-            tally.histogram[(service_ns >> 10).bit_length()] += 1
+            tally.count(exchange.status, service_ns)
             if not self._ended % SAMPLE_EVERY:
                 self._tallies.sample(exchange.path, exchange.status, service_ns)
 

@@ -68,6 +68,35 @@ def test_what_is_published_is_read(
             assert count == sum(low_ns <= time_ns and (is_last or time_ns < high_ns) for time_ns in times_ns)
 
 
+def test_quick_client_errors_make_the_app_look_no_quicker(slots: memoryview) -> None:
+    tallies = Tallies()
+    tally = tallies.classes[0]
+
+    def mean_s(good: int, errors: int, error_ns: int = 1_000_000) -> float:
+        before = read_counts(slots)
+        for _ in range(good):
+            tally.count(200, 100_000_000)
+        for _ in range(errors):
+            tally.count(404, error_ns)
+        tallies.publish(slots, time.monotonic_ns(), 0)
+        now = read_counts(slots)
+        assert now is not None
+        done = now.classes[0]
+        was = before.classes[0] if before is not None else overload.ClassCounts()
+        assert done.completed - was.completed == good + errors, "they are answers all the same"
+        return (done.service_s - was.service_s) / (done.completed - was.completed)
+
+    assert mean_s(0, 10) == pytest.approx(0.001), "where there is nothing else, they are what it does"
+    assert mean_s(20, 0) == pytest.approx(0.1)
+    for _ in range(20):
+        assert mean_s(2, 18) == pytest.approx(0.1)
+    assert mean_s(2, 8, 200_000_000) == pytest.approx(0.18), "a slow one counts as it is"
+    assert mean_s(0, 10) == pytest.approx(0.1)
+    for _ in range(400):
+        last_s = mean_s(0, 10)
+    assert last_s == pytest.approx(0.001, rel=0.1), "nothing else for a while"
+
+
 def test_routes_are_few_and_plain(slots: memoryview) -> None:
     tallies = Tallies()
     tallies.sample("/reports/7", 200, 3000)
