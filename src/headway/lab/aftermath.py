@@ -13,7 +13,8 @@ from typing import Any
 
 from headway.lab.fault import Fault, Part
 
-CALM_S = 2.0  # without a bad request before it counts as over
+# Without a bad request before it counts as over: as many requests as would show one, but neither long nor a moment.
+CALM_S, CALM_MIN_S, CALM_REQUESTS = 2.0, 1.0, 100
 HEALTH_S = 2.0  # a database's health is looked at more often than this
 PATIENCE_S = 60.0  # after which it is told as not recovered
 
@@ -39,6 +40,7 @@ class Aftermath:
     before: Mapping[str, Any]
     bad: int
     in_flight_max: int
+    calm_s: float = CALM_S
     noticed_s: float | None = None
     noticed_by: str = ""
     out_s: float | None = None  # the system is not whole any more, by its own account: the edge has taken the part out
@@ -67,7 +69,7 @@ class Aftermath:
 
     def is_over(self, at_s: float) -> bool:
         """Whether it has been calm for long enough."""
-        return self._calm and self.recovered_s is not None and at_s - self.recovered_s >= CALM_S
+        return self._calm and self.recovered_s is not None and at_s - self.recovered_s >= self.calm_s
 
     @property
     def recovered_s(self) -> float | None:
@@ -92,6 +94,11 @@ class Aftermath:
             self.noticed_s, self.noticed_by = look.at_s, f"its state became {state}"
         elif part.kind == "replica" and self.out_s is not None:
             self.noticed_s, self.noticed_by = self.out_s, "the edge took it out"
+
+
+def calm_of(rate_per_s: float) -> float:
+    """How long it must have been calm under a load of this rate."""
+    return max(CALM_MIN_S, min(CALM_S, CALM_REQUESTS / rate_per_s))
 
 
 def _state_of(document: Mapping[str, Any], part: Part) -> str:

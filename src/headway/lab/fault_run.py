@@ -17,7 +17,7 @@ from typing import Any
 from headway.control.client import ControlClient
 from headway.edge.tail import Tail
 from headway.errors import Conflict, HeadwayError
-from headway.lab.aftermath import PATIENCE_S, Aftermath, Look
+from headway.lab.aftermath import PATIENCE_S, Aftermath, Look, calm_of
 from headway.lab.fault import FAILED_BEFORE_MAX, Fault, slow_bound_s
 from headway.lab.fault_verdict import Broken
 from headway.lab.hang import Hang
@@ -29,8 +29,9 @@ from headway.process.folders import Folders
 from headway.process.linux import send_signal, start_ticks
 from headway.process.record import read_record
 
-BEFORE_S = 2.0  # of load on the whole system
-_RUN_UP_S = 0.5  # of the load that goes on over the fault
+# Of load on the whole system: what gives a median and a p99 to go by, for 2 s at most.
+BEFORE_S, BEFORE_REQUESTS = 2.0, 100
+_RUN_UP_S, _RUN_UP_REQUESTS = 0.5, 25  # of the load that goes on over the fault
 _DEADLINE_S = 10.0
 _EVERY_S = 0.025  # a look costs about a millisecond; what is to be told apart are tenths of a second
 _ASK_TIMEOUT_S = 0.25
@@ -53,16 +54,18 @@ class FaultPlan:
 def break_part(plan: FaultPlan, folders: Folders, client: ControlClient, say: Say) -> Broken:
     """Load, break, watch; HeadwayError before anything is broken when it could not be measured."""
     whom = f" as {plan.host}" if plan.host else ""
-    say(f"load      {plan.rate_per_s:g} requests/s to {plan.url}{whom}, {BEFORE_S:g} s before anything is broken")
-    before = _measure_before(plan)
+    before_s = min(BEFORE_S, BEFORE_REQUESTS / plan.rate_per_s)
+    lasting = f"{format_duration(before_s)} before anything is broken"
+    say(f"load      {plan.rate_per_s:g} requests/s to {plan.url}{whom}, {lasting}")
+    before = _measure_before(plan, before_s)
     median_ms = before.latency_ms["p50"] or 0.0
     slow_s = slow_bound_s(plan.slo_s, median_ms / 1000)
     with _steady(plan, slow_s) as load:
-        load.wait_for(offered=max(1, round(plan.rate_per_s * _RUN_UP_S)))
+        load.wait_for(offered=max(1, min(_RUN_UP_REQUESTS, round(plan.rate_per_s * _RUN_UP_S))))
         started = load.progress()
         # What arrives within the slowest answer's time is in flight at once; twice that is chance, more is a queue.
         in_flight_max = math.ceil(2 * plan.rate_per_s * (before.latency_ms["p99"] or 0.0) / 1000) + 3
-        aftermath = Aftermath(plan.fault, client.status(), _bad(started), in_flight_max)
+        aftermath = Aftermath(plan.fault, client.status(), _bad(started), in_flight_max, calm_of(plan.rate_per_s))
         watched_s = _Watching(plan.fault, folders, client, load, aftermath, say).run()
     return _told(plan, load.result, started, aftermath, slow_s, median_ms, watched_s)
 
@@ -80,9 +83,9 @@ def _steady(plan: FaultPlan, slow_s: float | None) -> SteadyLoad:
     )
 
 
-def _measure_before(plan: FaultPlan) -> LoadResult:
+def _measure_before(plan: FaultPlan, lasting_s: float) -> LoadResult:
     with _steady(plan, None) as load:
-        load.wait_for(offered=max(2, round(plan.rate_per_s * BEFORE_S)))
+        load.wait_for(offered=max(2, round(plan.rate_per_s * lasting_s)))
     result = load.result
     bad = result.failed + result.refused
     if bad > result.offered * FAILED_BEFORE_MAX:

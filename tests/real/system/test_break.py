@@ -14,6 +14,7 @@ import psutil
 import pytest
 from harness import HEADWAY, Running, is_alive, wait_for
 
+RATE = "200"  # a second: what is measured by the hundred is measured sooner
 APP = """
 async def app(scope, receive, send):
     status = 404 if scope["path"] == "/missing" else 200
@@ -70,7 +71,7 @@ def process_state(pid: int) -> str:
 def test_a_killed_part_comes_back_as_another_process(system: Running, part: str) -> None:
     name = {"replica web.1": "web.1", "server main": "database.main"}.get(part, part)
     before = system.processes()
-    found = broken(system, *part.split(), "--rate", "40")
+    found = broken(system, *part.split(), "--rate", RATE)
     after = system.processes()
     assert (found["what"], found["how"]) == (part, "kill")
     assert not is_alive(before[name])
@@ -81,7 +82,7 @@ def test_a_killed_part_comes_back_as_another_process(system: Running, part: str)
     assert found["noticed_s"] <= found["recovered_s"]
     assert found["restarted_s"] <= found["restored_s"] <= found["recovered_s"]
     # The whole time, from the fault until it was calm again, was loaded.
-    assert found["offered"] > 40 * found["recovered_s"] / 2
+    assert found["offered"] > float(RATE) * found["recovered_s"] / 2
     assert found["offered"] == found["ok"] + found["failed"] + found["refused"] + found["slow"]
     if part != "edge":  # which cuts what is in flight
         assert found["failed"] == 0, found
@@ -89,7 +90,7 @@ def test_a_killed_part_comes_back_as_another_process(system: Running, part: str)
 
 def test_a_replica_that_hangs_is_taken_out_and_replaced(system: Running) -> None:
     before = system.processes()
-    found = broken(system, "replica", "web.2", "--how", "hang", "--for", "60s", "--rate", "40")
+    found = broken(system, "replica", "web.2", "--how", "hang", "--for", "60s", "--rate", RATE)
     assert found["failed"] == 0, found
     assert found["out_s"] <= found["restarted_s"]
     assert not is_alive(before["web.2"])
@@ -124,7 +125,7 @@ def states(pids: list[int]) -> set[str]:
 def test_a_server_that_hangs_goes_on_after_its_time(system: Running) -> None:
     pids = family(system.pid("database.main"))
     assert len(pids) > 3, "a server is more than its first process"
-    with breaking(system, "server", "main", "--how", "hang", "--for", "1500ms", "--json") as command:
+    with breaking(system, "server", "main", "--how", "hang", "--for", "1500ms", "--rate", RATE, "--json") as command:
         wait_for(lambda: states(pids) == {"T"}, 30, "all of the server stopped")
         said, errors = command.communicate(timeout=30)
     assert command.returncode == 0, errors
@@ -137,7 +138,7 @@ def test_a_server_that_hangs_goes_on_after_its_time(system: Running) -> None:
 @pytest.mark.parametrize("part", ["controller", "server main"])
 def test_a_stopped_part_goes_on_when_the_command_is_killed(system: Running, part: str) -> None:
     pids = family(system.pid({"server main": "database.main"}.get(part, part)))
-    with breaking(system, *part.split(), "--how", "hang", "--for", "5m") as command:
+    with breaking(system, *part.split(), "--how", "hang", "--for", "5m", "--rate", RATE) as command:
         wait_for(lambda: states(pids) == {"T"}, 30, f"{part} stopped")
         command.kill()
         command.wait(10)
@@ -146,7 +147,7 @@ def test_a_stopped_part_goes_on_when_the_command_is_killed(system: Running, part
 
 def test_a_stopped_part_goes_on_in_time_when_the_command_hangs_too(system: Running) -> None:
     pid = system.pid("controller")
-    with breaking(system, "controller", "--how", "hang", "--for", "1s") as command:
+    with breaking(system, "controller", "--how", "hang", "--for", "1s", "--rate", RATE) as command:
         wait_for(lambda: process_state(pid) == "T", 30, "the controller stopped")
         command.send_signal(signal.SIGSTOP)
         wait_for(lambda: process_state(pid) != "T", 5, "the controller goes on")
@@ -157,7 +158,7 @@ def test_a_stopped_process_goes_on_when_the_command_is_ended(
     system: Running, number: signal.Signals, status: int
 ) -> None:
     pid = system.pid("controller")
-    with breaking(system, "controller", "--how", "hang", "--for", "5m") as command:
+    with breaking(system, "controller", "--how", "hang", "--for", "5m", "--rate", RATE) as command:
         wait_for(lambda: process_state(pid) == "T", 30, "the controller stopped")
         command.send_signal(number)
         said, errors = command.communicate(timeout=30)
@@ -168,7 +169,7 @@ def test_a_stopped_process_goes_on_when_the_command_is_ended(
 
 
 def test_the_report_says_what_happened_and_what_is_promised(system: Running) -> None:
-    said = system.ok("break", "controller", "--rate", "40", "--expect-none-failed")
+    said = system.ok("break", "controller", "--rate", RATE, "--expect-none-failed")
     for words in ("controller was killed (SIGKILL, pid ", "noticed", "as before", "promised", "no request notices"):
         assert words in said
     assert said.rstrip().splitlines()[-1].startswith("controller was killed: none of ")
@@ -176,7 +177,7 @@ def test_the_report_says_what_happened_and_what_is_promised(system: Running) -> 
 
 def test_what_fails_before_anything_is_broken_is_not_measured(system: Running) -> None:
     before = system.processes()
-    done = system.run("break", "edge", "--path", "/missing")
+    done = system.run("break", "edge", "--path", "/missing", "--rate", RATE)
     assert done.returncode == 1
     assert "before anything is broken" in done.stderr
     assert "status 404" in done.stderr
@@ -184,7 +185,7 @@ def test_what_fails_before_anything_is_broken_is_not_measured(system: Running) -
 
 
 def test_a_service_that_is_known_by_its_host_is_asked_by_that_host(system: Running) -> None:
-    done = system.run("break", "replica", "pot.1")
+    done = system.run("break", "replica", "pot.1", "--rate", RATE)
     assert done.returncode == 1
     assert "status 418" in done.stderr
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from headway.lab.aftermath import CALM_S, Aftermath, Look
+from headway.lab.aftermath import CALM_S, Aftermath, Look, calm_of
 from headway.lab.fault import Fault, How, Part
 from headway.lab.fault_verdict import Broken, promises, sentence
 
@@ -205,3 +205,8 @@ def test_the_document_has_the_keys_that_tools_rely_on() -> None:
     told = GOOD.as_json()
     assert list(told)[:6] == ["what", "how", "failed", "slow", "noticed_s", "recovered_s"]
     assert told["what"] == "replica web.1"
+
+
+@pytest.mark.parametrize(("rate_per_s", "calm_s"), [(1, 2), (50, 2), (80, 1.25), (100, 1), (5000, 1)])
+def test_the_calm_lasts_as_many_requests_as_would_show_that_it_is_none(rate_per_s: float, calm_s: float) -> None:
+    assert calm_of(rate_per_s) == calm_s
