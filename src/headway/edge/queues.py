@@ -185,19 +185,21 @@ def queue_lines(service: EdgeService, cls: EdgeClass) -> list[str]:
     if demotes and first < 0:
         lines.append(f"{refused} if {waits} {{ prio_class lt 0 }} {{ queue,div(3),sub({proc('queue_max')}) ge 0 }}")
     last = variable("let_in", service.name, cls.number)
+    table = word(class_name(service.name, cls.number))
     # What the less critical do not get is no matter of fairness: those before them would be held back for it.
-    worse_off = f"{{ sc_tracked(3) }} {{ sc_tracked(1) }} {{ prio_class {own} }} worse_off"
+    asks = f"{{ sc_tracked(3) }} {{ sc_tracked(1) }} {{ prio_class {own} }}"
     return [
         *lines,
         "# The level sinks when a request is refused whose client is worse off than the one that was let in last, as",
         "# long as that one is near it; it rises with each request that is let in. It begins at all that is done.",
-        f"acl worse_off var(txn.rate),{WORSE_OFF},sub({last}) lt 0",
-        f"acl within_reach var({last}),mul(2),sub({level}) ge 0",
-        f"http-request set-var({level}) var({level}),{SINKS} if {worse_off} has_level within_reach "
+        f"http-request set-var(txn.other_rate) var({last}),table_gpc0_rate({table}),mul({PER_KS}) if {asks}",
+        f"acl worse_off var(txn.rate),{WORSE_OFF},sub(txn.other_rate) lt 0",
+        f"acl within_reach var(txn.other_rate),mul(2),sub({level}) ge 0",
+        f"http-request set-var({level}) var({level}),{SINKS} if {asks} worse_off has_level within_reach "
         f"{{ var({level}) -m int gt {PER_KS} }}",
-        f"http-request set-var({level}) var({proc('client_per_s')}),mul({PER_KS}) if {worse_off} !has_level",
+        f"http-request set-var({level}) var({proc('client_per_s')}),mul({PER_KS}) if {asks} worse_off !has_level",
         "http-request return status 503 default-errorfiles if { sc_tracked(3) }",
-        f"http-request set-var({last}) var(txn.rate) if {{ sc_tracked(1) }}",
+        f"http-request set-var({last}) src,ipmask(32,64) if {{ sc_tracked(1) }}",
         f"http-request set-var({level}) var({level}),{RISES} if {{ sc_tracked(1) }} has_level",
         f"http-request set-var({level}) int(0) if {{ sc_tracked(1) }} {{ var({level}) -m int gt {LEVEL_MAX} }}",
         "http-request sc-inc-gpc0(1) if { sc_tracked(1) }",

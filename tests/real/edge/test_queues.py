@@ -184,6 +184,23 @@ def test_a_client_that_is_alone_may_fill_the_queue() -> None:
             assert clients.ask("/hold/x").status == 503
 
 
+def test_nobody_is_worse_off_than_itself_after_a_pause_of_the_app() -> None:
+    with Site() as site:
+        bound = QueueBound(12, overloaded=True, client_per_s=1)
+        site.start(site.plan(site.service(limit=1, deadline_s=LONG_S, bound=bound)))
+        with Clients(site) as clients:
+            clients.occupy()
+            for number in range(12):
+                clients.wait(f"{number}")
+            at_s = time.monotonic()
+            until(lambda: time.monotonic() > at_s + 2.1, "its rate is forgotten, for nothing was let in")
+            for _ in range(5):
+                assert clients.ask("/hold/x").status == 503
+            site.api.bound("web", MAIN, replace(bound, queue_max=16))
+            for number in range(12, 16):
+                clients.wait(f"{number}")
+
+
 def test_a_client_that_takes_more_than_its_share_is_held_back_once_another_is_worse_off() -> None:
     with Site() as site:
         site.start(site.plan(site.service(limit=1, deadline_s=LONG_S)))
