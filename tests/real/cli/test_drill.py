@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,15 @@ from headway.lab.drill.findings import Drill, Subject
 from headway.lab.drill.search import Capacity
 
 DRILL_S = 110.0
+# The same command with every part of a quick drill, each shorter: figures are told, not judged by here.
+IN_A_HURRY = """
+from dataclasses import replace
+import headway.cli.drill as drill
+from headway.cli.main import main
+
+drill.QUICK = replace(drill.QUICK, settle_s=0.8, step_s=1.0, burst_s=0.75, watched_s=2.0, death_s=1.5)
+main()
+"""
 # About 100 answers a second, whatever the machine: the generator stays small, and the app is drilled far beyond it.
 SMALL = """
 import asyncio
@@ -41,7 +51,7 @@ async def app(scope, receive, send):
 def drilled(place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
     """A place whose temporary folders can be looked through afterwards."""
     place.write({"small.py": SMALL})
-    place.declare('app = "small:app"\nslo = "250ms"\nlimit = 4')
+    place.declare('app = "small:app"\nslo = "120ms"\nlimit = 4')
     temporary = place.folder / "tmp"
     temporary.mkdir()
     temporary.chmod(0o755)
@@ -56,7 +66,7 @@ def left(place: Place) -> list[str]:
 
 def test_a_quick_drill_tells_what_the_app_does_and_leaves_nothing(drilled: Place) -> None:
     done = subprocess.run(
-        [*HEADWAY, "drill", "--quick", "--json", "--report", "page.html"],
+        [sys.executable, "-c", IN_A_HURRY, "drill", "--quick", "--json", "--report", "page.html"],
         cwd=drilled.folder,
         env=dict(os.environ),
         stdin=subprocess.DEVNULL,
@@ -67,7 +77,7 @@ def test_a_quick_drill_tells_what_the_app_does_and_leaves_nothing(drilled: Place
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    # It answers one request in 10 ms, so at most 100/s; what a queue of 250 ms takes in is an eighth more at the most.
+    # It answers one request in 10 ms, so at most 100/s; what a queue of 120 ms takes in is an eighth more at the most.
     assert 20 < found["capacity"]["per_s"] < 115
     assert [step["times"] for step in found["steps"]] == [0.5, 1, 2, 5, 10]
     for step in found["steps"]:
@@ -77,7 +87,7 @@ def test_a_quick_drill_tells_what_the_app_does_and_leaves_nothing(drilled: Place
     assert found["subject"]["slo_from"] == "declared"
     assert found["death"]["of"] == 1
     assert found["death"]["back_s"] is not None
-    assert len(found["recovery"]["slices"]) == 16
+    assert len(found["recovery"]["slices"]) == 8
     page = (drilled.folder / "page.html").read_text()
     assert "<svg" in page
     assert left(drilled) == []
