@@ -111,7 +111,7 @@ def _postgresql(loaded: Loaded | None) -> Check:
     try:
         engine = find_postgresql()
     except HeadwayError as error:
-        embedded = loaded is not None and any(base.url is None for base in loaded.system.databases.values())
+        embedded = loaded is not None and any(not base.urls for base in loaded.system.databases.values())
         return Check("PostgreSQL", "bad" if embedded else "warning", error.message, error.hint)
     return Check("PostgreSQL", "good", f"{engine.version}, {engine.origin}, in {engine.bin_folder}")
 

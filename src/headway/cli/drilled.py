@@ -116,7 +116,7 @@ def real_data(declared: Declared, environment: Mapping[str, str], root: Path) ->
 
     Names alone: values are secrets.
     """
-    found = [f"databases.{name}.url" for name, database in declared.databases.items() if database.url is not None]
+    found = [f"databases.{name}.{key}" for name, database in declared.databases.items() for key in database.urls]
     for name, service in declared.services.items():
         found += [
             f"services.{name}.env.{variable}"

@@ -31,7 +31,7 @@ def check_start(declared: Declared, *, check_addresses: bool) -> None:
     listens = addresses(declared)
     if listens:
         find_haproxy()
-    if any(database.url is None for database in declared.databases.values()):
+    if any(not database.urls for database in declared.databases.values()):
         find_postgresql()
     if declared.edge.tls is not None:
         key = declared.edge.tls.key

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from headway.cli.start import System
 from headway.control.stored import Store
+from headway.control.wanting import needs
+from headway.control.wanting import told as tell
 from headway.declaration.load import load
 from headway.declaration.references import references, resolve_env
 from headway.errors import HeadwayError
@@ -18,10 +20,11 @@ def run(system: System, service: str, command: tuple[str, ...]) -> int:
     applied = Store(system.folders.state, system.folders.run).load_applied() if system.client.is_running() else None
     if applied is not None:
         declared, root = applied.system, Path(applied.root)
-        fields: dict[str, dict[str, str]] = system.client.ask("GET", "/databases")["databases"]
+        told = system.client.ask("GET", "/databases")
+        fields: dict[str, dict[str, str]] = told["databases"]
     else:
         loaded = load(None, cwd=Path.cwd(), environment=os.environ)
-        declared, root, fields = loaded.system, loaded.root, {}
+        declared, root, fields, told = loaded.system, loaded.root, {}, {"access": {}, "folder": ""}
     if service not in declared.services:
         raise HeadwayError(f"there is no service {service!r}", hint=f"services are: {', '.join(declared.services)}")
     found = declared.services[service]
@@ -32,6 +35,8 @@ def run(system: System, service: str, command: tuple[str, ...]) -> int:
             hint="headway up --detach, then the same command again",
         )
     env = os.environ | resolve_env(found, databases=fields, environment=os.environ, root=root)
+    used = needs(found, declared.databases)
+    env |= tell(found, {name: told["access"][name] for name in used if name in told["access"]}, told["folder"])
     env["HEADWAY_SERVICE"] = service
     if found.python:
         # `python` and the scripts of its environment are the service's own.

@@ -45,7 +45,10 @@ def status_lines(document: dict[str, Any]) -> list[str]:
         rows.append((mark(_service_state(service)), name, wanted, " ".join(service["routes"]) or "private"))
     for name, database in document["databases"].items():
         for server in database["servers"]:
-            rows.append((mark(server["state"]), name, server["state"], server["url"]))
+            called, holds = name, ""
+            if database["shards"] is not None:
+                called, holds = f"{name}/{server['name']}", f"  {server['shards']} of {database['shards']} shards"
+            rows.append((mark(server["state"]), called, server["state"], f"{server['url']}{holds}"))
     rows.append((mark(edge["state"]), "edge", edge["state"], f"HAProxy, {edge['reloads']} reloads"))
     lines += table(rows)
     replicas = [replica for service in document["services"].values() for replica in service["replicas"]]

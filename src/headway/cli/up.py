@@ -92,7 +92,7 @@ def _apply(system: System, loaded: Loaded) -> dict[str, Any]:
 def _environ(loaded: Loaded) -> dict[str, str]:
     """The variables that the declaration refers to, as they are here: the running system may know other values."""
     texts = [text for service in loaded.system.services.values() for text in service.env.values()]
-    texts += [database.url for database in loaded.system.databases.values() if database.url]
+    texts += [url for database in loaded.system.databases.values() for url in database.urls.values()]
     pieces = [piece for text in texts for piece in parse(text) if not isinstance(piece, str)]
     return {
         piece.field: os.environ[piece.field] for piece in pieces if piece.owner == "env" and piece.field in os.environ

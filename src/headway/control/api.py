@@ -52,7 +52,13 @@ def build(controller: Controller, applying: Applying) -> Starlette:
 
     async def databases(_request: Request) -> Response:
         # With passwords: for `headway run`, over a socket that only this user can open.
-        return JSONResponse({"databases": controller.databases.fields()})
+        return JSONResponse(
+            {
+                "databases": controller.databases.fields(),
+                "access": controller.databases.access(),
+                "folder": str(controller.folders.app),
+            }
+        )
 
     async def scale(request: Request) -> Response:
         data = await body(request)

@@ -27,6 +27,7 @@ from headway.model.replica import Phase, Replica
 from headway.process.listeners import check_address
 from headway.runtimes.local.databases import WantedDatabase
 from headway.runtimes.local.edge_plan import addresses
+from headway.runtimes.local.sharded import WantedSharded
 
 _POLL_S = 0.05
 _MARGIN_S = 30.0  # beyond the start-ups and drains that the declaration itself allows
@@ -58,6 +59,7 @@ class Applying:
             raise Conflict("the system is stopping", hint="headway up, when it has stopped")
         before = controller.applied
         after = replace(before, system=system, root=root, source=source)
+        check_shards(before.system, system)
         fresh = {name: value for name, value in environ.items() if os.environ.get(name) != value}
         found = [change.sentence for change in changes(before.system, system)]
         found += [f"environment variable {name}: another value" for name in sorted(fresh)]
@@ -129,7 +131,7 @@ class Applying:
         controller.databases.want(databases)
         controller.refresh()
 
-    def _take_environ(self, applied: Applied, environ: dict[str, str]) -> dict[str, WantedDatabase]:
+    def _take_environ(self, applied: Applied, environ: dict[str, str]) -> dict[str, WantedDatabase | WantedSharded]:
         controller = self._controller
         if environ:
             os.environ.update(environ)
@@ -215,3 +217,14 @@ def on_change(controller: Controller, folders: list[str], stop: threading.Event)
             controller.call(lambda why=why: controller.reload_source(why))  # type: ignore[misc]
 
     return watch
+
+
+def check_shards(before: System, after: System) -> None:
+    """Conflict where a database that exists would get another number of shards: its rows would not be found."""
+    for name, database in after.databases.items():
+        old = before.databases.get(name)
+        if old is not None and old.shards != database.shards:
+            raise Conflict(
+                f"databases.{name}.shards: it has {old.shards or 'none'}, and {database.shards or 'none'} are declared",
+                hint="The number of shards is fixed when a database is created; declare another database beside it.",
+            )

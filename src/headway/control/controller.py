@@ -24,7 +24,7 @@ from headway.control.loop import TICK_S, Loop
 from headway.control.scaling import Scaler
 from headway.control.status import DatabaseStatus, Facts, document, start_failure, state_of
 from headway.control.stored import Applied, Override, Store, in_force
-from headway.declaration.references import resolve_env, resolve_url
+from headway.declaration.references import resolve_env, resolve_servers, resolve_url
 from headway.errors import DeclarationError, HeadwayError
 from headway.model.declared import ReplicaRange, System
 from headway.model.hold import Hold, ended
@@ -35,11 +35,13 @@ from headway.process import machine as machines
 from headway.process.folders import Folders
 from headway.process.identity import engine_identity
 from headway.process.supervisor_client import SupervisorClient
-from headway.runtimes.local.databases import Databases, WantedDatabase
+from headway.runtimes.local.all_databases import Databases
+from headway.runtimes.local.databases import WantedDatabase
 from headway.runtimes.local.edge import ACCESS_LOG, Edge
 from headway.runtimes.local.logs import rotate
 from headway.runtimes.local.processes import Processes
 from headway.runtimes.local.runtime import LocalRuntime
+from headway.runtimes.local.sharded import ShardedDatabase, WantedSharded
 
 _SLOW_EVERY_S = 1.0
 _ROTATE_EVERY_S = 5.0
@@ -121,18 +123,34 @@ class Controller:
         elif not runs and self.edge.urls:
             self.processes.table["edge"] = self.edge.start()
 
-    def wanted_databases(self, applied: Applied) -> dict[str, WantedDatabase]:
+    def wanted_databases(self, applied: Applied) -> dict[str, WantedDatabase | WantedSharded]:
         """The databases of a declaration, their references resolved."""
-        return {
-            name: WantedDatabase(
+        return {name: self._wanted_database(applied, name) for name in applied.system.databases}
+
+    def _wanted_database(self, applied: Applied, name: str) -> WantedDatabase | WantedSharded:
+        database, root = applied.system.databases[name], Path(applied.root)
+        active_max = database.active_max or wanting.active_max(self.machine)
+        if database.shards is None:
+            return WantedDatabase(
                 name=name,
                 system=applied.system.name,
-                url=resolve_url(database, environment=os.environ, root=Path(applied.root)),
+                url=resolve_url(database, environment=os.environ, root=root),
                 schema_file=database.schema_file,
                 memory_bytes=self.machine.memory_bytes,
+                active_max=active_max,
             )
-            for name, database in applied.system.databases.items()
-        }
+        return WantedSharded(
+            name=name,
+            system=applied.system.name,
+            shards=database.shards,
+            servers=tuple(resolve_servers(database, environment=os.environ, root=root).items()),
+            keys=tuple(database.keys.items()),
+            reference=database.reference,
+            schema_file=database.schema_file,
+            memory_bytes=self.machine.memory_bytes,
+            active_max=active_max,
+            idle_max=database.idle_max,
+        )
 
     # -- the thread that ticks --------------------------------------------------------------------------------------
 
@@ -223,6 +241,11 @@ class Controller:
                 env = resolve_env(service, databases=fields, environment=os.environ, root=Path(applied.root))
             except DeclarationError:
                 continue
+            access = self.databases.access()
+            used = wanting.needs(service, applied.system.databases)
+            if not access.keys() >= set(used):
+                continue  # one is not up yet, and its address not known
+            env |= wanting.told(service, {name: access[name] for name in used}, str(self.folders.app))
             launch = wanting.launch_of(name, service, env, self.machine)
             found[name] = replace(launch, generation=applied.generation)
         return found
@@ -360,7 +383,13 @@ class Controller:
             },
             logs=str(self.folders.logs),
             databases=tuple(
-                DatabaseStatus(name, held.state, held.shown_url, held.error.message if held.error else "")
+                DatabaseStatus(
+                    name,
+                    held.state,
+                    held.served,
+                    held.error.message if held.error else "",
+                    held.map if isinstance(held, ShardedDatabase) else None,
+                )
                 for name, held in self.databases.held.items()
             ),
             traffic=self.traffic,

@@ -12,6 +12,7 @@ from headway.model.hold import Hold
 from headway.model.observed import Observed
 from headway.model.overload import MAIN, class_name
 from headway.model.replica import Phase, Replica, public_state
+from headway.model.sharding import ShardMap
 from headway.model.traffic import Traffic
 from headway.model.wanted import Wanted, WantedService
 
@@ -20,12 +21,13 @@ State = Literal["starting", "ready", "degraded", "stopping"]
 
 @dataclass(frozen=True, slots=True)
 class DatabaseStatus:
-    """One database for the document; `url` has no password."""
+    """One database for the document; `servers` are name, state and URL without a password."""
 
     name: str
     state: str
-    url: str
+    servers: tuple[tuple[str, str, str], ...]
     error: str = ""
+    map: ShardMap | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +114,18 @@ def document(wanted: Wanted, replicas: Mapping[str, Replica], observed: Observed
         "services": services,
         "databases": {
             database.name: {
-                "shards": None,
-                "epoch": None,
-                "servers": [{"name": database.name, "state": database.state, "url": database.url}],
+                "state": database.state,
+                "shards": database.map.shards if database.map else None,
+                "epoch": database.map.epoch if database.map else None,
+                "servers": [
+                    {
+                        "name": name,
+                        "state": state,
+                        "url": url,
+                        "shards": len(database.map.on(name)) if database.map else None,
+                    }
+                    for name, state, url in database.servers
+                ],
                 "error": database.error or None,
             }
             for database in facts.databases

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 from headway.errors import HeadwayError
@@ -9,6 +10,7 @@ from headway.model.declared import ReplicaRange, Service, System
 from headway.model.hold import Hold
 from headway.model.launch import SLOTS_MIN, Launch, slots_for
 from headway.model.overload import CRITICALITIES, FIRST_AT
+from headway.model.sharding import DATABASES_VARIABLE, RUN_VARIABLE
 from headway.model.wanted import Wanted, WantedClass, WantedService
 from headway.process.machine import Machine
 
@@ -78,6 +80,18 @@ def needs(service: Service, databases: Mapping[str, object]) -> tuple[str, ...]:
     """Databases a service waits for: those it `uses` and those its environment speaks of."""
     named = [name for name in databases if any(f"{{{name}." in text for text in service.env.values())]
     return tuple(dict.fromkeys([name for name in service.uses if name in databases] + named))
+
+
+def active_max(machine: Machine) -> int:
+    """Transactions at work at once on a server: twice the cores, for each may wait for a lock or the disk."""
+    return max(4, 2 * int(machine.cores))
+
+
+def told(service: Service, access: Mapping[str, Mapping[str, object]], folder: str) -> dict[str, str]:
+    """What a service's processes are told of the databases they use, in their environment."""
+    if not access:
+        return {}
+    return {DATABASES_VARIABLE: json.dumps(access, sort_keys=True), RUN_VARIABLE: folder}
 
 
 def launch_of(name: str, service: Service, env: Mapping[str, str], machine: Machine) -> Launch:

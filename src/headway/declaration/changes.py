@@ -123,6 +123,19 @@ def _database(name: str, old: Database, new: Database, after: System) -> Iterato
         # Never the URL itself: it may hold a password.
         sentence = f"databases.{name}.url: another server{whose}; no data is copied"
         yield Change(f"databases.{name}.url", "changed", sentence, replaces=users)
+    path = f"databases.{name}"
+    if old.shards != new.shards:
+        sentence = (
+            f"{path}.shards: {_shown(old.shards)} → {_shown(new.shards)}; refused: it was created with the former"
+        )
+        yield Change(f"{path}.shards", "changed", sentence)
+    if old.servers != new.servers:
+        # Never the URLs themselves: they may hold passwords.
+        sentence = f"{path}.servers: others than before; no shard moves by itself"
+        yield Change(f"{path}.servers", "changed", sentence)
+    for key in ("keys", "reference", "active_max", "idle_max"):
+        if getattr(old, key) != getattr(new, key):
+            yield Change(f"{path}.{key}", "changed", f"{path}.{key}: changed; its services' replicas are replaced")
     if old.schema_file != new.schema_file:
         sentence = (
             f"databases.{name}.schema: {_shown(old.schema_file)} → {_shown(new.schema_file)}; applied once, if none was"

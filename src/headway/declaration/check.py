@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterator, Mapping
-from urllib.parse import urlsplit
 
+from headway.declaration.databases import check_databases
 from headway.declaration.keys import TAKEN_OUT, path_text
 from headway.declaration.references import FIELDS, Reference, parse, references, unset
 from headway.declaration.routes import covers, parse_route, sole_app
@@ -34,7 +34,11 @@ def check(
     system: System, *, environment: Mapping[str, str], broken: frozenset[str] = frozenset()
 ) -> tuple[Problem, ...]:
     """Everything wrong with a system of right types, except what files and folders decide."""
-    problems = [*_edge(system.edge, broken), *_services(system, environment, broken), *_databases(system, environment)]
+    problems = [
+        *_edge(system.edge, broken),
+        *_services(system, environment, broken),
+        *check_databases(system, environment),
+    ]
     return tuple(problem for problem in problems if problem.path not in broken)
 
 
@@ -318,58 +322,3 @@ def _limits(name: str, service: Service) -> Iterator[Problem]:
     if service.memory_max_bytes is not None and service.memory_max_bytes < MEMORY_MIN_BYTES:
         told = f"{format_bytes(service.memory_max_bytes)} is less than an empty Python process takes"
         yield Problem(f"{path}.memory_max", told, 'write it like "512MiB"')
-
-
-# ── databases
-
-
-def _databases(system: System, environment: Mapping[str, str]) -> Iterator[Problem]:
-    for name, database in system.databases.items():
-        if name in ("env", "file"):
-            yield Problem(
-                f"databases.{name}", f"a database cannot be called {name}", f"{{{name}.…}} means something else"
-            )
-        if database.url is None:
-            continue
-        path = f"databases.{name}.url"
-        try:
-            pieces = parse(database.url)
-        except ValueError as error:
-            yield Problem(path, *str(error).split("; ", 1))
-            continue
-        known: list[str] | None = []
-        for piece in pieces:
-            if isinstance(piece, str):
-                known = None if known is None else [*known, piece]
-            elif piece.owner == "env" and piece.field in environment:
-                known = None if known is None else [*known, environment[piece.field]]
-            else:
-                known = None
-                if piece.owner == "env":
-                    yield Problem(path, *unset(piece.field).split("; ", 1))
-                elif piece.owner != "file":
-                    yield Problem(path, f"{piece.text} cannot stand here", "use {env.NAME} or {file.PATH}")
-        if known is not None:
-            yield from _url(path, "".join(known))
-
-
-def _url(path: str, url: str) -> Iterator[Problem]:
-    """A PostgreSQL URL. It is never repeated: it holds a password."""
-    scheme, separator, _ = url.partition("://")
-    driver = scheme.partition("+")
-    example = 'write it like "postgresql://user@host:5432/name"'
-    if driver[0] in ("postgresql", "postgres") and driver[1]:
-        told = f"names the driver {driver[2]}, which is the app's choice, not the database's"
-        hint = 'write postgresql://… here, and "postgresql+' + driver[2] + '://{main.user}:{main.password}@…" in `env`'
-        yield Problem(path, told, hint)
-    elif not separator or scheme not in ("postgresql", "postgres"):
-        yield Problem(path, "is not a PostgreSQL URL", example)
-    else:
-        try:
-            parts = urlsplit(url)
-            _ = parts.port
-        except ValueError:
-            yield Problem(path, "is not a URL: its host or port cannot be read", example)
-            return
-        if not parts.path.strip("/"):
-            yield Problem(path, "names no database", example)

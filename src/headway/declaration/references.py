@@ -99,13 +99,22 @@ def resolve_env(
 
 def resolve_url(database: Database, *, environment: Mapping[str, str], root: Path) -> str | None:
     """The database's URL with `{env.…}` and `{file.…}` replaced; None for an embedded one."""
-    if database.url is None:
-        return None
+    return None if database.url is None else _resolved(database.url, "url", environment, root)
+
+
+def resolve_servers(database: Database, *, environment: Mapping[str, str], root: Path) -> dict[str, str | None]:
+    """The servers of a sharded database by name, with their URLs; None for embedded ones."""
+    if isinstance(database.servers, dict):
+        return {name: _resolved(url, f"servers.{name}", environment, root) for name, url in database.servers.items()}
+    return {f"s{number}": None for number in range(1, (database.servers or 1) + 1)}
+
+
+def _resolved(text: str, path: str, environment: Mapping[str, str], root: Path) -> str:
     try:
-        return resolve(database.url, databases={}, environment=environment, root=root)
+        return resolve(text, databases={}, environment=environment, root=root)
     except ValueError as error:
         message, _, hint = str(error).partition("; ")
-        raise DeclarationError("environment", (Problem("url", message, hint),)) from None
+        raise DeclarationError("environment", (Problem(path, message, hint),)) from None
 
 
 def resolve(

@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from headway.model.overload import Criticality
+from headway.model.sharding import SHARDS_MAX
 from headway.model.units import (
     parse_duration_s,
     parse_rate_per_s,
@@ -72,10 +73,6 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,30}$")]
 RESERVED: dict[str, str] = {
     "caches": "caches are not available yet",
     "fleet": "more than one machine is not available yet",
-    "databases.*.shards": "sharded databases are not available yet",
-    "databases.*.servers": "databases over several servers are not available yet",
-    "databases.*.keys": "sharded databases are not available yet",
-    "databases.*.reference": "sharded databases are not available yet",
     "databases.*.migrations": "migrations are not available yet",
     "services.*.before_deploy": "releases are not available yet",
     "services.*.shared": "releases are not available yet",
@@ -328,8 +325,23 @@ class Service(Declared):
     )
 
 
+_EMBEDDED_SERVERS: TypeAdapter[int] = TypeAdapter(Annotated[Count, Field(ge=1, le=64)])
+_GIVEN_SERVERS: TypeAdapter[dict[str, str]] = TypeAdapter(
+    dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")], str]
+)
+
+
+def _servers(value: object, _handler: Any) -> Any:
+    """A number of embedded ones, or a table of URLs; a mistake in one is not told as a mistake in both."""
+    if value is None:
+        return value
+    return (
+        _GIVEN_SERVERS.validate_python(value) if isinstance(value, dict) else _EMBEDDED_SERVERS.validate_python(value)
+    )
+
+
 class Database(Declared):
-    """One plain PostgreSQL database, embedded or by URL."""
+    """A PostgreSQL database: a plain one, embedded or by URL, or a sharded one over several servers."""
 
     url: str | None = Field(
         None,
@@ -342,6 +354,50 @@ class Database(Declared):
         description="SQL file applied once, when the database is first used.",
         examples=['"schema.sql"'],
     )
+    shards: Count | None = Field(
+        None,
+        ge=1,
+        le=SHARDS_MAX,
+        description="Split it into so many logical shards, each a schema of PostgreSQL; fixed when it is created.",
+        examples=["64"],
+    )
+    servers: Annotated[int | dict[str, str] | None, WrapValidator(_servers)] = Field(
+        None,
+        description="The servers that hold the shards: a number of embedded ones, or a table of URLs by name.",
+        examples=["2"],
+    )
+    keys: dict[str, str] = Field(
+        default_factory=dict,
+        description="The sharding key of each table: the column by whose value its rows find their shard.",
+        examples=['{ orders = "customer_id" }'],
+    )
+    reference: Texts = Field(
+        (),
+        description="Tables without a key that every server holds whole.",
+        examples=['["countries"]'],
+    )
+    active_max: Count | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Transactions at work at once on a server, over all processes; the others wait in order. "
+        "Default: twice the cores, four at least.",
+        examples=["4"],
+    )
+    idle_max: Count = Field(
+        16,
+        ge=1,
+        le=1000,
+        description="Connections to a server that each process keeps open.",
+        examples=["16"],
+    )
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """The URLs it is given by, by their key; empty for an embedded one."""
+        if isinstance(self.servers, dict):
+            return {f"servers.{name}": url for name, url in self.servers.items()}
+        return {"url": self.url} if self.url is not None else {}
 
 
 class System(Declared):

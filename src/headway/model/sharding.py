@@ -20,6 +20,9 @@ LEDGER_TABLE = "headway_ledger"
 MARKER_TABLE = "headway_marker"
 # The channel on which the catalog tells that the map has changed; the payload is the new epoch.
 MAP_CHANNEL = "headway_map"
+# How a process of the app is told of its databases: a JSON object by name, and a folder for what processes share.
+DATABASES_VARIABLE = "HEADWAY_DATABASES"
+RUN_VARIABLE = "HEADWAY_RUN"
 # What a write to a shard that is being handed over fails with.
 FENCED = "HW001"
 

@@ -51,6 +51,11 @@ class Folders:
         return self.run / "d"
 
     @property
+    def app(self) -> Path:
+        """Files that the app's processes share with each other."""
+        return self.run / "app"
+
+    @property
     def supervisor_socket(self) -> Path:
         return self.run / "supervisor.sock"
 
@@ -107,6 +112,7 @@ def create(folders: Folders) -> None:
     _private(folders.run, through)
     for path in (folders.replicas, folders.alive, folders.databases):
         _private(path, through)
+    _private(folders.app, 0o700)
     _private(folders.edge, 0o700, engine)
     (folders.alive / "alive").write_text("ok\n")
     if len(os.fsencode(folders.replicas / ("x" * 40))) > SOCKET_PATH_MAX_BYTES:

@@ -98,16 +98,18 @@ def prepare(
     *,
     system: str,
     name: str,
+    database: str | None = None,
     memory_bytes: int | None = None,
     shared_folder: Path = SHARED_FOLDER,
 ) -> Server:
-    """Make everything ready to spawn the embedded database `name` of `system`.
+    """Make everything ready to spawn the embedded database `name` of `system`; `database` is PostgreSQL's name for it.
 
     The first time this initialises the data folder (about a second); later it only writes the configuration. A server
     that runs on the data already is left untouched and reported in `running_pid`.
     """
     try:
-        return _prepare(state_folder.resolve(), run_folder.resolve(), system, name, memory_bytes, shared_folder)
+        server = _prepare(state_folder.resolve(), run_folder.resolve(), system, name, memory_bytes, shared_folder)
+        return replace(server, database=settings.database_name(database)) if database else server
     except OSError as error:
         place = error.filename or state_folder
         raise MachineError(

@@ -17,7 +17,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import telemetry
+from . import (
+    asked,  # noqa: F401  the app looks for it among the loaded modules while it is imported
+    telemetry,
+)
 from .target import Refusal, load_app, tell_apart
 from .telemetry import Slot, Stage
 

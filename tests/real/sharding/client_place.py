@@ -14,12 +14,20 @@ from pathlib import Path
 import psycopg
 from postgresql_place import Place
 
-from headway.model.sharding import MAP_CHANNEL, ShardServer, TableKey, schema_name, spread
+from headway.model.sharding import (
+    DATABASES_VARIABLE,
+    MAP_CHANNEL,
+    RUN_VARIABLE,
+    ShardServer,
+    TableKey,
+    schema_name,
+    spread,
+)
 from headway.sharding import settings
 from headway.sharding.catalog import create_catalog
 from headway.sharding.client.database import Database
 from headway.sharding.client.place import Places
-from headway.sharding.client.told import DATABASES_VARIABLE, RUN_VARIABLE, told
+from headway.sharding.client.told import told
 from headway.sharding.keys import shard_sql
 from headway.sharding.postgresql import Server
 from headway.sharding.url import without_password

@@ -18,7 +18,7 @@ EXAMPLE = ROOT / "examples" / "headway.toml"
 
 def test_the_example_loads_where_its_files_are_there(folder) -> None:
     folder.write("headway.toml", EXAMPLE.read_text())
-    for name in ("certs/shop.pem", "certs/shop.key", "secrets/stripe", "schema.sql", "static/a.css"):
+    for name in ("certs/shop.pem", "certs/shop.key", "secrets/stripe", "schema.sql", "orders.sql", "static/a.css"):
         folder.write(name)
     (folder.path / ".venv" / "bin").mkdir(parents=True)
     (folder.path / ".venv" / "bin" / "python").symlink_to(sys.executable)

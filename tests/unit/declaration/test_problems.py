@@ -11,6 +11,7 @@ from headway.errors import DeclarationError
 
 HERE = Path(__file__).parent
 WEB = '[services.web]\napp = "shop:app"\n'
+SHARDED = WEB + '[databases.a]\nshards = 4\nkeys = { o = "k" }\n'
 AT = '[services.web.at."/x"]\n'
 
 
@@ -65,7 +66,24 @@ CASES = [
     # not available yet
     (WEB + "[caches.hot]\n", "caches", "caches are not available yet", "take it out"),
     (WEB + "[fleet]\n", "fleet", "more than one machine is not available yet", "take it out"),
-    (WEB + "[databases.a]\nshards = 4\n", "databases.a.shards", "sharded databases are not available yet", "plain"),
+    (WEB + "[databases.a]\nshards = 4\n", "databases.a.keys", "needs the key of each table", "customer_id"),
+    (WEB + '[databases.a]\nkeys = { o = "k" }\n', "databases.a.keys", "belongs to a sharded database", "shards = 64"),
+    (WEB + '[databases.a]\nreference = ["o"]\n', "databases.a.reference", "belongs to a sharded", "shards = 64"),
+    (WEB + "[databases.a]\nservers = 2\n", "databases.a.servers", "belongs to a sharded database", "shards = 64"),
+    (SHARDED + 'url = "postgresql://h/d"\n', "databases.a.url", "is for a plain database", "servers ="),
+    (SHARDED + "servers = {}\n", "databases.a.servers", "names no server", "servers = 2"),
+    (SHARDED + "servers = 0\n", "databases.a.servers", "at least 1", "servers"),
+    (SHARDED + 'servers = { a = "mysql://x" }\n', "databases.a.servers.a", "is not a PostgreSQL URL", "postgresql"),
+    (SHARDED + 'servers = { a = "{env.NOPE}" }\n', "databases.a.servers.a", "variable NOPE is not set", "export"),
+    (SHARDED + 'reference = ["o"]\n', "databases.a.reference[0]", "o is in keys too", "whole on every server"),
+    (SHARDED + 'reference = ["x.y"]\n', "databases.a.reference[0]", "is not the name of a table", "schema"),
+    (
+        WEB + '[databases.a]\nshards = 4\nkeys = { "Orders" = "k" }\n',
+        "databases.a.keys.Orders",
+        "is not the name of a table",
+        "small letters",
+    ),
+    (WEB + "[databases.a]\nshards = 5000\n", "databases.a.shards", "at most 4096", "64"),
     (WEB + 'before_deploy = "x"\n', "services.web.before_deploy", "releases are not available yet", ""),
     (WEB + 'uses = ["mail"]\n[services.mail]\ncommand = "m"\n', "services.web.uses[0]", "calls between services", ""),
     # what it runs

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -53,6 +53,8 @@ class WantedDatabase:
     url: str | None
     schema_file: str | None
     memory_bytes: int
+    database: str | None = None  # PostgreSQL's name for it; None: the same name
+    active_max: int = 4
 
 
 @dataclass(slots=True)
@@ -90,6 +92,26 @@ class Database:
     def counted(self) -> RoleConnections | Uncounted:
         """The connections that are open, or why they are not known."""
         return self.connections if self.state == "ready" else Uncounted.AWAY
+
+    @property
+    def processes(self) -> tuple[str, ...]:
+        """Names of its processes at the supervisor."""
+        return (self.process,)
+
+    def access(self) -> dict[str, object] | None:
+        """What the app is told of it; None while it is not known. Holds the password."""
+        if not self.fields:
+            return None
+        return {"kind": "plain", "url": self.fields["url"], "active_max": self.wanted.active_max}
+
+    @property
+    def served(self) -> tuple[tuple[str, str, str], ...]:
+        """Name, state and URL without the password of its servers."""
+        return ((self.wanted.name, self.state, self.shown_url),)
+
+    def may_stay(self, other: object) -> bool:
+        """Whether the same server serves another declaration: only its schema file or bounds changed."""
+        return isinstance(other, WantedDatabase) and self.wanted.url is None and other.url is None
 
     def start(self) -> None:
         """Begin bringing it up, in its own thread."""
@@ -174,6 +196,7 @@ class Database:
             self.folders.databases,
             system=wanted.system,
             name=wanted.name,
+            database=wanted.database,
             memory_bytes=wanted.memory_bytes,
         )
         known = self.is_alive(self.process)
@@ -235,50 +258,3 @@ class Database:
             level = "note" if answer.alive else "warning"
             self.tell(self.process, state, answer.reason if not answer.alive else "answers again", level)
             self.state = state
-
-
-@dataclass(slots=True)
-class Databases:
-    """All databases of a system."""
-
-    folders: Folders
-    supervisor: SupervisorClient
-    spawn: Spawn
-    tell: Tell
-    is_alive: Callable[[str], ProcessState | None]
-    held: dict[str, Database] = field(default_factory=dict)
-
-    def want(self, wanted: Mapping[str, WantedDatabase]) -> None:
-        """Bring up what is new, stop what is no longer declared; a changed URL is a new database."""
-        for name in [name for name in self.held if wanted.get(name) != self.held[name].wanted]:
-            old = self.held.pop(name)
-            if name in wanted and old.wanted.url is None and wanted[name].url is None:
-                old.leave()  # the same embedded server: only its schema file changed
-            else:
-                old.stop()
-        for name, declared in wanted.items():
-            if name not in self.held:
-                self.held[name] = Database(
-                    declared, self.folders, self.supervisor, self.spawn, self.tell, self.is_alive
-                )
-                self.held[name].start()
-
-    @property
-    def ready(self) -> frozenset[str]:
-        """Those that were ready at least once: who waited for them may start."""
-        return frozenset(name for name, database in self.held.items() if database.ready_once)
-
-    def fields(self) -> dict[str, dict[str, str]]:
-        """What references can name, by database."""
-        return {name: database.fields for name, database in self.held.items() if database.fields}
-
-    def stop(self) -> None:
-        """End all embedded servers."""
-        for database in self.held.values():
-            database.stop()
-
-    @property
-    def stopped(self) -> bool:
-        """Whether no embedded server runs any more."""
-        states = (self.is_alive(database.process) for database in self.held.values())
-        return not any(state is not None and state.alive for state in states)

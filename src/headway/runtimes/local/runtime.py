@@ -25,7 +25,7 @@ from headway.model.observed import EdgeObserved, MemoryObserved, Observed
 from headway.model.replica import Phase, Replica
 from headway.model.wanted import Wanted
 from headway.process.machine import memory_now
-from headway.runtimes.local.databases import Databases
+from headway.runtimes.local.all_databases import Databases
 from headway.runtimes.local.edge import Edge
 from headway.runtimes.local.processes import STOP_PATIENCE_S, Processes
 

@@ -15,9 +15,8 @@ from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from headway.errors import NotRunning
+from headway.model.sharding import DATABASES_VARIABLE, RUN_VARIABLE
 
-DATABASES_VARIABLE = "HEADWAY_DATABASES"
-RUN_VARIABLE = "HEADWAY_RUN"
 IDLE_MAX = 16
 WAIT_S = 5.0
 

@@ -1,0 +1,115 @@
+"""One process that works on a database: `python database_client.py KIND TASKS SECONDS WORK`, started by `headway run`.
+
+It says `ready` when it is warm, begins at a line on its standard input, and ends with one line of JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import asyncpg
+
+from headway import database
+from headway.model.sharding import DATABASES_VARIABLE
+from headway.sharding.client.database import Database
+from headway.sharding.client.place import Places
+from headway.sharding.client.told import told
+
+HOT_KEY = 42
+HOT_ROWS = 5
+SELECT = "SELECT note FROM orders WHERE customer_id = $1 AND id = 1"
+UPDATE = "UPDATE orders SET count = count + 1 WHERE customer_id = $1 AND id = $2"
+
+
+async def storm(connection: Any) -> None:
+    """Two of five hot rows, always in the same order."""
+    first, second = sorted(random.sample(range(HOT_ROWS), 2))
+    async with connection.transaction():
+        await connection.execute(UPDATE, HOT_KEY, first)
+        await connection.execute(UPDATE, HOT_KEY, second)
+
+
+async def opened(kind: str, work: str) -> Callable[[int], Awaitable[None]]:
+    """What does one piece of work for a key."""
+    orders = database("orders")
+    schema = f"orders_{orders.shard_of(HOT_KEY):04d}"
+    url = told("orders").url
+    name, _, number = kind.partition(":")
+
+    async def by(acquire: Callable[[int], Any], key: int) -> None:
+        async with acquire(key) as connection:
+            if work == "storm":
+                await storm(connection)
+            else:
+                await connection.fetchrow(SELECT, key)
+
+    if name == "headway":
+        held = orders
+        if number:  # another number of connections that are kept
+            entry = json.loads(os.environ[DATABASES_VARIABLE])
+            entry["orders"]["idle_max"] = int(number)
+            entry["orders"]["active_max"] = max(8, entry["orders"]["active_max"]) if work == "select" else 4
+            held = Database("orders", Places(told("orders", {**os.environ, DATABASES_VARIABLE: json.dumps(entry)})))
+        return lambda key: by(lambda key: held.at(key, wait_s=60), key)
+    if name == "direct":
+        mine: dict[Any, Any] = {}
+
+        async def one(key: int) -> None:
+            task = asyncio.current_task()
+            connection = mine.get(task)
+            if connection is None:
+                connection = mine[task] = await asyncpg.connect(
+                    url, server_settings={"search_path": schema}, timeout=60
+                )
+            await storm(connection)
+
+        return one
+    size = int(number)
+
+    async def no_reset(connection: Any) -> None:
+        """asyncpg's own reset costs a round trip."""
+
+    reset = {"reset": no_reset} if name == "pinned" else {}
+    settings = {"search_path": schema}
+    pool = await asyncpg.create_pool(url, min_size=size, max_size=size, server_settings=settings, **reset)
+    return lambda key: by(lambda _: pool.acquire(), key)
+
+
+async def main(kind: str, tasks: int, seconds: float, work: str) -> None:
+    once = await opened(kind, work)
+    took_s: list[float] = []
+    until_s = 0.0
+
+    async def worker(number: int, warm: bool) -> None:
+        key = number * 1_000_003
+        while time.monotonic() < until_s:
+            key += 1
+            began_s = time.monotonic()
+            await once(key)
+            if not warm:
+                took_s.append(time.monotonic() - began_s)
+
+    if kind != "direct":
+        until_s = time.monotonic() + 1.5
+        await asyncio.gather(*(worker(number, True) for number in range(min(tasks, 8))))
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    until_s = time.monotonic() + seconds
+    await asyncio.gather(*(worker(number, False) for number in range(tasks)))
+    took_s.sort()
+    p99_s = took_s[int(len(took_s) * 0.99)] if took_s else 0.0
+    p50_s = took_s[len(took_s) // 2] if took_s else 0.0
+    print(json.dumps({"per_s": len(took_s) / seconds, "p50_ms": p50_s * 1e3, "p99_ms": p99_s * 1e3}))
+
+
+if __name__ == "__main__":
+    import uvloop
+
+    uvloop.run(main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]))

@@ -1,0 +1,104 @@
+"""What is wrong with the declared databases: their URLs, and what a sharded one needs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from urllib.parse import urlsplit
+
+from headway.declaration.references import parse, unset
+from headway.errors import Problem
+from headway.model.declared import Database, System
+
+_SQL_NAME = re.compile(r"[a-z_][a-z0-9_$]{0,62}")
+
+
+def check_databases(system: System, environment: Mapping[str, str]) -> Iterator[Problem]:
+    """Every problem of every database."""
+    for name, database in system.databases.items():
+        if name in ("env", "file"):
+            yield Problem(
+                f"databases.{name}", f"a database cannot be called {name}", f"{{{name}.…}} means something else"
+            )
+        yield from _shards(f"databases.{name}", database)
+        if database.url is not None:
+            yield from _given(f"databases.{name}.url", database.url, environment)
+        if isinstance(database.servers, dict):
+            for server, url in database.servers.items():
+                yield from _given(f"databases.{name}.servers.{server}", url, environment)
+
+
+def _given(path: str, text: str, environment: Mapping[str, str]) -> Iterator[Problem]:
+    """A database's or server's URL with its references."""
+    try:
+        pieces = parse(text)
+    except ValueError as error:
+        yield Problem(path, *str(error).split("; ", 1))
+        return
+    known: list[str] | None = []
+    for piece in pieces:
+        if isinstance(piece, str):
+            known = None if known is None else [*known, piece]
+        elif piece.owner == "env" and piece.field in environment:
+            known = None if known is None else [*known, environment[piece.field]]
+        else:
+            known = None
+            if piece.owner == "env":
+                yield Problem(path, *unset(piece.field).split("; ", 1))
+            elif piece.owner != "file":
+                yield Problem(path, f"{piece.text} cannot stand here", "use {env.NAME} or {file.PATH}")
+    if known is not None:
+        yield from _url(path, "".join(known))
+
+
+def _shards(path: str, database: Database) -> Iterator[Problem]:
+    """What belongs to a sharded database, and what a sharded one needs."""
+    if database.shards is None:
+        told = "belongs to a sharded database"
+        for key in ("keys", "reference"):
+            if getattr(database, key):
+                yield Problem(f"{path}.{key}", told, f"add shards = 64 to [{path}], or take it out")
+        if database.servers is not None and database.servers != 1:
+            yield Problem(f"{path}.servers", told, f"add shards = 64 to [{path}], or give one by url")
+        return
+    if database.url is not None:
+        hint = 'write servers = { a = "postgresql://…" }'
+        yield Problem(f"{path}.url", "is for a plain database; a sharded one has servers", hint)
+    if database.servers == {}:
+        yield Problem(f"{path}.servers", "names no server", "write servers = 2 for embedded ones")
+    if not database.keys:
+        hint = 'write keys = { orders = "customer_id" }: a table, and the column that its rows are spread by'
+        yield Problem(f"{path}.keys", "a sharded database needs the key of each table", hint)
+    for table, column in database.keys.items():
+        for what, name in (("table", table), ("column", column)):
+            if not _SQL_NAME.fullmatch(name):
+                hint = "write it as PostgreSQL stores it, without a schema: small letters, digits and _"
+                yield Problem(f"{path}.keys.{table}", f"{name!r} is not the name of a {what}", hint)
+    for index, table in enumerate(database.reference):
+        if table in database.keys:
+            hint = "a table is spread by a key, or whole on every server"
+            yield Problem(f"{path}.reference[{index}]", f"{table} is in keys too", hint)
+        elif not _SQL_NAME.fullmatch(table):
+            yield Problem(f"{path}.reference[{index}]", f"{table!r} is not the name of a table", "without a schema")
+
+
+def _url(path: str, url: str) -> Iterator[Problem]:
+    """A PostgreSQL URL. It is never repeated: it holds a password."""
+    scheme, separator, _ = url.partition("://")
+    driver = scheme.partition("+")
+    example = 'write it like "postgresql://user@host:5432/name"'
+    if driver[0] in ("postgresql", "postgres") and driver[1]:
+        told = f"names the driver {driver[2]}, which is the app's choice, not the database's"
+        hint = 'write postgresql://… here, and "postgresql+' + driver[2] + '://{main.user}:{main.password}@…" in `env`'
+        yield Problem(path, told, hint)
+    elif not separator or scheme not in ("postgresql", "postgres"):
+        yield Problem(path, "is not a PostgreSQL URL", example)
+    else:
+        try:
+            parts = urlsplit(url)
+            _ = parts.port
+        except ValueError:
+            yield Problem(path, "is not a URL: its host or port cannot be read", example)
+            return
+        if not parts.path.strip("/"):
+            yield Problem(path, "names no database", example)

@@ -1,0 +1,65 @@
+"""All databases of a system, plain and sharded: which are wanted, which are up, and what apps are told of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from headway.process.folders import Folders
+from headway.process.spec import ProcessState
+from headway.process.supervisor_client import SupervisorClient
+from headway.runtimes.local.databases import Database, Spawn, Tell, WantedDatabase
+from headway.runtimes.local.sharded import ShardedDatabase, WantedSharded
+
+
+@dataclass(slots=True)
+class Databases:
+    """All databases of a system."""
+
+    folders: Folders
+    supervisor: SupervisorClient
+    spawn: Spawn
+    tell: Tell
+    is_alive: Callable[[str], ProcessState | None]
+    held: dict[str, Database | ShardedDatabase] = field(default_factory=dict)
+
+    def want(self, wanted: Mapping[str, WantedDatabase | WantedSharded]) -> None:
+        """Bring up what is new, stop what is no longer declared; a changed URL is a new database."""
+        for name in [name for name in self.held if wanted.get(name) != self.held[name].wanted]:
+            old = self.held.pop(name)
+            if name in wanted and old.may_stay(wanted[name]):
+                old.leave()  # the same embedded servers: what follows adopts them
+            else:
+                old.stop()
+        for name, declared in wanted.items():
+            if name not in self.held:
+                kind = ShardedDatabase if isinstance(declared, WantedSharded) else Database
+                arguments = (self.folders, self.supervisor, self.spawn, self.tell, self.is_alive)
+                self.held[name] = kind(declared, *arguments)  # type: ignore[arg-type]
+                self.held[name].start()
+
+    @property
+    def ready(self) -> frozenset[str]:
+        """Those that were ready at least once: who waited for them may start."""
+        return frozenset(name for name, database in self.held.items() if database.ready_once)
+
+    def fields(self) -> dict[str, dict[str, str]]:
+        """What references can name, by database."""
+        return {name: database.fields for name, database in self.held.items() if database.fields}
+
+    def access(self) -> dict[str, dict[str, object]]:
+        """What apps are told, by database: those whose addresses are known. Holds passwords."""
+        told = {name: database.access() for name, database in self.held.items()}
+        return {name: access for name, access in told.items() if access is not None}
+
+    def stop(self) -> None:
+        """End all embedded servers."""
+        for database in self.held.values():
+            database.stop()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether no embedded server runs any more."""
+        processes = (process for database in self.held.values() for process in database.processes)
+        states = (self.is_alive(process) for process in processes)
+        return not any(state is not None and state.alive for state in states)

@@ -1,0 +1,232 @@
+"""A sharded database on its way up: several servers, each as a plain one is, and then the shards on them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from psycopg.conninfo import make_conninfo
+
+from headway.errors import EngineError, HeadwayError
+from headway.model.sharding import ShardMap
+from headway.process.folders import Folders
+from headway.process.spec import ProcessState
+from headway.process.supervisor_client import SupervisorClient
+from headway.runtimes.local.databases import Database, Spawn, Tell, WantedDatabase
+from headway.sharding import settings
+from headway.sharding.connection import RoleConnections, Uncounted
+from headway.sharding.shards import AdminServer, Layout, lay_out
+from headway.sharding.url import without_password
+
+_POLL_S = 0.05
+_RETRY_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class WantedSharded:
+    """A sharded database as declared, its references resolved."""
+
+    name: str
+    system: str
+    shards: int
+    servers: tuple[tuple[str, str | None], ...]  # by name: the URL; None: embedded
+    keys: tuple[tuple[str, str], ...]
+    reference: tuple[str, ...]
+    schema_file: str | None
+    memory_bytes: int
+    active_max: int
+    idle_max: int
+
+
+@dataclass(slots=True)
+class ShardedDatabase:
+    """Its servers, and what is laid out on them. Read by the loop's thread, written by its own."""
+
+    wanted: WantedSharded
+    folders: Folders
+    supervisor: SupervisorClient
+    spawn: Spawn
+    tell: Tell
+    is_alive: Callable[[str], ProcessState | None]
+    map: ShardMap | None = None
+    error: HeadwayError | None = None
+    servers: dict[str, Database] = field(default_factory=dict)
+    _stopping: bool = False
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    @property
+    def process(self) -> str:
+        """What the journal calls it."""
+        return f"database.{self.wanted.name}"
+
+    @property
+    def processes(self) -> tuple[str, ...]:
+        """Names of its processes at the supervisor."""
+        return tuple(server.process for server in self.servers.values())
+
+    @property
+    def state(self) -> Literal["starting", "ready", "degraded", "down", "failed", "stopping"]:
+        """Ready when all servers are and the shards are laid out; degraded while some servers are away."""
+        if self._stopping:
+            return "stopping"
+        if self.map is None:
+            return "failed" if self.error is not None else "starting"
+        ready = sum(server.state == "ready" for server in self.servers.values())
+        return "ready" if ready == len(self.servers) else "degraded" if ready else "down"
+
+    @property
+    def ready_once(self) -> bool:
+        """Whether the shards were laid out since the controller began."""
+        return self.map is not None
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """What references can name: its first server, which holds the catalog."""
+        first = next(iter(self.servers.values()), None)
+        return first.fields if first is not None and self.map is not None else {}
+
+    @property
+    def shown_url(self) -> str:
+        """The first server's URL without the password."""
+        return without_password(self.fields["url"]) if self.fields else ""
+
+    @property
+    def served(self) -> tuple[tuple[str, str, str], ...]:
+        """Name, state and URL without the password of its servers."""
+        return tuple((name, server.state, server.shown_url) for name, server in self.servers.items())
+
+    @property
+    def counted(self) -> RoleConnections | Uncounted:
+        """Connections of the server that has the fewest left, or why they are not known."""
+        known: list[RoleConnections] = []
+        for server in self.servers.values():
+            counted = server.counted
+            if isinstance(counted, Uncounted):
+                return counted
+            known.append(counted)
+        return min(known, key=lambda one: one.most - one.open) if known else Uncounted.SOON
+
+    def access(self) -> dict[str, object] | None:
+        """What the app is told of it; None while it is not laid out. Holds passwords."""
+        if not self.fields:
+            return None
+        return {
+            "kind": "sharded",
+            "catalog": self.fields["url"],
+            "logins": {
+                name: {"user": server.fields["user"], "password": server.fields["password"]}
+                for name, server in self.servers.items()
+                if server.fields
+            },
+            "active_max": self.wanted.active_max,
+            "idle_max": self.wanted.idle_max,
+        }
+
+    def admin(self) -> tuple[AdminServer, ...]:
+        """Its servers as Headway gets to them. EngineError while one has never been reached. Holds passwords."""
+        return tuple(_admin(server) for server in self.servers.values())
+
+    def may_stay(self, other: object) -> bool:
+        """Whether the same servers serve another declaration."""
+        return isinstance(other, WantedSharded) and other.servers == self.wanted.servers
+
+    def start(self) -> None:
+        """Begin bringing it up, in its own threads."""
+        wanted = self.wanted
+        for name, url in wanted.servers:
+            server = WantedDatabase(
+                name=f"{wanted.name}.{name}",
+                system=wanted.system,
+                url=url,
+                schema_file=None,
+                memory_bytes=wanted.memory_bytes // len(wanted.servers),
+                database=wanted.name,
+            )
+            told = (self.folders, self.supervisor, self.spawn, self.tell, self.is_alive)
+            self.servers[name] = Database(server, *told)
+            self.servers[name].start()
+        self._thread = threading.Thread(target=self._live, name=self.process, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End its servers, cleanly and all at once; the data stays."""
+        self._stopping = True
+        self._stop.set()
+        ends = [threading.Thread(target=server.stop, daemon=True) for server in self.servers.values()]
+        for end in ends:
+            end.start()
+        for end in ends:
+            end.join()
+
+    def leave(self) -> None:
+        """Stop looking; the servers go on."""
+        self._stop.set()
+        for server in self.servers.values():
+            server.leave()
+
+    def _live(self) -> None:
+        while not self._stop.is_set():
+            try:
+                if self._all_ready():
+                    self._lay_out()
+                    return
+                self._stop.wait(_POLL_S)
+                continue
+            except HeadwayError as error:
+                if self.error is None or self.error.message != error.message:
+                    self.tell(self.process, "failed", error.message, "warning")
+                self.error = error
+            self._stop.wait(_RETRY_S)
+
+    def _all_ready(self) -> bool:
+        for server in self.servers.values():
+            if not server.ready_once:
+                if server.error is not None:
+                    raise server.error
+                return False
+        return True
+
+    def _lay_out(self) -> None:
+        wanted = self.wanted
+        layout = Layout(
+            system=wanted.system,
+            name=wanted.name,
+            shards=wanted.shards,
+            keys=dict(wanted.keys),
+            reference=wanted.reference,
+            schema_file=Path(wanted.schema_file) if wanted.schema_file else None,
+        )
+        map_, made = lay_out(layout, self.admin())
+        self.error, self.map = None, map_
+        if made:
+            told = f"{map_.shards} shards on {len(self.servers)} servers"
+            self.tell(self.process, "laid out", told, "note")
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether somebody wants to know its connections."""
+        return all(server.is_counted for server in self.servers.values())
+
+    @is_counted.setter
+    def is_counted(self, value: bool) -> None:
+        for server in self.servers.values():
+            server.is_counted = value
+
+
+def _admin(server: Database) -> AdminServer:
+    fields, embedded = server.fields, server.server
+    name = server.wanted.name.rpartition(".")[2]
+    if not fields:
+        raise EngineError(f"server {name} has not been reached yet", hint="headway status")
+    url = without_password(fields["url"])
+    if embedded is None:
+        # By URL the login of the URL does everything: it is the administrator and the app.
+        return AdminServer(name, fields["url"], fields["url"], url, fields["user"], fields["name"], is_ours=False)
+    way = make_conninfo(
+        host=str(embedded.socket_folder), port=embedded.port, user=settings.SUPERUSER, dbname=embedded.database
+    )
+    return AdminServer(name, way, way, url, embedded.role, embedded.database, is_ours=True)

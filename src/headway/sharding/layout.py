@@ -1,0 +1,209 @@
+"""What a shard consists of, as SQL: its schema, the app's tables in it, what is ours in it, and who may do what. Pure.
+
+The tables of a schema file are created in every shard; those of them that are declared as reference tables are created
+once a server, in a schema that every shard sees behind its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from headway.errors import Problem
+from headway.model.sharding import LEDGER_TABLE, MARKER_TABLE, KeyKind, TableKey, schema_name
+from headway.sharding.keys import shard_sql
+from headway.sharding.script import statements
+
+REFERENCE_SCHEMA = "headway_reference"
+CONSTRAINT = "headway_shard"
+OURS = (LEDGER_TABLE, MARKER_TABLE)
+
+_NAME = r'(?:(?:"(?P<quoted>[^"]+)")|(?P<plain>[A-Za-z_][\w$]*))'
+_ABOUT = re.compile(
+    r"\s*(?:CREATE\s+(?:UNLOGGED\s+)?TABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?"
+    r"|ALTER\s+TABLE\s+(?:IF\s+EXISTS\s+)?(?:ONLY\s+)?"
+    r"|CREATE\s+(?:UNIQUE\s+)?INDEX\s+(?:IF\s+NOT\s+EXISTS\s+)?(?:[\w\"$]+\s+)?ON\s+(?:ONLY\s+)?"
+    r"|INSERT\s+INTO\s+|COMMENT\s+ON\s+TABLE\s+)" + _NAME,
+    re.IGNORECASE,
+)
+_KINDS: dict[str, KeyKind] = {
+    "smallint": "int",
+    "integer": "int",
+    "bigint": "int",
+    "text": "text",
+    "character varying": "text",
+    "uuid": "uuid",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table in a shard, as the server describes it."""
+
+    table: str
+    name: str
+    type: str
+    is_required: bool
+
+
+def identifier(name: str) -> str:
+    """A name as SQL takes it, whatever it is."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def split_script(sql: str, reference: Collection[str]) -> tuple[str, str]:
+    """A schema file's statements about reference tables, and the others, each in their order."""
+    if not reference:
+        return "", sql
+    shared: list[str] = []
+    own: list[str] = []
+    for statement in statements(sql):
+        text = sql[statement.start : statement.end]
+        about = _ABOUT.match(text)
+        name = (about["quoted"] or about["plain"].lower()) if about else ""
+        (shared if name in reference else own).append(text)
+    return "\n".join(shared), "\n".join(own)
+
+
+def create_reference(role: str) -> str:
+    """The schema of reference tables, and the app's right to read it."""
+    return f"""
+CREATE SCHEMA IF NOT EXISTS {REFERENCE_SCHEMA};
+GRANT USAGE ON SCHEMA {REFERENCE_SCHEMA} TO {identifier(role)};
+"""
+
+
+def create_shard(schema: str) -> str:
+    """An empty shard with what is ours in it."""
+    place = identifier(schema)
+    return f"""
+CREATE SCHEMA {place};
+CREATE TABLE {place}.{LEDGER_TABLE} (
+    name text PRIMARY KEY, checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE TABLE {place}.{MARKER_TABLE} (id integer PRIMARY KEY, at bigint NOT NULL);
+"""
+
+
+def search_path(schema: str) -> str:
+    """Where the names of a shard's statements are looked for."""
+    return f"SET LOCAL search_path = {identifier(schema)}, {REFERENCE_SCHEMA};\n"
+
+
+def constrain(schema: str, shard: int, shards: int, keys: Mapping[str, TableKey]) -> str:
+    """Refuse rows of another shard's key, in every table of this one that does not do so yet."""
+    lines = []
+    for table, key in keys.items():
+        place = f"{identifier(schema)}.{identifier(table)}"
+        check = f"CHECK ({shard_sql(identifier(key.column), shards, key.kind)} = {shard})"
+        lines.append(
+            f"""DO $headway$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_constraint WHERE conname = '{CONSTRAINT}' AND conrelid = to_regclass({_literal(place)}))
+  THEN ALTER TABLE {place} ADD CONSTRAINT {CONSTRAINT} {check}; END IF;
+END $headway$;"""
+        )
+    return "\n".join(lines)
+
+
+def grant(schema: str, role: str) -> str:
+    """The app reads and writes rows; it creates nothing, and what is ours it only reads."""
+    place, who = identifier(schema), identifier(role)
+    ours = ", ".join(f"{place}.{table}" for table in OURS)
+    return f"""
+GRANT USAGE ON SCHEMA {place} TO {who};
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {place} TO {who};
+GRANT USAGE, SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA {place} TO {who};
+REVOKE INSERT, UPDATE, DELETE ON {ours} FROM {who};
+"""
+
+
+def grant_reference(role: str) -> str:
+    """The app reads reference tables; they are written through one path alone."""
+    return f"GRANT SELECT ON ALL TABLES IN SCHEMA {REFERENCE_SCHEMA} TO {identifier(role)};"
+
+
+def grant_catalog(role: str) -> str:
+    """The app reads the map, and decides its own transactions over several shards."""
+    who = identifier(role)
+    return f"""
+GRANT USAGE ON SCHEMA headway TO {who};
+GRANT SELECT ON ALL TABLES IN SCHEMA headway TO {who};
+GRANT INSERT, DELETE ON headway.decisions TO {who};
+"""
+
+
+def take_over(database: str, role: str) -> str:
+    """The database is the administrator's: the app's role creates nothing in it."""
+    place, who = identifier(database), identifier(role)
+    return f"""
+ALTER DATABASE {place} OWNER TO CURRENT_USER;
+GRANT CONNECT, TEMPORARY ON DATABASE {place} TO {who};
+REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+REVOKE CREATE ON SCHEMA public FROM {who};
+"""
+
+
+# One row a shard on the server: its number's schema, and the ledger as a JSON object.
+SCHEMAS = """
+SELECT nspname FROM pg_namespace n
+ WHERE nspname ~ %s AND EXISTS (SELECT FROM pg_class WHERE relnamespace = n.oid AND relname = %s)
+"""
+COLUMNS = """
+SELECT c.relname, a.attname, format_type(a.atttypid, NULL), a.attnotnull
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+ WHERE n.nspname = %s AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+"""
+
+
+def ledgers(schemas: Sequence[str]) -> str:
+    """One query for all ledgers of a server: schema, name, checksum."""
+    return " UNION ALL ".join(
+        f"SELECT {_literal(schema)}, name, checksum FROM {identifier(schema)}.{LEDGER_TABLE}" for schema in schemas
+    )
+
+
+def table_keys(
+    path: str, declared: Mapping[str, str], columns: Sequence[Column]
+) -> tuple[dict[str, TableKey], tuple[Problem, ...]]:
+    """The sharding keys with their types, from the columns of a shard, and what is wrong with them."""
+    by_table: dict[str, dict[str, Column]] = {}
+    for column in columns:
+        by_table.setdefault(column.table, {})[column.name] = column
+    keys: dict[str, TableKey] = {}
+    problems: list[Problem] = []
+    for table in by_table:
+        if table not in declared and table not in OURS:
+            hint = f'Give its key, keys = {{ {table} = "column" }}, or take it into reference = ["{table}"].'
+            problems.append(Problem(f"{path}.keys", f"table {table} has no key", hint))
+    for table, name in declared.items():
+        found = by_table.get(table, {}).get(name)
+        where = f"{path}.keys.{table}"
+        if table not in by_table:
+            problems.append(Problem(where, f"the schema creates no table {table}", "Correct the name, or take it out."))
+        elif found is None:
+            have = ", ".join(sorted(by_table[table]))
+            problems.append(Problem(where, f"table {table} has no column {name}", f"It has: {have}."))
+        elif found.type not in _KINDS:
+            hint = "A key is a whole number (smallint, integer, bigint), a text or a uuid."
+            problems.append(Problem(where, f"column {name} is of type {found.type}", hint))
+        elif not found.is_required:
+            hint = "Declare the column NOT NULL: a row without a key is on no shard."
+            problems.append(Problem(where, f"column {name} of table {table} may be NULL", hint))
+        else:
+            keys[table] = TableKey(name, _KINDS[found.type])
+    kinds = {key.kind for key in keys.values()}
+    if len(kinds) > 1:
+        hint = "Rows that belong together are found by the same key: give all of them one type."
+        problems.append(Problem(f"{path}.keys", f"keys are of different types: {', '.join(sorted(kinds))}", hint))
+    return keys, tuple(problems)
+
+
+def shard_number(database: str, schema: str) -> int:
+    """The number of a shard's schema."""
+    return int(schema.removeprefix(schema_name(database, 0)[:-4]))
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,281 @@
+"""Lays out a sharded database on its servers: shards, tables, rights, and the catalog that says where they are.
+
+Every shard is one transaction together with its row in the ledger, every server has a connection of its own, and what
+is there already is seen in one query a server: it can be killed anywhere and done again, and doing it again is quick.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psycopg
+
+from headway.errors import AppError, Conflict, EngineError, HeadwayError
+from headway.model.sharding import LEDGER_TABLE, ShardMap, ShardServer, TableKey, schema_name, spread
+from headway.sharding import layout
+from headway.sharding.catalog import create_catalog, read_map
+from headway.sharding.script import single_transaction
+
+SCHEMA_MAX_BYTES = 16 * 1024 * 1024
+_CONNECT_S = 5
+Connection = psycopg.Connection[tuple[object, ...]]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class AdminServer:
+    """A server as Headway gets to it, and as the app does."""
+
+    name: str
+    admin: str = field(repr=False)  # connection string of the administrator
+    replication: str = field(repr=False)  # by which another server's subscription gets to it
+    url: str  # the app's, without a password
+    role: str  # the app's
+    database: str  # the name of PostgreSQL's database
+    is_ours: bool  # embedded: the app's role is not the administrator
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What is declared of a sharded database."""
+
+    system: str
+    name: str
+    shards: int
+    keys: Mapping[str, str]
+    reference: tuple[str, ...]
+    schema_file: Path | None
+
+    @property
+    def path(self) -> str:
+        """Its place in the declaration."""
+        return f"databases.{self.name}"
+
+
+def connect(server: AdminServer) -> Connection:
+    """The administrator's connection. EngineError when the server does not let us in."""
+    try:
+        return psycopg.connect(server.admin, autocommit=True, connect_timeout=_CONNECT_S, application_name="headway")
+    except psycopg.Error as error:
+        told = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise EngineError(f"server {server.name} cannot be reached: {told}", hint="headway status") from error
+
+
+def on_each(servers: Sequence[AdminServer], work: Callable[[AdminServer, Connection], Result]) -> dict[str, Result]:
+    """Do the same on all servers at once; the first error, when all have ended."""
+
+    def one(server: AdminServer) -> Result:
+        with connect(server) as connection:
+            return work(server, connection)
+
+    with ThreadPoolExecutor(max_workers=max(1, len(servers)), thread_name_prefix="headway-servers") as pool:
+        started = {server.name: pool.submit(one, server) for server in servers}
+    return {name: future.result() for name, future in started.items()}
+
+
+def lay_out(wanted: Layout, servers: Sequence[AdminServer]) -> tuple[ShardMap, bool]:
+    """Bring the servers to what is declared: the map, and whether anything had to be made.
+
+    AppError for a schema that PostgreSQL refuses or that does not fit the keys, Conflict for a catalog of another
+    database, EngineError for a server that is away.
+    """
+    sql, checksum = _read(wanted)
+    shared, own = layout.split_script(sql, wanted.reference)
+    first = servers[0]
+    map_ = _existing(wanted, first)
+    owners = map_.owners if map_ is not None else spread(wanted.shards, tuple(server.name for server in servers))
+    if map_ is not None and (gone := sorted(set(owners) - {server.name for server in servers})):
+        raise Conflict(
+            f"{wanted.path}.servers: {', '.join(gone)} holds shards and is not declared any more",
+            hint="Declare it again; a server is emptied first: headway db remove-server.",
+        )
+
+    def prepare(server: AdminServer, connection: Connection) -> list[int]:
+        if server.is_ours:
+            _run(connection, layout.take_over(server.database, server.role))
+        _make_reference(server, connection, shared, wanted)
+        return _missing(wanted, connection, owners, server.name, checksum)
+
+    missing = on_each(servers, prepare)
+    keys: dict[str, TableKey] = dict(map_.keys) if map_ is not None else {}
+    # The first shard decides what the keys are, before the others are made by it.
+    model = schema_name(wanted.name, 0)
+    holder = next(server for server in servers if server.name == owners[0])
+    if 0 in missing[holder.name]:
+        with connect(holder) as connection:
+            keys = _make(wanted, connection, holder, 0, own, checksum, None)
+        missing[holder.name].remove(0)
+    else:
+        with connect(holder) as connection:
+            keys = _keys(wanted, connection, model)
+
+    def fill(server: AdminServer, connection: Connection) -> int:
+        for shard in missing[server.name]:
+            _make(wanted, connection, server, shard, own, checksum, keys)
+        return len(missing[server.name])
+
+    count = sum(on_each(servers, fill).values())
+    with connect(first) as connection:
+        create_catalog(
+            connection,
+            system=wanted.system,
+            database=wanted.name,
+            servers=[ShardServer(server.name, server.url) for server in servers],
+            owners=owners,
+            keys=keys,
+        )
+        if first.is_ours:
+            _run(connection, layout.grant_catalog(first.role))
+        return read_map(connection), bool(count) or map_ is None
+
+
+def _existing(wanted: Layout, first: AdminServer) -> ShardMap | None:
+    with connect(first) as connection:
+        row = connection.execute("SELECT to_regclass('headway.catalog')").fetchone()
+        if row is None or row[0] is None:
+            return None
+        told = connection.execute("SELECT system, database, shards FROM headway.catalog").fetchone()
+        if told is None:
+            return None
+        if told[:2] != (wanted.system, wanted.name):
+            raise Conflict(
+                f"{wanted.path}: its first server holds the catalog of database {told[1]} of system {told[0]}",
+                hint="Give every sharded database a PostgreSQL database of its own: another name at the URL's end.",
+            )
+        if told[2] != wanted.shards:
+            raise Conflict(
+                f"{wanted.path}.shards: it was created with {told[2]}, and {wanted.shards} are declared",
+                hint=f"Write shards = {told[2]}.",
+            )
+        return read_map(connection)
+
+
+def _missing(wanted: Layout, connection: Connection, owners: Sequence[str], server: str, checksum: str) -> list[int]:
+    """The shards of a server that are not there yet, or not with their tables."""
+    pattern = f"^{re.escape(schema_name(wanted.name, 0)[:-4])}[0-9]{{4}}$"
+    found = [str(row[0]) for row in connection.execute(layout.SCHEMAS, (pattern, LEDGER_TABLE))]
+    done = {layout.shard_number(wanted.name, schema) for schema in found}
+    return [shard for shard, owner in enumerate(owners) if owner == server and shard not in done]
+
+
+def _make_reference(server: AdminServer, connection: Connection, shared: str, wanted: Layout) -> None:
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(hashtext('headway.reference'))")
+        _run(connection, layout.create_reference(server.role))
+        tables = {
+            str(row[0])
+            for row in connection.execute(
+                "SELECT relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace "
+                "WHERE nspname = %s AND relkind IN ('r', 'p')",
+                (layout.REFERENCE_SCHEMA,),
+            )
+        }
+        if set(wanted.reference) - tables:
+            _run(connection, f"SET LOCAL search_path = {layout.REFERENCE_SCHEMA}")
+            _apply(wanted, connection, shared)
+            if lost := _absent(connection, wanted.reference):
+                raise AppError(
+                    f"{wanted.path}.reference: the schema creates no table {', '.join(lost)}",
+                    hint="Correct the name, or take it out.",
+                )
+        _run(connection, layout.grant_reference(server.role))
+
+
+def _absent(connection: Connection, reference: Sequence[str]) -> list[str]:
+    return [
+        table
+        for table in reference
+        if connection.execute("SELECT to_regclass(%s)", (f"{layout.REFERENCE_SCHEMA}.{table}",)).fetchone() == (None,)
+    ]
+
+
+def _make(
+    wanted: Layout,
+    connection: Connection,
+    server: AdminServer,
+    shard: int,
+    sql: str,
+    checksum: str,
+    keys: Mapping[str, TableKey] | None,
+) -> dict[str, TableKey]:
+    """One shard, whole or not at all; the keys of its tables, which are found out where they are not known."""
+    schema = schema_name(wanted.name, shard)
+    with connection.transaction():
+        _run(connection, layout.create_shard(schema) + layout.search_path(schema))
+        _apply(wanted, connection, sql)
+        found = dict(keys) if keys is not None else _keys(wanted, connection, schema)
+        _run(connection, layout.constrain(schema, shard, wanted.shards, found) + layout.grant(schema, server.role))
+        if wanted.schema_file is not None:
+            connection.execute(
+                f"INSERT INTO {layout.identifier(schema)}.{LEDGER_TABLE} VALUES (%s, %s)",
+                (wanted.schema_file.name, checksum),
+            )
+    return found
+
+
+def _keys(wanted: Layout, connection: Connection, schema: str) -> dict[str, TableKey]:
+    rows: list[Any] = connection.execute(layout.COLUMNS, (schema,)).fetchall()
+    columns = [layout.Column(*row) for row in rows]
+    keys, problems = layout.table_keys(wanted.path, wanted.keys, columns)
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise AppError(f"{problems[0].path}: {problems[0].message}{more}", hint=problems[0].hint)
+    return keys
+
+
+def _read(wanted: Layout) -> tuple[str, str]:
+    """The schema file as it is applied to each shard, and its checksum."""
+    file = wanted.schema_file
+    if file is None:
+        return "", ""
+    path = f"{wanted.path}.schema"
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(SCHEMA_MAX_BYTES + 1)
+        text = content.decode("utf-8-sig")
+    except OSError as error:
+        raise AppError(f"{path}: {file} cannot be read: {error.strerror}", hint="Correct the name.") from error
+    except UnicodeDecodeError as error:
+        raise AppError(f"{path}: {file} is not UTF-8: {error.reason}", hint="Save it as UTF-8.") from error
+    if len(content) > SCHEMA_MAX_BYTES:
+        hint = "Keep the schema alone in that file; it is applied to every shard."
+        raise AppError(f"{path}: {file} is larger than {SCHEMA_MAX_BYTES // 2**20} MiB", hint=hint)
+    script = single_transaction(text)
+    if script.refused:
+        line, word = script.refused[0]
+        told = f"{path}: {file}:{line}: {word} does not go into a schema, which is one transaction"
+        raise AppError(told, hint=f"Take {word} out of the file.")
+    return script.text, hashlib.sha256(content).hexdigest()
+
+
+def _apply(wanted: Layout, connection: Connection, sql: str) -> None:
+    if not sql.strip():
+        return
+    try:
+        _run(connection, sql)
+    except psycopg.Error as error:
+        raise refused(error, sql, f"{wanted.path}.schema: {wanted.schema_file}") from error
+
+
+def refused(error: psycopg.Error, sql: str, where: str) -> HeadwayError:
+    """The error for SQL of the user's that a server did not take."""
+    message = error.diag.message_primary or str(error).strip() or type(error).__name__
+    line = ""
+    if position := error.diag.statement_position:
+        line = f":{sql.count(chr(10), 0, int(position)) + 1}"
+    hint = "Nothing of it was applied to this shard; correct the statement."
+    if error.diag.message_hint:
+        hint += f" ({error.diag.message_hint})"
+    if isinstance(error, psycopg.OperationalError):
+        return EngineError(f"{where}: {message}", hint="headway status")
+    return AppError(f"{where}{line}: {message}", hint=hint)
+
+
+def _run(connection: Connection, sql: str) -> None:
+    connection.execute(sql)
