@@ -16,7 +16,6 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import click
-import uvloop
 
 from headway.cli.drilled import copy_of, first_path, free_port, is_here, log_tail, real_data, service_of, temporary
 from headway.cli.start import System
@@ -29,7 +28,7 @@ from headway.lab.drill.paper import paper
 from headway.lab.drill.replicas import Replicas
 from headway.lab.drill.run import NORMAL, QUICK, Orders, Pace, run_drill
 from headway.lab.drill.table import render
-from headway.lab.interrupt import ended_like_ctrl_c
+from headway.lab.interrupt import ended_like_ctrl_c, run
 from headway.lab.load import burst, run_load
 from headway.lab.page_file import check_writable, write_page
 from headway.lab.target import parse_target
@@ -153,8 +152,7 @@ def _run(orders: Orders, say: Callable[[str], None]) -> Drill:
     estimate_s = orders.pace.estimate_s(sizes=len(orders.sizes), bare=orders.start_bare is not None, kills=orders.kills)
     about_s = round(estimate_s / 5) * 5
     say(f"drilling {orders.subject.url}: this takes about {about_s} s, longer where it is slow to calm down")
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(run_drill(orders, say))
+    return run(run_drill(orders, say))
 
 
 # -- a system of our own ----------------------------------------------------------------------------------------------

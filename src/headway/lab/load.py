@@ -8,12 +8,10 @@ of the answer: a request that had to wait, in the system or in this generator, i
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
-import uvloop
-
 from headway.lab.engine import Engine
+from headway.lab.interrupt import run
 from headway.lab.outcome import LoadResult, Progress
 from headway.lab.plan import LoadPlan, burst, scheduled
 from headway.lab.preflight import allow_connections, reach
@@ -66,17 +64,14 @@ def load(plan: LoadPlan, on_progress: Callable[[Progress], None] | None = None) 
     """`run_load` for callers without an event loop. Interrupted by Ctrl-C, it raises Interrupted with its figures."""
     engines: list[Engine] = []
 
-    async def run() -> LoadResult:
+    async def whole() -> LoadResult:
         engines.append(await prepare(plan, on_progress))
         return await engines[0].run()
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        try:
-            return runner.run(run())
-        except KeyboardInterrupt as error:
-            # A connection cut off in the middle of its handshake is what was asked for, and nothing to be told.
-            runner.get_loop().set_exception_handler(lambda _loop, _context: None)
-            found = engines[0].so_far() if engines else None
-            if found is None:
-                raise
-            raise Interrupted(found) from error
+    try:
+        return run(whole())
+    except KeyboardInterrupt as error:
+        found = engines[0].so_far() if engines else None
+        if found is None:
+            raise
+        raise Interrupted(found) from error

@@ -245,6 +245,11 @@ def test_a_rate_that_it_cannot_make_is_its_own_fault_in_every_report(origin: Any
     assert words in command(tmp_path, *asked).stdout
 
 
+def at_a_terminal() -> None:
+    """For `preexec_fn`: SIGINT counts, also where these tests themselves run in the background of a shell."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_what_was_measured_until_it_was_interrupted_is_told(
     origin: Any, tmp_path: Path, number: signal.Signals
@@ -260,6 +265,7 @@ def test_what_was_measured_until_it_was_interrupted_is_told(
     with subprocess.Popen(
         [*HEADWAY, "load", server.url, *asked],
         cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=at_a_terminal,
     ) as process:  # fmt: skip
         try:
             wait_for(lambda: len(server.seen) >= 100, 20, "100 requests")
@@ -285,10 +291,12 @@ def test_a_load_that_had_not_begun_has_nothing_to_tell(tmp_path: Path) -> None:
         silent.listen()
         url = f"https://127.0.0.1:{silent.getsockname()[1]}/"  # the handshake is never answered
         with subprocess.Popen(
-            [*HEADWAY, "load", url, "--rate", "5"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as process:
-            silent.accept()
-            process.send_signal(signal.SIGINT)
-            said, errors = process.communicate(timeout=10)
+            [*HEADWAY, "load", url, "--rate", "5"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            preexec_fn=at_a_terminal,
+        ) as process:  # fmt: skip
+            connection, _ = silent.accept()
+            with connection:
+                process.send_signal(signal.SIGINT)
+                said, errors = process.communicate(timeout=10)
             assert (said.strip(), errors.strip()) == ("", "")
     assert process.returncode == 130
