@@ -266,7 +266,12 @@ def load(state: str | None, as_json: bool, **options: Any) -> None:
 @click.option("--bare", is_flag=True, help="The same on uvicorn or gunicorn alone, beside it.")
 @click.option("--sizes", metavar="N,N", help="Cores to give the workers, like 0.5,1,2. Default: 1, 2, 4, … to all.")
 @click.option("--url", metavar="URL", help="Drill what runs there already, instead of starting the system.")
-@click.option("--yes", is_flag=True, help="Load databases that are not its own; with --url, kill a replica.")
+@click.option(
+    "--yes",
+    is_flag=True,
+    help="Load databases that are not its own, or drill another machine; with --url, kill a replica.",
+)
+@click.option("--ca", metavar="FILE", help="Trust the authorities in this PEM file instead of the machine's.")
 @click.option("--report", metavar="FILE", help="Write an HTML page with plots.")
 @click.option("--env", "overlay", metavar="NAME", help="Lay headway.NAME.toml over the declaration.")
 @_STATE
@@ -307,6 +312,88 @@ def walls(state: str | None, as_json: bool) -> None:
     from headway.cli.walls import show_walls
 
     show_walls(_system(state), as_json=as_json)
+
+
+@cli.group(cls=_Group)
+def db() -> None:
+    """Sharded databases: the map, moves between servers, balance, migrations."""
+
+
+_DATABASE = click.argument("database")
+
+
+@db.command("status")
+@click.argument("database", required=False)
+@_STATE
+@_JSON
+def db_status(database: str | None, state: str | None, as_json: bool) -> None:
+    """Show which server holds which shard, and what is moving."""
+    from headway.cli.db import status as run
+
+    run(_system(state), database, as_json=as_json)
+
+
+@db.command("move")
+@_DATABASE
+@click.argument("shard", type=click.IntRange(0, 4095))
+@click.option("--to", "target", metavar="SERVER", required=True, help="The server that is to hold it.")
+@_STATE
+@_JSON
+def db_move(database: str, shard: int, target: str, state: str | None, as_json: bool) -> None:
+    """Move SHARD to another server while it is read and written."""
+    from headway.cli.db import move as run
+
+    run(_system(state), database, shard, target, as_json=as_json)
+
+
+@db.command("abort")
+@_DATABASE
+@click.argument("shard", type=click.IntRange(0, 4095))
+@_STATE
+@_JSON
+def db_abort(database: str, shard: int, state: str | None, as_json: bool) -> None:
+    """Undo the move of SHARD that is under way; past its commit point it only goes on."""
+    from headway.cli.db import abort as run
+
+    run(_system(state), database, shard, as_json=as_json)
+
+
+@db.command("rebalance")
+@_DATABASE
+@click.option("--empty", metavar="SERVER", multiple=True, help="Leave nothing on this server.")
+@click.option("--yes", is_flag=True, help="Carry the plan out without asking.")
+@_STATE
+@_JSON
+def db_rebalance(database: str, empty: tuple[str, ...], yes: bool, state: str | None, as_json: bool) -> None:
+    """Spread the shards evenly over the servers: shows the plan first."""
+    from headway.cli.db import rebalance as run
+
+    run(_system(state), database, empty=empty, yes=yes, as_json=as_json)
+
+
+@db.command("verify")
+@_DATABASE
+@_STATE
+@_JSON
+def db_verify(database: str, state: str | None, as_json: bool) -> None:
+    """Hold the servers against the map, and shards and reference tables against each other."""
+    from headway.cli.db import verify as run
+
+    if not run(_system(state), database, as_json=as_json):
+        raise click.exceptions.Exit(1)
+
+
+@db.command("migrate")
+@_DATABASE
+@click.option("--folder", metavar="DIR", help="SQL files, 0001_….sql and on. Default: as declared.")
+@click.option("--dry-run", is_flag=True, help="Say what would be applied.")
+@_STATE
+@_JSON
+def db_migrate(database: str, folder: str | None, dry_run: bool, state: str | None, as_json: bool) -> None:
+    """Apply migrations to every shard; a run that was cut off goes on where it was."""
+    from headway.cli.db import migrate as run
+
+    run(_system(state), database, folder, dry_run=dry_run, as_json=as_json)
 
 
 @cli.command()

@@ -35,13 +35,20 @@ def reference_markdown() -> str:
     lines += [f"| [`{name}`](#headway-{name}) | {_help(command)} |" for name, command in commands if not command.hidden]
     for name, command in commands:
         if not command.hidden:
-            lines += ["", *_section(click.Context(command, info_name=name, parent=context))]
+            within = click.Context(command, info_name=name, parent=context)
+            lines += ["", *_section(within)]
+            if isinstance(command, click.Group):
+                for sub in command.list_commands(within):
+                    found = command.get_command(within, sub)
+                    assert found is not None
+                    lines += ["", *_section(click.Context(found, info_name=sub, parent=within))]
     return "\n".join(lines) + "\n"
 
 
 def _section(context: click.Context) -> Iterator[str]:
     command = context.command
-    yield f"## headway {context.info_name}"
+    depth = "##" if context.parent is None or context.parent.parent is None else "###"
+    yield f"{depth} {context.command_path}"
     yield ""
     yield _help(command)
     yield ""

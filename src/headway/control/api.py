@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from headway.control import db_api
 from headway.control.apply import Applying
 from headway.control.by_hand import HOLD_S, ByHand
 from headway.control.controller import Controller
@@ -106,6 +107,7 @@ def build(controller: Controller, applying: Applying) -> Starlette:
         Route("/apply", _told(apply), methods=["POST"]),
         Route("/reload", _told(reload), methods=["POST"]),
         Route("/stop", _told(stop), methods=["POST"]),
+        *db_api.routes(lambda: dict(controller.tenders), controller.tasks, body, _told),
     ]
     return Starlette(routes=routes)
 

@@ -24,6 +24,8 @@ from headway.control.loop import TICK_S, Loop
 from headway.control.scaling import Scaler
 from headway.control.status import DatabaseStatus, Facts, document, start_failure, state_of
 from headway.control.stored import Applied, Override, Store, in_force
+from headway.control.tasks import Tasks
+from headway.control.tender import Tender
 from headway.declaration.references import resolve_env, resolve_servers, resolve_url
 from headway.errors import DeclarationError, HeadwayError
 from headway.model.declared import ReplicaRange, System
@@ -81,6 +83,8 @@ class Controller:
         running = Counter(replica.service for replica in self.loop.replicas.values() if not replica.leave)
         known = {name: stored.get(name) or running[name] for name in self.ranges}
         self.scaled: dict[str, int] = {name: count for name, count in known.items() if count}
+        self.tenders: dict[str, Tender] = {}
+        self.tasks = Tasks()
         self.was_ready = any(replica.ready_once for replica in self.loop.replicas.values())
         self.failure: dict[str, str] | None = None
         self.traffic = Traffic()
@@ -150,6 +154,7 @@ class Controller:
             memory_bytes=self.machine.memory_bytes,
             active_max=active_max,
             idle_max=database.idle_max,
+            migrations=database.migrations.sql if database.migrations else None,
         )
 
     # -- the thread that ticks --------------------------------------------------------------------------------------
@@ -197,6 +202,7 @@ class Controller:
     def _slow(self, now_s: float) -> None:
         """What needs no hundred milliseconds: traffic, certificate, logs."""
         self.traffic = self.edge.traffic(now_s)
+        self._tend()
         self.end_holds()
         self.store.save_overload(self.loop.adapted)
         try:
@@ -207,6 +213,18 @@ class Controller:
         if now_s >= self._rotate_at_s:
             self._rotate_at_s = now_s + _ROTATE_EVERY_S
             rotate(self.folders.logs, lambda name: self.edge.keep_appending() if name == ACCESS_LOG else None)
+
+    def _tend(self) -> None:
+        """Somebody looks after every sharded database that is up."""
+        held = {
+            name: database
+            for name, database in self.databases.held.items()
+            if isinstance(database, ShardedDatabase) and database.map is not None and not self._stopping
+        }
+        for name in [name for name, tender in self.tenders.items() if held.get(name) is not tender.database]:
+            self.tenders.pop(name).stop()
+        for name in held.keys() - self.tenders.keys():
+            self.tenders[name] = Tender(held[name], self.journal.write)
 
     def _database_failure(self) -> dict[str, str] | None:
         for database in self.databases.held.values():
@@ -332,6 +350,8 @@ class Controller:
         """Begin the orderly end: replicas drain and end, then the edge, then the databases, then the supervisor."""
         if not self._stopping:
             self._stopping = True
+            self.tasks.stop()
+            self._tend()
             self.journal.write("controller", "stop", why)
 
     def _end_engines(self) -> None:

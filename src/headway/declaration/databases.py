@@ -55,7 +55,7 @@ def _shards(path: str, database: Database) -> Iterator[Problem]:
     """What belongs to a sharded database, and what a sharded one needs."""
     if database.shards is None:
         told = "belongs to a sharded database"
-        for key in ("keys", "reference"):
+        for key in ("keys", "reference", "migrations"):
             if getattr(database, key):
                 yield Problem(f"{path}.{key}", told, f"add shards = 64 to [{path}], or take it out")
         if database.servers is not None and database.servers != 1:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from headway.model.declared import At, Database, Declared, Edge, ReplicaRange, Service, System, Tls
+from headway.model.declared import At, Database, Declared, Edge, Migrations, ReplicaRange, Service, System, Tls
 
 Path = tuple[str | int, ...]
 # Stands in a list where something wrong was taken out, so that what follows keeps its number.
@@ -28,6 +28,7 @@ SECTIONS: dict[str, type[Declared] | None] = {
     "services.*.replicas": ReplicaRange,
     "services.*.at.*": At,
     "databases.*": Database,
+    "databases.*.migrations": Migrations,
 }
 
 

@@ -38,6 +38,9 @@ def check_paths(system: System, root: Path, broken: frozenset[str] = frozenset()
     for name, database in system.databases.items():
         if database.schema_file is not None:
             problems += _file(f"databases.{name}.schema", root, database.schema_file, "an SQL file")
+        if database.migrations is not None and not _absolute(root, database.migrations.sql).is_dir():
+            told = f"there is no folder {database.migrations.sql}"
+            problems.append(Problem(f"databases.{name}.migrations.sql", told, "it is relative to headway.toml"))
         problems += _secrets_of_url(f"databases.{name}.url", database, root)
     return tuple(problem for problem in problems if problem.path not in broken)
 
@@ -50,13 +53,17 @@ def absolute(system: System, root: Path, default_python: str) -> System:
         tls = edge.tls.model_copy(update={"certificate": str(_absolute(root, edge.tls.certificate)), "key": key})
         edge = edge.model_copy(update={"tls": tls})
     services = {name: _absolute_service(service, root, default_python) for name, service in system.services.items()}
-    databases = {
-        name: database.model_copy(update={"schema_file": str(_absolute(root, database.schema_file))})
-        if database.schema_file is not None
-        else database
-        for name, database in system.databases.items()
-    }
+    databases = {name: _absolute_database(database, root) for name, database in system.databases.items()}
     return system.model_copy(update={"edge": edge, "services": services, "databases": databases})
+
+
+def _absolute_database(database: Database, root: Path) -> Database:
+    schema_file, migrations = database.schema_file, database.migrations
+    if migrations is not None:
+        migrations = migrations.model_copy(update={"sql": str(_absolute(root, migrations.sql))})
+    if schema_file is not None:
+        schema_file = str(_absolute(root, schema_file))
+    return database.model_copy(update={"schema_file": schema_file, "migrations": migrations})
 
 
 def _absolute_service(service: Service, root: Path, default_python: str) -> Service:

@@ -144,7 +144,7 @@ def _example(section: str) -> Iterator[str]:
     yield f"[{shown}]"
     # Keys that exclude each other are not shown together, so that every example can be copied as it is.
     for key, field in fields_of(section).items():
-        if field.examples and key not in ("command", "interface", "tls", "key", "at", "url"):
+        if field.examples and key not in ("command", "interface", "tls", "key", "at", "url", "migrations"):
             yield f"{key} = {field.examples[0]}"
 
 

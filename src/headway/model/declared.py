@@ -73,7 +73,6 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,30}$")]
 RESERVED: dict[str, str] = {
     "caches": "caches are not available yet",
     "fleet": "more than one machine is not available yet",
-    "databases.*.migrations": "migrations are not available yet",
     "services.*.before_deploy": "releases are not available yet",
     "services.*.shared": "releases are not available yet",
     "services.*.cache": "response caching is not available yet",
@@ -325,6 +324,12 @@ class Service(Declared):
     )
 
 
+class Migrations(Declared):
+    """Where the migrations of a sharded database are."""
+
+    sql: str = Field(description="Folder of SQL files, `0001_what_it_does.sql` and on.", examples=['"migrations/"'])
+
+
 _EMBEDDED_SERVERS: TypeAdapter[int] = TypeAdapter(Annotated[Count, Field(ge=1, le=64)])
 _GIVEN_SERVERS: TypeAdapter[dict[str, str]] = TypeAdapter(
     dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")], str]
@@ -375,6 +380,11 @@ class Database(Declared):
         (),
         description="Tables without a key that every server holds whole.",
         examples=['["countries"]'],
+    )
+    migrations: Migrations | None = Field(
+        None,
+        description="What `headway db migrate` applies to every shard.",
+        examples=['{ sql = "migrations/" }'],
     )
     active_max: Count | None = Field(
         None,

@@ -18,6 +18,7 @@ from headway.sharding.script import statements
 REFERENCE_SCHEMA = "headway_reference"
 CONSTRAINT = "headway_shard"
 OURS = (LEDGER_TABLE, MARKER_TABLE)
+SCHEMA_ENTRY = "schema:"  # how the ledger names the schema file, which is no migration
 
 _NAME = r'(?:(?:"(?P<quoted>[^"]+)")|(?P<plain>[A-Za-z_][\w$]*))'
 _ABOUT = re.compile(
@@ -82,7 +83,7 @@ CREATE SCHEMA {place};
 CREATE TABLE {place}.{LEDGER_TABLE} (
     name text PRIMARY KEY, checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now()
 );
-CREATE TABLE {place}.{MARKER_TABLE} (id integer PRIMARY KEY, at bigint NOT NULL);
+CREATE TABLE {place}.{MARKER_TABLE} (one boolean PRIMARY KEY DEFAULT true CHECK (one), token text NOT NULL DEFAULT '');
 """
 
 

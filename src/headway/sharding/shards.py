@@ -214,7 +214,7 @@ def _make(
         if wanted.schema_file is not None:
             connection.execute(
                 f"INSERT INTO {layout.identifier(schema)}.{LEDGER_TABLE} VALUES (%s, %s)",
-                (wanted.schema_file.name, checksum),
+                (layout.SCHEMA_ENTRY + wanted.schema_file.name, checksum),
             )
     return found
 

@@ -20,6 +20,7 @@ def test_the_example_loads_where_its_files_are_there(folder) -> None:
     folder.write("headway.toml", EXAMPLE.read_text())
     for name in ("certs/shop.pem", "certs/shop.key", "secrets/stripe", "schema.sql", "orders.sql", "static/a.css"):
         folder.write(name)
+    (folder.path / "migrations").mkdir()
     (folder.path / ".venv" / "bin").mkdir(parents=True)
     (folder.path / ".venv" / "bin" / "python").symlink_to(sys.executable)
     environment = {"SECRET_KEY": "x", "ARCHIVE_URL": "postgresql://archive@db.example.com/archive"}
@@ -47,6 +48,7 @@ def test_the_references_examples_are_declarations(folder) -> None:
     folder.write("schema.sql")
     for name in ("certs/shop.pem", "certs/shop.key", "static/a.css", "src/shop.py", ".venv/bin/python"):
         folder.write(name).chmod(0o755)
+    (folder.path / "migrations").mkdir()
     blocks = re.findall(r"```toml\n(.*?)```", reference_markdown(), re.DOTALL)
     assert len(blocks) == len(SECTIONS)
     everything = "\n".join(blocks)

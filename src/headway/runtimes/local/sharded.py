@@ -39,6 +39,7 @@ class WantedSharded:
     memory_bytes: int
     active_max: int
     idle_max: int
+    migrations: str | None = None  # the folder of SQL files
 
 
 @dataclass(slots=True)

@@ -1,0 +1,163 @@
+"""`headway db …`: sharded databases seen, moved, balanced, verified and migrated."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import click
+
+from headway.cli.show import mark, table
+from headway.cli.start import System
+from headway.errors import AppError, Conflict, HeadwayError
+from headway.model.units import format_bytes
+
+_POLL_S = 0.1
+_LOOK_TIMEOUT_S = 60.0
+
+
+def status(system: System, name: str | None, *, as_json: bool) -> None:
+    """The map of one database or of all, and what is under way."""
+    query = f"?{urlencode({'database': name})}" if name else ""
+    found = system.client.ask("GET", f"/db{query}", timeout_s=_LOOK_TIMEOUT_S)["databases"]
+    if as_json:
+        click.echo(json.dumps({"databases": found}))
+        return
+    if not found:
+        click.echo("no sharded database")
+        return
+    for database, told in found.items():
+        keys = ", ".join(f"{one}.{key['column']} ({key['type']})" for one, key in told["keys"].items())
+        click.echo(f"{database}  {told['shards']} shards, epoch {told['epoch']}, spread by {keys}\n")
+        rows: list[tuple[str, ...]] = [("", "server", "state", "shards", "about rows", "size", "which")]
+        for server in told["servers"]:
+            size = format_bytes(server["bytes"])
+            count, number = str(len(server["shards"])), f"{server['rows']:,}"
+            which = ranges(server["shards"])
+            rows.append((mark(server["state"]), server["name"], server["state"], count, number, size, which))
+        click.echo("\n".join(table(rows, right=frozenset({3, 4, 5}))))
+        for move in told["moves"]:
+            click.echo(
+                f"\n  moving shard {move['shard']}: {move['from']} → {move['to']}, {move['told'] or move['stage']}"
+            )
+
+
+def move(system: System, name: str, shard: int, target: str, *, as_json: bool) -> None:
+    """Move a shard, and show how far it is."""
+    done = _follow(system, "move", {"database": name, "shard": shard, "to": target}, quiet=as_json)
+    if as_json:
+        click.echo(json.dumps(done))
+        return
+    click.echo(
+        f"shard {shard} is on {done['to']}: {done['rows']:,} rows in {done['copy_s']:.1f} s, "
+        f"writes stood still for {done['write_pause_ms']:.0f} ms, "
+        f"{'verified row by row' if done['verified'] else 'not verified'}, epoch {done['epoch']}"
+    )
+
+
+def abort(system: System, name: str, shard: int, *, as_json: bool) -> None:
+    """Undo a move that has not been committed."""
+    asked = {"database": name, "shard": shard}
+    done: dict[str, Any] = system.client.ask("POST", "/db/abort", asked, timeout_s=90.0)
+    click.echo(json.dumps(done) if as_json else f"shard {shard} stays on {done['on']}; the move is undone")
+
+
+def rebalance(system: System, name: str, *, empty: tuple[str, ...], yes: bool, as_json: bool) -> None:
+    """Show the plan, ask, and carry it out."""
+    query = urlencode([("database", name), *(("empty", server) for server in empty)])
+    planned = system.client.ask("GET", f"/db/plan?{query}", timeout_s=_LOOK_TIMEOUT_S)["moves"]
+    if not as_json or not yes:
+        _show_plan(planned, as_json=as_json)
+    if not planned:
+        if as_json and yes:
+            click.echo(json.dumps({"moves": []}))
+        return
+    if not yes:
+        if as_json or not sys.stdin.isatty():
+            if not as_json:
+                click.echo("nothing was moved; headway db rebalance --yes carries it out")
+            return
+        click.confirm(f"Move {len(planned)} shards?", abort=True)
+    done = _follow(system, "rebalance", {"database": name, "empty": empty}, quiet=as_json)
+    if as_json:
+        click.echo(json.dumps(done))
+        return
+    pauses = [float(one["write_pause_ms"]) for one in done["moves"]]
+    most_ms = max(pauses, default=0.0)
+    click.echo(f"{len(pauses)} shards moved; writes to one stood still for {most_ms:.0f} ms at most")
+
+
+def _show_plan(planned: list[dict[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"plan": planned}))
+        return
+    if not planned:
+        click.echo("nothing to move: the servers carry about the same")
+        return
+    rows: list[tuple[str, ...]] = [("shard", "from", "to", "size")]
+    rows += [(str(one["shard"]), one["source"], one["target"], format_bytes(int(one["weight"]))) for one in planned]
+    click.echo("\n".join(table(rows, right=frozenset({0, 3}))))
+
+
+def verify(system: System, name: str, *, as_json: bool) -> bool:
+    """Hold the servers against the map; whether nothing is wrong."""
+    query = urlencode({"database": name})
+    found = system.client.ask("GET", f"/db/verify?{query}", timeout_s=_LOOK_TIMEOUT_S)
+    if as_json:
+        click.echo(json.dumps(found))
+    elif found["complete"]:
+        click.echo(f"{name} is complete: every shard is where the map has it, and alike")
+    else:
+        for word in ("missing", "extra", "different"):
+            for line in found[word]:
+                click.echo(f"{word:9}  {line}")
+    return bool(found["complete"])
+
+
+def migrate(system: System, name: str, folder: str | None, *, dry_run: bool, as_json: bool) -> None:
+    """Apply a folder's migrations to every shard."""
+    asked = {"database": name, "folder": str(Path(folder).resolve()) if folder else None, "dry_run": dry_run}
+    done = _follow(system, "migrate", asked, quiet=as_json)
+    if as_json:
+        click.echo(json.dumps(done))
+    elif not done["applied"]:
+        click.echo(f"nothing to apply: {done['shards']} shards have all {done['files']} migrations")
+    else:
+        word = "would be applied" if dry_run else "applied"
+        click.echo(f"{len(done['applied'])} of {done['files']} migrations {word} to {done['shards']} shards")
+
+
+def _follow(system: System, verb: str, asked: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
+    """Start a task, print its lines, and give its result; its error is raised here."""
+    number = system.client.ask("POST", f"/db/{verb}", asked, timeout_s=30.0)["task"]
+    seen = 0
+    while True:
+        found = system.client.ask("GET", f"/tasks/{number}?after={seen}")
+        seen += len(found["lines"])
+        if not quiet:
+            for line in found["lines"]:
+                click.echo(line)
+        if found["ended"]:
+            break
+        time.sleep(_POLL_S)
+    if failed := found["failed"]:
+        kind = {"AppError": AppError, "Conflict": Conflict}.get(failed["kind"], HeadwayError)
+        raise kind(failed["message"], hint=failed["hint"])
+    result: dict[str, Any] = found["result"]
+    return result
+
+
+def ranges(numbers: list[int]) -> str:
+    """Numbers in few words: `0–31, 40`."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    words = [str(first) if first == last else f"{first}–{last}" for first, last in found]
+    return ", ".join(words[:8]) + (f", … ({len(numbers)} in all)" if len(words) > 8 else "")

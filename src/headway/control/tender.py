@@ -1,0 +1,285 @@
+"""Looks after one sharded database while the controller lives: carries moves to their ends, ends transactions in doubt.
+
+What a controller that died has begun is in the catalog; the next one finds it there and goes on. Everything runs in
+threads of its own: no move, however long, is waited for by the loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from headway.errors import Conflict, HeadwayError
+from headway.runtimes.local.sharded import ShardedDatabase
+from headway.sharding.catalog import read_map
+from headway.sharding.doubt import end_doubts
+from headway.sharding.migrating import migrate, read_folder
+from headway.sharding.move.mover import Mover, open_moves
+from headway.sharding.move.nouns import ENDED, MoveProgress, MoveResult, MoveServer
+from headway.sharding.move.record import read_move
+from headway.sharding.rebalance import PlannedMove, plan
+from headway.sharding.shards import AdminServer, connect
+from headway.sharding.survey import look_at_all, sizes
+from headway.sharding.verify import compare
+
+_LOOK_S = 1.0
+_DOUBTS_S = 5.0
+_AGAIN_S = 5.0
+_AT_ONCE_MAX = 2  # moves of one database: each copies, and two already fill most disks and networks
+_POLL_S = 0.05
+
+Say = Callable[[str], None]
+Tell = Callable[[str, str, str, str], None]
+
+
+class Tender:
+    """The moves and doubts of one database."""
+
+    def __init__(self, database: ShardedDatabase, tell: Tell) -> None:
+        self.database = database
+        self.name = database.wanted.name
+        self._tell = tell
+        self._stop = threading.Event()
+        self._progress: dict[int, MoveProgress] = {}
+        self._results: dict[int, MoveResult | HeadwayError] = {}
+        self._carriers: dict[int, threading.Thread] = {}
+        self._not_before_s: dict[int, float] = {}
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._live, name=f"headway-tender-{self.name}", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Let go: moves stay where they are, and are gone on with by the next one."""
+        self._stop.set()
+
+    # -- by itself --------------------------------------------------------------------------------------------------
+
+    def _live(self) -> None:
+        doubts_s = 0.0
+        failed = ""
+        while not self._stop.wait(_LOOK_S):
+            try:
+                self._carry_open()
+                if time.monotonic() >= doubts_s:
+                    doubts_s = time.monotonic() + _DOUBTS_S
+                    self._end_doubts()
+                failed = ""
+            except (HeadwayError, psycopg.Error) as error:
+                told = error.message if isinstance(error, HeadwayError) else str(error).strip()
+                if self.database.state == "ready" and told != failed:
+                    self._tell(self.database.process, "tending failed", told, "warning")
+                failed = told
+
+    def _carry_open(self) -> None:
+        with connect(self._first) as catalog:
+            found = open_moves(catalog)
+        for move in found:
+            self._carry(move.id)
+
+    def _carry(self, move_id: int) -> None:
+        """Have a thread work on a move, unless one does."""
+        with self._lock:
+            self._carriers = {number: carrier for number, carrier in self._carriers.items() if carrier.is_alive()}
+            if move_id in self._carriers or len(self._carriers) >= _AT_ONCE_MAX:
+                return
+            if time.monotonic() < self._not_before_s.get(move_id, 0.0):
+                return
+            carrier = threading.Thread(
+                target=self._resume, args=(move_id,), name=f"headway-move-{move_id}", daemon=True
+            )
+            self._carriers[move_id] = carrier
+        carrier.start()
+
+    def _resume(self, move_id: int) -> None:
+        about = self.database.process
+        try:
+            result = self._mover().resume(move_id)
+        except HeadwayError as error:
+            ended = self._has_ended(move_id)
+            self._not_before_s[move_id] = time.monotonic() + _AGAIN_S
+            if ended or not isinstance(error, Conflict):
+                self._results[move_id] = error
+                self._tell(about, "move failed" if ended else "move waits", error.message, "warning")
+            return
+        if result.stage in ENDED and move_id not in self._results:
+            self._results[move_id] = result
+            told = (
+                f"shard {result.shard}: {result.source} → {result.target}, {result.rows:,} rows, "
+                f"writes stood still for {result.write_pause_ms:.0f} ms"
+            )
+            self._tell(about, "moved", told, "note")
+
+    def _has_ended(self, move_id: int) -> bool:
+        with contextlib.suppress(HeadwayError, psycopg.Error), connect(self._first) as catalog:
+            return read_move(catalog, move_id).stage in ENDED
+        return False
+
+    def _end_doubts(self) -> None:
+        """As the app's role, which is the one that prepared them."""
+        with contextlib.ExitStack() as stack:
+            opened = []
+            for name, server in self.database.servers.items():
+                url = server.fields["url"]
+                opened.append((name, stack.enter_context(psycopg.connect(url, autocommit=True, connect_timeout=2))))
+            for ended in end_doubts(self.name, opened[0][1], opened):
+                told = f"a transaction over several shards was left prepared on {ended.server}: {ended.decision}"
+                self._tell(self.database.process, "ended a doubt", told, "warning")
+
+    # -- asked for ----------------------------------------------------------------------------------------------------
+
+    def move(self, shard: int, target: str, say: Say, stop: threading.Event) -> dict[str, Any]:
+        """Move a shard and wait for its end."""
+        move_id = self._mover().begin(shard, target)
+        self._tell(self.database.process, "move", f"shard {shard} to {target}", "note")
+        while not (stop.is_set() or self._stop.is_set()):
+            self._carry(move_id)
+            outcome = self._results.get(move_id)
+            if isinstance(outcome, MoveResult):
+                return told_move(outcome)
+            if outcome is not None and self._has_ended(move_id):
+                raise outcome
+            if (progress := self._progress.get(move_id)) is not None:
+                say(progress_line(progress))
+            time.sleep(_POLL_S)
+        raise Conflict(f"the move of shard {shard} is not waited for any more", hint="It goes on: headway db status")
+
+    def abort(self, shard: int) -> dict[str, Any]:
+        """Undo the move of a shard. Conflict past its commit point."""
+        with connect(self._first) as catalog:
+            found = [move for move in open_moves(catalog) if move.shard == shard]
+        if not found:
+            raise HeadwayError(f"shard {shard} of database {self.name} is not moving", hint="headway db status")
+        self._mover().abort(found[0].id)
+        self._tell(self.database.process, "move aborted", f"shard {shard} stays on {found[0].source}", "note")
+        return {"shard": shard, "on": found[0].source}
+
+    def status(self) -> dict[str, Any]:
+        """The map, and what is under way."""
+        with connect(self._first) as catalog:
+            map_ = read_map(catalog)
+            moves = open_moves(catalog)
+        found = sizes(self.name, map_, self.database.admin())
+        return {
+            "shards": map_.shards,
+            "epoch": map_.epoch,
+            "keys": {table: {"column": key.column, "type": key.kind} for table, key in map_.keys.items()},
+            "servers": [
+                {
+                    "name": name,
+                    "state": state,
+                    "url": url,
+                    "shards": list(map_.on(name)),
+                    "rows": sum(found.get(shard, (0, 0))[0] for shard in map_.on(name)),
+                    "bytes": sum(found.get(shard, (0, 0))[1] for shard in map_.on(name)),
+                }
+                for name, state, url in self.database.served
+            ],
+            "moves": [
+                {
+                    "shard": move.shard,
+                    "from": move.source,
+                    "to": move.target,
+                    "stage": move.stage,
+                    "told": progress_line(progress) if (progress := self._progress.get(move.id)) else "",
+                }
+                for move in moves
+            ],
+        }
+
+    def verify(self) -> dict[str, Any]:
+        """Hold the servers against the map."""
+        with connect(self._first) as catalog:
+            map_ = read_map(catalog)
+            moving = frozenset(move.shard for move in open_moves(catalog))
+        return asdict(compare(map_.owners, look_at_all(self.name, self.database.admin()), moving))
+
+    def plan(self, empty: tuple[str, ...] = ()) -> tuple[PlannedMove, ...]:
+        """Moves that would spread the bytes evenly."""
+        with connect(self._first) as catalog:
+            map_ = read_map(catalog)
+        servers = self.database.admin()
+        unknown = sorted(set(empty) - {server.name for server in servers})
+        if unknown:
+            names = ", ".join(server.name for server in servers)
+            raise HeadwayError(f"database {self.name} has no server {unknown[0]}", hint=f"Its servers are {names}.")
+        if set(empty) >= {server.name for server in servers}:
+            raise HeadwayError("every server would be emptied", hint="Add another one first.")
+        weights = {shard: float(size) for shard, (_, size) in sizes(self.name, map_, servers).items()}
+        return plan(map_.owners, weights, [server.name for server in servers], empty)
+
+    def rebalance(self, empty: tuple[str, ...], say: Say, stop: threading.Event) -> dict[str, Any]:
+        """Carry out the plan, move after move."""
+        moves = []
+        planned = self.plan(empty)
+        for number, step in enumerate(planned, 1):
+            say(f"{number} of {len(planned)}: shard {step.shard}, {step.source} → {step.target}")
+            moves.append(self.move(step.shard, step.target, say, stop))
+        return {"moves": moves}
+
+    def migrate(self, folder: Path | None, *, dry_run: bool, say: Say) -> dict[str, Any]:
+        """Bring all shards up to the migrations of a folder; by default of the declared one."""
+        declared = self.database.wanted.migrations
+        if folder is None and declared is None:
+            raise HeadwayError(
+                f"database {self.name} declares no migrations",
+                hint=f'Write migrations = {{ sql = "migrations/" }} in [databases.{self.name}], or give --folder DIR.',
+            )
+        folder = folder or Path(str(declared))
+        wanted = read_folder(folder, f"databases.{self.name}.migrations.sql")
+        done = migrate(self.name, wanted, self.database.admin(), dry_run=dry_run, say=say)
+        if done.applied and not dry_run:
+            self._tell(self.database.process, "migrated", ", ".join(done.applied), "note")
+        return {"applied": dict(done.applied), "files": done.files, "shards": done.shards, "dry_run": dry_run}
+
+    @property
+    def _first(self) -> AdminServer:
+        return self.database.admin()[0]
+
+    def _mover(self) -> Mover:
+        servers = self.database.admin()
+        return Mover(
+            self.name,
+            servers[0].admin,
+            {s.name: MoveServer(s.name, s.admin, s.replication, s.role) for s in servers},
+            progress=self._note,
+            stop=self._stop,
+        )
+
+    def _note(self, progress: MoveProgress) -> None:
+        self._progress[progress.move_id] = progress
+
+
+def told_move(result: MoveResult) -> dict[str, Any]:
+    """A move for programs."""
+    return {
+        "shard": result.shard,
+        "from": result.source,
+        "to": result.target,
+        "rows": result.rows,
+        "copy_s": round(result.copy_s, 3),
+        "write_pause_ms": round(result.write_pause_ms, 1),
+        "verified": result.verified,
+        "epoch": result.epoch,
+    }
+
+
+def progress_line(progress: MoveProgress) -> str:
+    """Where a move is, in a line."""
+    line = f"shard {progress.shard}: {progress.stage}"
+    if progress.stage == "replicating" and progress.rows_total:
+        line += f", {progress.rows:,} of about {progress.rows_total:,} rows"
+        if progress.rows_per_s:
+            line += f", {progress.rows_per_s:,.0f} rows/s"
+        if progress.left_s is not None:
+            line += f", {progress.left_s:.0f} s left"
+    if progress.waiting:
+        line += f"; {progress.waiting}"
+        line += f" ({progress.hint})" if progress.hint else ""
+    return line

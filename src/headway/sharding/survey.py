@@ -1,0 +1,102 @@
+"""Looks at all servers of a sharded database: what they hold, how much, and what is under way."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from headway.errors import EngineError
+from headway.model.sharding import LEDGER_TABLE, MARKER_TABLE, ShardMap, schema_name
+from headway.sharding import layout
+from headway.sharding.shards import AdminServer, Connection, connect
+from headway.sharding.verify import Held
+
+# Of each shard's schema: its tables with columns, types, constraints and indexes, as one digest.
+_SHAPES = """
+SELECT nspname, md5(coalesce(string_agg(part, E'\\n' ORDER BY part), '')) FROM pg_namespace n
+  LEFT JOIN LATERAL (
+    SELECT format('%%s.%%s %%s %%s', relname, attname, format_type(atttypid, atttypmod), attnotnull) AS part
+      FROM pg_class c JOIN pg_attribute a ON attrelid = c.oid
+     WHERE relnamespace = n.oid AND relkind IN ('r', 'p') AND attnum > 0 AND NOT attisdropped
+       AND relname NOT IN (%(ledger)s, %(marker)s)
+    UNION ALL
+    SELECT format('%%s %%s', relname, replace(pg_get_indexdef(i.indexrelid), nspname || '.', ''))
+      FROM pg_index i JOIN pg_class c ON c.oid = indrelid WHERE relnamespace = n.oid
+    UNION ALL
+    SELECT format('%%s %%s %%s', relname, conname, contype)
+      FROM pg_constraint o JOIN pg_class c ON c.oid = conrelid
+     WHERE relnamespace = n.oid AND contype IN ('c', 'f', 'p', 'u', 'x')
+  ) parts ON true
+ WHERE nspname ~ %(pattern)s GROUP BY nspname
+"""
+_SIZES = """
+SELECT nspname, sum(greatest(reltuples, 0))::bigint, sum(pg_total_relation_size(c.oid))::bigint
+  FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+ WHERE nspname ~ %s AND relkind = 'r' AND relname NOT IN (%s, %s) GROUP BY nspname
+"""
+_LEFTOVERS = """
+SELECT 'slot ' || slot_name FROM pg_replication_slots
+ WHERE database = current_database() AND (slot_name LIKE 'headway%%' OR slot_name LIKE 'pg\\_%%\\_sync\\_%%')
+UNION ALL SELECT 'publication ' || pubname FROM pg_publication WHERE pubname LIKE 'headway%%'
+UNION ALL SELECT 'subscription ' || subname FROM pg_subscription
+ WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND subname LIKE 'headway%%'
+UNION ALL SELECT 'prepared transaction ' || gid FROM pg_prepared_xacts
+ WHERE database = current_database() AND prepared < now() - interval '1 minute'
+"""
+_REFERENCE = """
+SELECT relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+ WHERE nspname = %s AND relkind IN ('r', 'p') ORDER BY 1
+"""
+
+
+def pattern(database: str) -> str:
+    """A regular expression for the schemas of a database's shards."""
+    return f"^{re.escape(schema_name(database, 0)[:-4])}[0-9]{{4}}$"
+
+
+def look(database: str, server: AdminServer, connection: Connection) -> Held:
+    """What one server holds."""
+    arguments = {"pattern": pattern(database), "ledger": LEDGER_TABLE, "marker": MARKER_TABLE}
+    shapes: list[Any] = connection.execute(_SHAPES, arguments).fetchall()
+    tables = [str(row[0]) for row in connection.execute(_REFERENCE, (layout.REFERENCE_SCHEMA,))]
+    return Held(
+        shards={layout.shard_number(database, schema): shape for schema, shape in shapes},
+        reference={table: _digest(connection, table) for table in tables},
+        leftovers=tuple(str(row[0]) for row in connection.execute(_LEFTOVERS)),
+    )
+
+
+def _digest(connection: Connection, table: str) -> str:
+    """Of all rows of a reference table, whatever their order."""
+    place = f"{layout.REFERENCE_SCHEMA}.{layout.identifier(table)}"
+    row = connection.execute(
+        f"SELECT count(*), coalesce(sum(hashtextextended(t::text, 0)::numeric), 0) FROM {place} t"
+    ).fetchone()
+    return hashlib.sha256(repr(row).encode()).hexdigest()
+
+
+def look_at_all(database: str, servers: Sequence[AdminServer]) -> dict[str, Held]:
+    """What every server holds that answers."""
+    found = {}
+    for server in servers:
+        try:
+            with connect(server) as connection:
+                found[server.name] = look(database, server, connection)
+        except EngineError:
+            continue
+    return found
+
+
+def sizes(database: str, map_: ShardMap, servers: Sequence[AdminServer]) -> dict[int, tuple[int, int]]:
+    """Rows (as PostgreSQL estimates them) and bytes of every shard, where it is now."""
+    found: dict[int, tuple[int, int]] = {}
+    for server in servers:
+        with connect(server) as connection:
+            rows: list[Any] = connection.execute(_SIZES, (pattern(database), LEDGER_TABLE, MARKER_TABLE)).fetchall()
+        for schema, count, size in rows:
+            shard = layout.shard_number(database, schema)
+            if shard < map_.shards and map_.owners[shard] == server.name:
+                found[shard] = (int(count), int(size))
+    return found
