@@ -27,7 +27,7 @@ from headway.model.replica import Phase, Replica
 from headway.process.listeners import check_address
 from headway.runtimes.local.databases import WantedDatabase
 from headway.runtimes.local.edge_plan import addresses
-from headway.runtimes.local.sharded import WantedSharded
+from headway.runtimes.local.sharded import ShardedDatabase, WantedSharded
 
 _POLL_S = 0.05
 _MARGIN_S = 30.0  # beyond the start-ups and drains that the declaration itself allows
@@ -60,6 +60,7 @@ class Applying:
         before = controller.applied
         after = replace(before, system=system, root=root, source=source)
         check_shards(before.system, system)
+        self._check_servers(replace(before, system=system, root=root, source=source))
         fresh = {name: value for name, value in environ.items() if os.environ.get(name) != value}
         found = [change.sentence for change in changes(before.system, system)]
         found += [f"environment variable {name}: another value" for name in sorted(fresh)]
@@ -81,6 +82,21 @@ class Applying:
             raise
         controller.journal.write("controller", "apply", "; ".join(found))
         return {"changes": found, "reloaded": controller.edge.reloads > reloads}
+
+    def _check_servers(self, after: Applied) -> None:
+        """Conflict where a server would go that holds shards."""
+        for name, database in self._controller.databases.held.items():
+            if not isinstance(database, ShardedDatabase) or database.map is None:
+                continue
+            wanted = self._controller.wanted_databases(after).get(name)
+            kept = dict(wanted.servers) if isinstance(wanted, WantedSharded) else {}
+            for server in database.servers:
+                count = len(database.map_now().on(server))
+                if wanted is not None and server not in kept and count:
+                    raise Conflict(
+                        f"databases.{name}.servers: {server} holds {count} shards",
+                        hint=f"Empty it first: headway db rebalance {name} --empty {server} --yes",
+                    )
 
     # -- in the ticking thread --------------------------------------------------------------------------------------
 

@@ -66,6 +66,7 @@ class Tender:
         failed = ""
         while not self._stop.wait(_LOOK_S):
             try:
+                self.database.map_now()  # for `status`
                 self._carry_open()
                 if time.monotonic() >= doubts_s:
                     doubts_s = time.monotonic() + _DOUBTS_S

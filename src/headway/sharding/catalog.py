@@ -130,7 +130,12 @@ def _save_servers(connection: Connection, servers: Sequence[ShardServer]) -> Non
             "ON CONFLICT (name) DO UPDATE SET url = excluded.url",
             (server.name, server.url),
         )
-    if changed:
+    gone = connection.execute(
+        "DELETE FROM headway.servers s WHERE NOT name = ANY(%s) "
+        "AND NOT EXISTS (SELECT FROM headway.shard_map WHERE server = s.name)",
+        ([server.name for server in servers],),
+    )
+    if changed or gone.rowcount:
         raise_epoch(connection)
 
 

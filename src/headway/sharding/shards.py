@@ -93,7 +93,7 @@ def lay_out(wanted: Layout, servers: Sequence[AdminServer]) -> tuple[ShardMap, b
     if map_ is not None and (gone := sorted(set(owners) - {server.name for server in servers})):
         raise Conflict(
             f"{wanted.path}.servers: {', '.join(gone)} holds shards and is not declared any more",
-            hint="Declare it again; a server is emptied first: headway db remove-server.",
+            hint=f"Declare it again, and empty it first: headway db rebalance {wanted.name} --empty {gone[0]} --yes",
         )
 
     def prepare(server: AdminServer, connection: Connection) -> list[int]:

@@ -26,11 +26,7 @@ class Databases:
     def want(self, wanted: Mapping[str, WantedDatabase | WantedSharded]) -> None:
         """Bring up what is new, stop what is no longer declared; a changed URL is a new database."""
         for name in [name for name in self.held if wanted.get(name) != self.held[name].wanted]:
-            old = self.held.pop(name)
-            if name in wanted and old.may_stay(wanted[name]):
-                old.leave()  # the same embedded servers: what follows adopts them
-            else:
-                old.stop()
+            self.held.pop(name).give_way(wanted.get(name))  # what follows adopts the servers that go on
         for name, declared in wanted.items():
             if name not in self.held:
                 kind = ShardedDatabase if isinstance(declared, WantedSharded) else Database

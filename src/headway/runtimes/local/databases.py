@@ -109,9 +109,12 @@ class Database:
         """Name, state and URL without the password of its servers."""
         return ((self.wanted.name, self.state, self.shown_url),)
 
-    def may_stay(self, other: object) -> bool:
-        """Whether the same server serves another declaration: only its schema file or bounds changed."""
-        return isinstance(other, WantedDatabase) and self.wanted.url is None and other.url is None
+    def give_way(self, other: object) -> None:
+        """Let another declaration take over: an embedded server goes on where only its schema file or bounds differ."""
+        if isinstance(other, WantedDatabase) and self.wanted.url is None and other.url is None:
+            self.leave()
+        else:
+            self.stop()
 
     def start(self) -> None:
         """Begin bringing it up, in its own thread."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import psycopg
 from psycopg.conninfo import make_conninfo
 
 from headway.errors import EngineError, HeadwayError
@@ -17,8 +19,9 @@ from headway.process.spec import ProcessState
 from headway.process.supervisor_client import SupervisorClient
 from headway.runtimes.local.databases import Database, Spawn, Tell, WantedDatabase
 from headway.sharding import settings
+from headway.sharding.catalog import read_map
 from headway.sharding.connection import RoleConnections, Uncounted
-from headway.sharding.shards import AdminServer, Layout, lay_out
+from headway.sharding.shards import AdminServer, Layout, connect, lay_out
 from headway.sharding.url import without_password
 
 _POLL_S = 0.05
@@ -127,13 +130,26 @@ class ShardedDatabase:
             "idle_max": self.wanted.idle_max,
         }
 
+    def map_now(self) -> ShardMap:
+        """The map as the catalog has it; the last one that was read while the catalog is away."""
+        with contextlib.suppress(HeadwayError, psycopg.Error), connect(self.admin()[0]) as catalog:
+            self.map = read_map(catalog)
+        assert self.map is not None
+        return self.map
+
     def admin(self) -> tuple[AdminServer, ...]:
         """Its servers as Headway gets to them. EngineError while one has never been reached. Holds passwords."""
         return tuple(_admin(server) for server in self.servers.values())
 
-    def may_stay(self, other: object) -> bool:
-        """Whether the same servers serve another declaration."""
-        return isinstance(other, WantedSharded) and other.servers == self.wanted.servers
+    def give_way(self, other: object) -> None:
+        """Let another declaration take over: the servers that it has as well go on, the others end."""
+        self._stop.set()
+        kept = other.servers if isinstance(other, WantedSharded) else ()
+        for name, server in self.servers.items():
+            if (name, server.wanted.url) in kept:
+                server.leave()
+            else:
+                server.stop()
 
     def start(self) -> None:
         """Begin bringing it up, in its own threads."""
