@@ -1,0 +1,340 @@
+"""A sharded database in a whole system: it comes up, its shards move while it is written to, and nothing gets lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from harness import Running, wait_for
+
+from headway.sharding.keys import shard_of
+
+SHARDS = 8
+APP = """
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from headway import database
+
+orders = database("orders")
+
+async def write(request):
+    customer, number = request.path_params["customer"], request.path_params["number"]
+    async def insert(connection):
+        await connection.execute("INSERT INTO orders VALUES ($1, $2, 'ch')", customer, number)
+    await orders.run(customer, insert)
+    return JSONResponse({"shard": orders.shard_of(customer)})
+
+async def read(request):
+    async with orders.at(request.path_params["customer"]) as connection:
+        rows = await connection.fetch("SELECT id FROM orders WHERE customer_id = $1", request.path_params["customer"])
+    return JSONResponse([row["id"] for row in rows])
+
+async def hold(request):
+    async with orders.at(request.path_params["customer"], wait_s=0.1) as connection:
+        await connection.execute("SELECT pg_sleep(0.6)")
+    return JSONResponse({})
+
+app = Starlette(routes=[
+    Route("/hold/{customer:int}", hold),
+    Route("/{customer:int}", read),
+    Route("/{customer:int}/{number:int}", write, methods=["POST"]),
+])
+"""
+SCHEMA = """
+CREATE TABLE countries (code text PRIMARY KEY);
+INSERT INTO countries VALUES ('ch');
+CREATE TABLE orders (
+    customer_id bigint NOT NULL, id bigint NOT NULL, country text REFERENCES countries, PRIMARY KEY (customer_id, id)
+);
+"""
+DECLARATION = """
+[system]
+name = "shards"
+[edge]
+bind = ["127.0.0.1:$PORT"]
+[services.web]
+app = "shards:app"
+routes = ["/"]
+replicas = 2
+uses = ["orders"]
+[databases.orders]
+shards = 8
+servers = 2
+keys = { orders = "customer_id" }
+reference = ["countries"]
+schema = "schema.sql"
+migrations = { sql = "migrations" }
+active_max = 3
+"""
+
+
+def _folder(folder: Path) -> Path:
+    (folder / "shards.py").write_text(APP)
+    (folder / "schema.sql").write_text(SCHEMA)
+    (folder / "migrations").mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with Running(_folder(tmp_path_factory.mktemp("shards")), DECLARATION, detached=True) as running:
+        yield running
+
+
+def databases(system: Running) -> dict[str, object]:
+    found: dict[str, object] = json.loads(system.ok("db", "status", "orders", "--json").splitlines()[-1])["databases"][
+        "orders"
+    ]
+    return found
+
+
+class Writers:
+    """Customers who order without a pause, and what was acknowledged to them."""
+
+    def __init__(self, system: Running, count: int = 6, first: int = 1) -> None:
+        self.acknowledged: dict[int, list[int]] = {customer: [] for customer in range(first, first + count)}
+        self.refused: list[str] = []
+        self._system = system
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._write, args=(customer,)) for customer in self.acknowledged]
+
+    def __enter__(self) -> Writers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(30)
+
+    def _write(self, customer: int) -> None:
+        number = 0
+        with httpx.Client(base_url=self._system.url, timeout=30) as client:
+            while not self._stop.is_set():
+                number += 1
+                answer = client.post(f"/{customer}/{number}")
+                if answer.status_code == 200:
+                    self.acknowledged[customer].append(number)
+                else:
+                    self.refused.append(f"{answer.status_code} {answer.text[:200]}")
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.acknowledged.values()))
+
+    def missing(self) -> dict[int, set[int]]:
+        """By customer, what was acknowledged and is not there, or is there and was never acknowledged."""
+        found = {}
+        for customer, numbers in self.acknowledged.items():
+            there = httpx.get(f"{self._system.url}/{customer}", timeout=30).json()
+            assert len(there) == len(set(there))
+            if wrong := set(there) ^ set(numbers):
+                found[customer] = wrong
+        return found
+
+
+def test_it_is_laid_out_and_told(system):
+    document = system.status()["databases"]["orders"]
+    assert document["shards"] == SHARDS
+    assert document["epoch"] >= 1
+    assert [(server["name"], server["state"], server["shards"]) for server in document["servers"]] == [
+        ("s1", "ready", 4),
+        ("s2", "ready", 4),
+    ]
+    assert all(server["url"].startswith("postgresql://shards@127.0.0.1:") for server in document["servers"])
+    assert databases(system)["keys"] == {"orders": {"column": "customer_id", "type": "int"}}
+    assert "4 of 8 shards" in system.ok("status")
+    with open(f"/proc/{system.replicas()[0]['pid']}/cmdline", "rb") as line:
+        assert b"password" not in line.read()
+
+
+def test_a_request_that_finds_no_place_is_told_to_come_again(system):
+    """The bound is over both replicas; the app does nothing about it."""
+    answers: list[httpx.Response] = []
+
+    def ask() -> None:
+        answers.append(httpx.get(f"{system.url}/hold/1", timeout=30))
+
+    threads = [threading.Thread(target=ask) for _ in range(9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    codes = sorted(answer.status_code for answer in answers)
+    assert codes == [200] * 3 + [503] * 6
+    assert all(answer.headers["retry-after"] == "1" for answer in answers if answer.status_code == 503)
+
+
+def test_shards_move_while_they_are_written_to(system):
+    with Writers(system) as writers:
+        wait_for(lambda: writers.count > 50, 20, "orders are written")
+        moved = []
+        for customer in (1, 2, 3):
+            shard = shard_of(customer, SHARDS, "int")
+            target = "s2" if shard in databases(system)["servers"][0]["shards"] else "s1"  # type: ignore[index]
+            moved.append(
+                json.loads(system.ok("db", "move", "orders", str(shard), "--to", target, "--json").splitlines()[-1])
+            )
+        before = writers.count
+        wait_for(lambda: writers.count > before + 50, 20, "orders are written at the new places")
+    assert writers.refused == []
+    assert writers.missing() == {}
+    for move in moved:
+        assert move["verified"] is True
+        assert set(move) == {"shard", "from", "to", "rows", "copy_s", "write_pause_ms", "verified", "epoch"}
+    assert json.loads(system.ok("db", "verify", "orders", "--json").splitlines()[-1]) == {
+        "complete": True,
+        "missing": [],
+        "extra": [],
+        "different": [],
+    }
+
+
+def test_a_move_goes_on_by_itself_when_the_controller_dies(system):
+    shard = shard_of(11, SHARDS, "int")
+    with Writers(system, count=2, first=11) as writers:
+        wait_for(lambda: writers.count > 20, 20, "orders are written")
+        target = "s2" if shard in databases(system)["servers"][0]["shards"] else "s1"  # type: ignore[index]
+
+        def begun() -> int:
+            return sum(entry["what"] == "move" for entry in system.journal())
+
+        before = begun()
+        asking = threading.Thread(target=system.run, args=("db", "move", "orders", str(shard), "--to", target))
+        asking.start()
+        wait_for(lambda: begun() > before, 20, "the move begins")
+        os.kill(system.pid("controller"), signal.SIGKILL)
+
+        def there() -> bool:
+            done = system.run("db", "status", "orders", "--json")
+            if done.returncode:
+                return False
+            found = json.loads(done.stdout.splitlines()[-1])["databases"]["orders"]
+            return not found["moves"] and any(s["name"] == target and shard in s["shards"] for s in found["servers"])
+
+        wait_for(there, 60, "the move has ended", every_s=0.2)
+        asking.join(60)
+    assert writers.refused == []
+    assert writers.missing() == {}
+    assert json.loads(system.ok("db", "verify", "orders", "--json").splitlines()[-1])["complete"]
+
+
+def test_a_killed_server_takes_only_its_own_shards_along(system):
+    here = next(
+        key for key in range(100, 200) if shard_of(key, SHARDS, "int") in databases(system)["servers"][0]["shards"]
+    )  # type: ignore[index]
+    there = next(
+        key for key in range(100, 200) if shard_of(key, SHARDS, "int") in databases(system)["servers"][1]["shards"]
+    )  # type: ignore[index]
+    for key in (here, there):
+        assert httpx.post(f"{system.url}/{key}/1").status_code == 200
+    for child in (pid := system.pid("database.orders.s2"),):
+        os.kill(child, signal.SIGSTOP)
+    try:
+        assert httpx.get(f"{system.url}/{here}", timeout=5).json() == [1]
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    os.kill(pid, signal.SIGKILL)
+    began_s = time.monotonic()
+    codes = set()
+    while time.monotonic() - began_s < 10:
+        answer = httpx.get(f"{system.url}/{there}", timeout=10)
+        codes.add(answer.status_code)
+        assert httpx.get(f"{system.url}/{here}", timeout=5).json() == [1]
+        if answer.status_code == 200 and 503 in codes:
+            break
+        time.sleep(0.02)
+    assert codes <= {200, 503}
+    wait_for(lambda: httpx.get(f"{system.url}/{there}", timeout=10).status_code == 200, 20, "it is back")
+    assert httpx.get(f"{system.url}/{there}").json() == [1]
+    system.wait_ready()
+
+
+def test_migrations_reach_every_shard_or_say_which_refused(system):
+    folder = system.folder / "migrations"
+    assert "nothing to apply" in system.ok("db", "migrate", "orders")
+    (folder / "0001_note.sql").write_text("ALTER TABLE orders ADD COLUMN note text;\nCREATE INDEX ON orders (note);")
+    assert "0001_note.sql: 8 of 8 shards" in system.ok("db", "migrate", "orders", "--dry-run")
+    done = json.loads(system.ok("db", "migrate", "orders", "--json").splitlines()[-1])
+    assert done == {"applied": {"0001_note.sql": 8}, "files": 1, "shards": 8, "dry_run": False}
+    assert httpx.post(f"{system.url}/5000/1").status_code == 200
+    # Shard of customer 5000 has a row without a note: it alone refuses this one.
+    refusing = shard_of(5000, SHARDS, "int")
+    (folder / "0002_strict.sql").write_text(
+        "ALTER TABLE orders ADD CONSTRAINT noted CHECK (note IS NOT NULL OR customer_id <> 5000);"
+    )
+    failed = system.run("db", "migrate", "orders")
+    assert failed.returncode == 1
+    assert f"shard {refusing} on server" in failed.stderr
+    assert "(7 have it)" in failed.stderr
+    found = json.loads(system.run("db", "verify", "orders", "--json").stdout.splitlines()[-1])
+    assert found["different"] == [f"the tables of shard {refusing} differ from those of most others"]
+    (folder / "0001_note.sql").write_text("SELECT 1;")
+    changed = system.run("db", "migrate", "orders")
+    assert changed.returncode == 1
+    assert "0001_note.sql was changed after it was applied" in changed.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("move", "orders", "99", "--to", "s2"), "database orders has no shard 99"),
+        (("move", "orders", "0", "--to", "s9"), "database orders has no server s9"),
+        (("move", "nix", "0", "--to", "s1"), "there is no sharded database 'nix' that is up"),
+        (("move", "orders", "zero", "--to", "s1"), "not a valid integer"),
+        (("abort", "orders", "0"), "shard 0 of database orders is not moving"),
+        (("rebalance", "orders", "--empty", "s7"), "database orders has no server s7"),
+        (("migrate", "orders", "--folder", "nowhere"), "cannot be read"),
+    ],
+)
+def test_what_cannot_be_done_is_said(system, arguments, told):
+    done = system.run("db", *arguments)
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert "hint:" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_number_of_shards_is_fixed(system):
+    declared = system.folder / "headway.toml"
+    text = declared.read_text()
+    try:
+        declared.write_text(text.replace("shards = 8", "shards = 16"))
+        done = system.run("up")
+        assert done.returncode == 1
+        assert "databases.orders.shards: it has 8, and 16 are declared" in done.stderr
+    finally:
+        declared.write_text(text)
+    assert system.status()["databases"]["orders"]["shards"] == SHARDS
+
+
+def test_a_server_is_added_filled_and_emptied_again(system):
+    declared = system.folder / "headway.toml"
+    text = declared.read_text()
+    with Writers(system, count=3, first=300) as writers:
+        declared.write_text(text.replace("servers = 2", "servers = 3"))
+        system.ok("up")
+        counts = [server["shards"] for server in system.status()["databases"]["orders"]["servers"]]
+        assert counts[2] == 0
+        system.ok("db", "rebalance", "orders", "--yes", timeout_s=120)
+        assert min(len(server["shards"]) for server in databases(system)["servers"]) >= 2  # type: ignore[attr-defined]
+        declared.write_text(text)
+        refused = system.run("up")
+        assert refused.returncode == 1
+        assert "databases.orders.servers: s3 holds" in refused.stderr
+        system.ok("db", "rebalance", "orders", "--empty", "s3", "--yes", timeout_s=120)
+        system.ok("up")
+    assert [server["name"] for server in system.status()["databases"]["orders"]["servers"]] == ["s1", "s2"]
+    assert "database.orders.s3" not in system.processes()
+    assert writers.refused == []
+    assert writers.missing() == {}
