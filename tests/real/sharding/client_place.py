@@ -95,6 +95,7 @@ class Sharded:
                 name: {"user": server.role, "password": server.password} for name, server in self.servers.items()
             },
             "active_max": 4,
+            "by_code_point": True,
             **more,
         }
         return {DATABASES_VARIABLE: json.dumps({"orders": entry}), RUN_VARIABLE: str(run)}

@@ -128,6 +128,8 @@ class ShardedDatabase:
             },
             "active_max": self.wanted.active_max,
             "idle_max": self.wanted.idle_max,
+            "reference": list(self.wanted.reference),
+            "by_code_point": all(url is None for _, url in self.wanted.servers),  # embedded ones are made so
         }
 
     def map_now(self) -> ShardMap:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from headway.errors import CannotScatter
 from headway.model.sharding import ShardMap
 from headway.sharding.client.place import MAP_WAIT_S, Places, tell_worker
 from headway.sharding.client.told import told
 
 if TYPE_CHECKING:
     from headway.sharding.client.checkout import CheckOut, Pool
+    from headway.sharding.client.everywhere import Everywhere, Row
     from headway.sharding.client.sync import SyncDatabase
     from headway.sharding.client.two_phase import Transaction
 
@@ -31,6 +33,7 @@ class Database:
         self._pools: dict[asyncio.AbstractEventLoop, Pool] = {}
         self._pool: Pool | None = None
         self._sync: SyncDatabase | None = None
+        self._everywhere: Everywhere | None = None
         self._lock = threading.Lock()
 
     def at(self, key: object = None, *, wait_s: float | None = None) -> CheckOut:
@@ -61,6 +64,29 @@ class Database:
 
         wait_s = self._places.told.wait_s if wait_s is None else wait_s
         return await run(self._loop_pool(), key, function, arguments, wait_s)
+
+    async def everywhere(self, sql: str, *arguments: Any, wait_s: float | None = None) -> list[Row]:
+        """Ask all shards by one SELECT, written as for one of them, and get the answer as over one table.
+
+        Rows, groups, count, sum, min, max, avg, bool_and, bool_or, DISTINCT, ORDER BY and LIMIT are put together; what
+        cannot be with certainty raises CannotScatter, which says why. Every server answers as of a moment of its own.
+        """
+        wait_s = self._places.told.wait_s if wait_s is None else wait_s
+        return await self._all().fetch(self._loop_pool(), sql, arguments, wait_s)
+
+    def stream(self, sql: str, *arguments: Any, ahead: int = 500, wait_s: float | None = None) -> AsyncIterator[Row]:
+        """`async for row in database.stream(sql)`: rows of all shards as they come, `ahead` at a time in memory."""
+        wait_s = self._places.told.wait_s if wait_s is None else wait_s
+        return self._all().stream(self._loop_pool(), sql, arguments, wait_s, ahead)
+
+    def _all(self) -> Everywhere:
+        if self._places.watch is None:
+            raise CannotScatter(f"database {self.name} has no shards", hint="Ask it by at().")
+        if self._everywhere is None:
+            from headway.sharding.client.everywhere import Everywhere
+
+            self._everywhere = Everywhere(self._places.told.by_code_point)
+        return self._everywhere
 
     def transaction(self, *keys: object, wait_s: float | None = None) -> Transaction:
         """`async with database.transaction(a, b) as (x, y)`: all is committed on every key's shard, or nothing is.

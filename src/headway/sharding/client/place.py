@@ -32,6 +32,15 @@ _DOWN_S = 0.5
 _NOT_NOW = ("57P03", "53300", "08")
 
 
+class ShardNumber:
+    """Instead of a key: the shard itself, where all of them are meant."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
 class Place:
     """A shard on a server, by one map."""
 
@@ -62,7 +71,7 @@ class Places:
         if self.watch is None:
             return Place(map_, 0, "main")
         owners = map_.owners
-        shard = SHARD_OF[map_.kind](key, len(owners))
+        shard = key.number if isinstance(key, ShardNumber) else SHARD_OF[map_.kind](key, len(owners))
         return Place(map_, shard, owners[shard])
 
     def schemas(self, shard: int) -> str:

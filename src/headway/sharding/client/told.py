@@ -40,6 +40,8 @@ class Told:
     active_max: int  # transactions at work at once on a server, over all processes
     idle_max: int = IDLE_MAX  # connections that a process keeps to a server
     wait_s: float = WAIT_S  # how long a check-out may wait
+    reference: tuple[str, ...] = ()  # tables that every server has whole
+    by_code_point: bool = False  # texts are ordered as Python orders them
     folder: Path | None = None  # None: bounds hold in this process alone
 
     def url_of(self, server: str, url: str) -> str:
@@ -83,6 +85,8 @@ def told(name: str, environ: Mapping[str, str] | None = None) -> Told:
             active_max=int(entry["active_max"]),
             idle_max=int(entry.get("idle_max", IDLE_MAX)),
             wait_s=float(entry.get("wait_s", WAIT_S)),
+            reference=tuple(entry.get("reference", ())),
+            by_code_point=bool(entry.get("by_code_point", False)),
             folder=Path(run) if run else None,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
