@@ -1,9 +1,13 @@
-"""An app as many are: FastAPI, SQLAlchemy with the pool it comes with, and five rows that all requests change."""
+"""An app as many are: FastAPI, SQLAlchemy with the pool it comes with, and five rows that all requests change.
+
+A request changes two of them and computes for 2 ms between, while others wait for the first.
+"""
 
 from __future__ import annotations
 
 import os
 import random
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -25,9 +29,18 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
 app = FastAPI(lifespan=lifespan)
 
 
+def _burn(cpu_s: float) -> None:
+    until_s = time.thread_time() + cpu_s
+    while time.thread_time() < until_s:
+        pass
+
+
 @app.get("/{_path:path}")
 def change(_path: str) -> PlainTextResponse:
+    add = text("UPDATE hot SET n = n + 1 WHERE id = :id")
+    first, second = sorted(random.sample(range(1, 6), 2))  # in one order, or they would lock each other out
     with engine.begin() as connection:
-        for row in sorted(random.sample(range(1, 6), 2)):  # in one order, or they would lock each other out
-            connection.execute(text("UPDATE hot SET n = n + 1 WHERE id = :id"), {"id": row})
+        connection.execute(add, {"id": first})
+        _burn(0.002)
+        connection.execute(add, {"id": second})
     return PlainTextResponse(str(os.getpid()))
