@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import asyncpg
 import psycopg
 import pytest
 from client_place import Sharded, sharded
@@ -221,3 +222,34 @@ def test_a_decision_that_comes_too_late_rolls_back(orders):
     asyncio.run(use())
     assert prepared(orders) == 0
     assert 2000 not in rows(orders, "s1", a) + rows(orders, "s2", b)
+
+
+def test_reference_tables_are_written_on_all_servers_or_on_none(orders):
+    for server, found in orders.servers.items():
+        with orders.admin(server) as admin:
+            admin.execute("CREATE SCHEMA IF NOT EXISTS headway_reference")
+            admin.execute("CREATE TABLE headway_reference.countries (code text PRIMARY KEY, name text)")
+            admin.execute(f"GRANT USAGE ON SCHEMA headway_reference TO {found.role}")
+            admin.execute(f"GRANT ALL ON headway_reference.countries TO {found.role}")
+
+    def there(server: str) -> list[object]:
+        with orders.admin(server) as admin:
+            return [row[0] for row in admin.execute("SELECT code FROM headway_reference.countries ORDER BY 1")]
+
+    async def use() -> None:
+        database = orders.database(active_max=2)
+        insert = "INSERT INTO countries VALUES ($1, $2)"
+        assert await database.write_reference(insert, "ch", "Schweiz") == "INSERT 0 1"
+        await asyncio.gather(*(database.write_reference(insert, f"x{n}", "", wait_s=30) for n in range(20)))
+        with orders.admin("s2") as admin:
+            admin.execute("INSERT INTO headway_reference.countries VALUES ('li')")
+        with pytest.raises(asyncpg.UniqueViolationError):
+            await database.write_reference(insert, "li", "Liechtenstein")
+        for key in (keys_on("s1", 1)[0], keys_on("s2", 1)[0]):
+            async with database.at(key) as connection:
+                assert await connection.fetchval("SELECT name FROM countries WHERE code = 'ch'") == "Schweiz"
+
+    asyncio.run(use())
+    assert len(there("s1")) == 21
+    assert there("s2") == sorted([*map(str, there("s1")), "li"])
+    assert prepared(orders) == 0

@@ -98,6 +98,19 @@ class Database:
 
         return Transaction(self._loop_pool(), keys, self._places.told.wait_s if wait_s is None else wait_s)
 
+    async def write_reference(self, sql: str, *arguments: Any, wait_s: float | None = None) -> str:
+        """Run one statement on the reference tables of all servers, on all or on none; gives its status.
+
+        It must do the same on every server: no `now()`, no `random()`, no sequence. Reading needs nothing of the kind:
+        reference tables are beside the tables of every shard.
+        """
+        from headway.sharding.client.two_phase import write_reference
+
+        if self._places.watch is None:
+            raise CannotScatter(f"database {self.name} has no shards", hint="Write by at().")
+        wait_s = self._places.told.wait_s if wait_s is None else wait_s
+        return await write_reference(self._loop_pool(), sql, arguments, wait_s)
+
     @property
     def sync(self) -> SyncDatabase:
         """The same for code that is not asynchronous, on psycopg."""

@@ -41,6 +41,19 @@ class ShardNumber:
         self.number = number
 
 
+class OnServer:
+    """Instead of a key: a server, for what it holds besides shards."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+NO_SHARD = -1
+_NO_KEYS = (ShardNumber, OnServer)
+
+
 class Place:
     """A shard on a server, by one map."""
 
@@ -71,13 +84,19 @@ class Places:
         if self.watch is None:
             return Place(map_, 0, "main")
         owners = map_.owners
-        shard = key.number if isinstance(key, ShardNumber) else SHARD_OF[map_.kind](key, len(owners))
+        if isinstance(key, _NO_KEYS):
+            if isinstance(key, OnServer):
+                return Place(map_, NO_SHARD, key.name)
+            return Place(map_, key.number, owners[key.number])
+        shard = SHARD_OF[map_.kind](key, len(owners))
         return Place(map_, shard, owners[shard])
 
     def schemas(self, shard: int) -> str:
         """The search_path of a shard; empty for a plain database."""
         if self.watch is None:
             return ""
+        if shard == NO_SHARD:
+            return REFERENCE_SCHEMA
         return f'"{schema_name(self.told.name, shard)}", {REFERENCE_SCHEMA}'
 
     def url(self, map_: ShardMap, server: str) -> str:
@@ -149,6 +168,8 @@ class Places:
 
     def is_elsewhere(self, place: Place) -> Callable[[ShardMap], bool]:
         """Whether a map has the shard on another server, or as about to go there."""
+        if place.shard == NO_SHARD:
+            return lambda map_: place.server not in map_.servers
         return lambda map_: map_.owners[place.shard] != place.server or place.shard in map_.fenced
 
     def read(self, place: Place, error: BaseException, newest: ShardMap | None) -> BaseException:

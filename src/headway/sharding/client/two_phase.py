@@ -19,8 +19,9 @@ import asyncpg
 from headway.errors import DatabaseBusy
 from headway.sharding.client.checkout import CheckOut, Pool
 from headway.sharding.client.connections import Connection
+from headway.sharding.client.place import OnServer
 
-GID_PREFIX = "headway"  # of a prepared transaction: headway:<database>:<id>:<shard>
+GID_PREFIX = "headway"  # of a prepared transaction: headway:<database>:<id>:<server>:<shard>
 PARTS_MAX = 16
 _END_S = 10.0
 
@@ -32,28 +33,29 @@ class Transaction:
         if not 1 <= len(keys) <= PARTS_MAX:
             raise ValueError(f"a transaction over shards takes 1 to {PARTS_MAX} keys, not {len(keys)}")
         self._pool, self._keys, self._wait_s = pool, keys, wait_s
-        self._parts: dict[int, tuple[CheckOut, Connection]] = {}  # by shard, in the order they were taken
+        # By server and shard, in the order in which they were taken.
+        self._parts: dict[tuple[str, int], tuple[CheckOut, Connection]] = {}
         self._id = uuid.uuid4().hex
 
     async def __aenter__(self) -> tuple[Connection, ...]:
         map_ = await self._pool.map()
         places = [self._pool.places.find(map_, key) for key in self._keys]
         # Everybody takes them in the same order, so that no two wait for each other.
-        first_key = {place.shard: key for place, key in zip(reversed(places), reversed(self._keys), strict=True)}
-        order = sorted({(place.server, place.shard) for place in places})
+        at = [(place.server, place.shard) for place in places]
+        key_of = dict(zip(at, self._keys, strict=True))
         try:
             held: set[str] = set()
-            for server, shard in order:
+            for place in sorted(key_of):
                 # Two parts on one server are one transaction's: a second permit could wait for the first for ever.
-                part = CheckOut(self._pool, first_key[shard], self._wait_s, has_permit=server in held)
+                part = CheckOut(self._pool, key_of[place], self._wait_s, has_permit=place[0] in held)
                 connection = await part.__aenter__()
-                self._parts[shard] = (part, connection)
-                held.add(server)
+                self._parts[place] = (part, connection)
+                held.add(place[0])
                 await asyncpg.Connection.execute(connection, "BEGIN")
         except BaseException as error:
             await self._leave(error)
             raise
-        return tuple(self._parts[place.shard][1] for place in places)
+        return tuple(self._parts[place][1] for place in at)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -77,7 +79,7 @@ class Transaction:
     async def _commit_all(self) -> None:
         async with asyncio.timeout(_END_S):
             try:
-                await _all(self._say(shard, "PREPARE TRANSACTION") for shard in self._parts)
+                await _all(self._say(place, "PREPARE TRANSACTION") for place in self._parts)
                 await self._decide()
             except BaseException:
                 # Nothing says `commit`, and from here on nothing will: what was prepared can go.
@@ -85,7 +87,7 @@ class Transaction:
                 raise
             # Decided: what fails from here on is ended by the controller, as committed.
             with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                await _all(self._say(shard, "COMMIT PREPARED") for shard in self._parts)
+                await _all(self._say(place, "COMMIT PREPARED") for place in self._parts)
 
     async def _decide(self) -> None:
         async with self._pool.catalog() as catalog:
@@ -116,16 +118,16 @@ class Transaction:
             )
 
     async def _roll_back(self) -> None:
-        for shard, (_, connection) in self._parts.items():
+        for place, (_, connection) in self._parts.items():
             with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 if connection.is_in_transaction():
                     await asyncpg.Connection.execute(connection, "ROLLBACK")
                 else:
-                    await self._say(shard, "ROLLBACK PREPARED")
+                    await self._say(place, "ROLLBACK PREPARED")
 
-    async def _say(self, shard: int, words: str) -> None:
-        gid = f"{GID_PREFIX}:{self._pool.places.told.name}:{self._id}:{shard}"
-        await asyncpg.Connection.execute(self._parts[shard][1], f"{words} '{gid}'")
+    async def _say(self, place: tuple[str, int], words: str) -> None:
+        gid = f"{GID_PREFIX}:{self._pool.places.told.name}:{self._id}:{place[0]}:{place[1]}"
+        await asyncpg.Connection.execute(self._parts[place][1], f"{words} '{gid}'")
 
     async def _leave(self, error: BaseException | None) -> None:
         """Give all connections back, the last one first; what an error means is told by its own part."""
@@ -138,6 +140,21 @@ class Transaction:
                 told = told or found
         if told is not None and told is not error:
             raise told
+
+
+async def write_reference(pool: Pool, sql: str, arguments: tuple[Any, ...], wait_s: float) -> str:
+    """One statement on the reference tables of every server, in one transaction over all of them; its status.
+
+    One writer at a time, so that all servers see the writes in one order. DatabaseBusy when one is away for too long,
+    ServerDown when a server does not answer: then nothing was written on any.
+    """
+    map_ = await pool.map()
+    servers = sorted(map_.servers)
+    async with Transaction(pool, tuple(OnServer(name) for name in servers), wait_s) as connections:
+        # Everybody asks the same server first, and so comes after everybody before.
+        await connections[0].execute("SELECT pg_advisory_xact_lock(hashtext('headway.reference'))")
+        told = [await connection.execute(sql, *arguments) for connection in connections]
+    return str(told[0])
 
 
 async def _all(steps: Any) -> None:
