@@ -1,7 +1,7 @@
 """`make bench`: measures on this machine and writes docs/benchmarks.md. Needs wrk, nginx, gunicorn.
 
-`python -m bench overload` measures and rewrites that section alone, as `own` and `apps` do with those about Headway and
-about other apps; with `--quick` they print a short round instead.
+`python -m bench overload` measures and rewrites that section alone, as `own`, `apps` and `databases` do with those
+about Headway, about other apps and about databases; with `--quick` they print a short round instead.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import crowd, edge_cost, overload, overload_apps, overload_load, overload_own, rest
+from bench import crowd, databases, edge_cost, overload, overload_apps, overload_load, overload_own, rest
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 
@@ -60,6 +60,10 @@ adds to the app.
 ## Other apps under overload
 
 {apps}
+
+## Databases
+
+{databases}
 """
 
 # Sections that can be measured alone, by the word for them.
@@ -67,6 +71,7 @@ _SECTIONS = {
     "overload": ("## Holding under overload\n", overload.run),
     "own": ("## Holding, in detail\n", overload_own.measured),
     "apps": ("## Other apps under overload\n", overload_apps.measured),
+    "databases": ("## Databases\n", databases.run),
 }
 
 
@@ -101,6 +106,7 @@ def main(arguments: list[str]) -> int:
             overload=holding,
             own=overload_own.measured(),
             apps=overload_apps.measured(),
+            databases=databases.run(),
         )
     )
     print(f"written to {PAGE}")
