@@ -22,7 +22,7 @@ import uvloop
 
 from bench.edge_cost import wrk
 from bench.overload_load import FULL, Size, warm
-from bench.overload_sample import Sample, cell, detail, hung, refused, sample_of, served, void_of
+from bench.overload_sample import Sample, cell, detail, refused, sample_of, served, void_of
 from bench.overload_stacks import APP, DEADLINE_S, DECLARATION, NORMAL, SLO_S, Peer, generator_core, running
 from bench.stacks import BIN, await_answer, family, free_port, headway, spawn
 from headway.errors import HeadwayError
@@ -176,11 +176,11 @@ def _sample(result: LoadResult, carried: Carried) -> Sample:
     return replace(sample_of(result), goodput_per_s=_good_per_s(result), void=void)
 
 
-def _tried(url: str, carried: Carried, size: Size, connections: Connections = "new") -> Sample:
-    """Ten times what it carries."""
+def _tried(url: str, carried: Carried, size: Size, connections: Connections = "new", times: int = _TIMES) -> Sample:
+    """A multiple of what it carries."""
     if not carried.per_s:
         return Sample(0.0, None, None, None, 0.0, carried.void)
-    return _sample(load(_plan(url, _TIMES * carried.per_s, size.step_s, connections)), carried)
+    return _sample(load(_plan(url, times * carried.per_s, size.step_s, connections)), carried)
 
 
 def _closed_per_s(url: str) -> float:
@@ -237,14 +237,16 @@ def _case(case: Case, size: Size, cores: tuple[int, ...]) -> str:
         print(f"    {_said(samples[-1], found)}", flush=True)
     own_per_s = _median_per_s(carried)
 
-    def goodput(_good: Sequence[Sample]) -> str:
-        pairs = zip(samples, carried, strict=True)
-        shares = [sample.goodput_per_s / found.per_s for sample, found in pairs if not sample.void]
-        return _percent(shares)
-
     texts: list[Callable[[Sequence[Sample]], str]] = [served, refused]
-    cells = [cell(samples, goodput), *(detail(samples, text) for text in texts)]
+    cells = [_share(samples, carried), *(detail(samples, text) for text in texts)]
     return f"| {case.what} | {own_per_s:.0f}/s | {' | '.join(cells)} |"
+
+
+def _share(samples: Sequence[Sample], carried: Sequence[Carried]) -> str:
+    """Each goodput compared with the capacity of its own round."""
+    pairs = zip(samples, carried, strict=True)
+    shares = [sample.goodput_per_s / found.per_s for sample, found in pairs if not sample.void]
+    return cell(samples, lambda _good: _percent(shares))
 
 
 def _median_per_s(carried: Sequence[Carried]) -> float:
@@ -279,7 +281,8 @@ def _await_calm(url: str) -> None:
 
 def _direct(size: Size, cores: tuple[int, ...]) -> str:
     """The peer of the row with the database: what its users have today."""
-    samples, own, carried = [], [], []
+    samples: dict[int, list[Sample]] = {times: [] for times in (2, _TIMES)}
+    carried = []
     for _ in range(size.own_rounds):
         with running(cores, _served_by(ROWS)) as stack:
             port, folder = free_port(), Path(f"/proc/{stack.worker_pid}/cwd").resolve()
@@ -293,16 +296,12 @@ def _direct(size: Size, cores: tuple[int, ...]) -> str:
                         pin(pid, cores[:1])
                 found = _carries(url)
                 carried.append(found)
-                sample = _tried(url, found, size)
-                samples.append(sample)
-                own.append(sample.goodput_per_s / (found.per_s or 1.0))
-                print(f"    {_said(sample, found)}", flush=True)
-
-    def text(good: Sequence[Sample]) -> str:
-        shares = [each for each, sample in zip(own, samples, strict=True) if not sample.void]
-        return f"{_percent(shares)} of that in time at 10x, {hung(good)} unanswered"
-
-    return f"carries {_median_per_s(carried):.0f}/s; {cell(samples, text)}"
+                for times, of_them in samples.items():
+                    _await_calm(url)
+                    of_them.append(_tried(url, found, size, times=times))
+                    print(f"    {times}x: {_said(of_them[-1], found)}", flush=True)
+    shares = [f"at {times}x {_share(of_them, carried)}" for times, of_them in samples.items()]
+    return f"carries {_median_per_s(carried):.0f}/s; in time {', '.join(shares)}"
 
 
 def _command(pid: int) -> str:
