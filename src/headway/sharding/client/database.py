@@ -15,6 +15,7 @@ from headway.sharding.client.told import told
 if TYPE_CHECKING:
     from headway.sharding.client.checkout import CheckOut, Pool
     from headway.sharding.client.everywhere import Everywhere, Row
+    from headway.sharding.client.sqlalchemy import Engines
     from headway.sharding.client.sync import SyncDatabase
     from headway.sharding.client.two_phase import Transaction
 
@@ -34,6 +35,7 @@ class Database:
         self._pool: Pool | None = None
         self._sync: SyncDatabase | None = None
         self._everywhere: Everywhere | None = None
+        self._engines: Engines | None = None
         self._lock = threading.Lock()
 
     def at(self, key: object = None, *, wait_s: float | None = None) -> CheckOut:
@@ -120,6 +122,16 @@ class Database:
             with self._lock:
                 self._sync = self._sync or SyncDatabase(self._places)
         return self._sync
+
+    @property
+    def sqlalchemy(self) -> Engines:
+        """Engines and sessions of SQLAlchemy on the shard of a key."""
+        if self._engines is None:
+            from headway.sharding.client.sqlalchemy import Engines
+
+            with self._lock:
+                self._engines = self._engines or Engines(self, self._places)
+        return self._engines
 
     def shard_of(self, key: object) -> int:
         """The number of the key's shard; blocks until the map is loaded the first time."""
