@@ -333,6 +333,18 @@ def db_status(database: str | None, state: str | None, as_json: bool) -> None:
     run(_system(state), database, as_json=as_json)
 
 
+@db.command("check")
+@_DATABASE
+@_STATE
+@_JSON
+def db_check(database: str, state: str | None, as_json: bool) -> None:
+    """Say whether the servers allow what shards, moves and transactions over shards need."""
+    from headway.cli.db_check import check as run
+
+    if not run(_system(state), database, as_json=as_json):
+        raise click.exceptions.Exit(1)
+
+
 @db.command("move")
 @_DATABASE
 @click.argument("shard", type=click.IntRange(0, 4095))

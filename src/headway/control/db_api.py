@@ -16,6 +16,9 @@ from starlette.routing import Route
 from headway.control.tasks import Say, Tasks, Work
 from headway.control.tender import Tender
 from headway.errors import HeadwayError
+from headway.runtimes.local.sharded import ShardedDatabase
+from headway.sharding.requirements import FACTS, Finding, ServerFacts, findings
+from headway.sharding.shards import connect
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Body = Callable[[Request], Awaitable[dict[str, Any]]]
@@ -46,6 +49,11 @@ def routes(
     async def verify(request: Request) -> Response:
         return JSONResponse(await asyncio.to_thread(tender(request.query_params.get("database")).verify))
 
+    async def check(request: Request) -> Response:
+        one = tender(request.query_params.get("database"))
+        found = await asyncio.to_thread(requirements_of, one.database)
+        return JSONResponse({"servers": {name: [asdict(each) for each in told] for name, told in found.items()}})
+
     async def plan(request: Request) -> Response:
         one = tender(request.query_params.get("database"))
         found = await asyncio.to_thread(one.plan, tuple(request.query_params.getlist("empty")))
@@ -68,11 +76,23 @@ def routes(
     return [
         Route("/db", told(status)),
         Route("/db/verify", told(verify)),
+        Route("/db/check", told(check)),
         Route("/db/plan", told(plan)),
         Route("/db/abort", told(abort), methods=["POST"]),
         Route("/db/{verb:str}", told(begin), methods=["POST"]),
         Route("/tasks/{number:int}", told(task)),
     ]
+
+
+def requirements_of(database: ShardedDatabase) -> dict[str, tuple[Finding, ...]]:
+    """What every server says of itself, against what is needed."""
+    wanted = database.wanted.idle_max * 4 + database.wanted.active_max
+    found = {}
+    for server in database.admin():
+        with connect(server) as connection:
+            row: Any = connection.execute(FACTS).fetchone()
+        found[server.name] = findings(ServerFacts(*row), wanted)
+    return found
 
 
 def _work(one: Tender, verb: str, data: Mapping[str, Any]) -> Work:

@@ -1,0 +1,31 @@
+"""`headway db check`: whether the servers of a sharded database allow what it needs, and what to change."""
+
+from __future__ import annotations
+
+import json
+from urllib.parse import urlencode
+
+import click
+
+from headway.cli.show import table
+from headway.cli.start import System
+
+_MARKS = {"ok": "✓", "warning": "!", "missing": "✗"}
+
+
+def check(system: System, name: str, *, as_json: bool) -> bool:
+    """Print the findings of every server; whether nothing is missing."""
+    query = urlencode({"database": name})
+    servers = system.client.ask("GET", f"/db/check?{query}", timeout_s=60.0)["servers"]
+    missing = [one for found in servers.values() for one in found if one["level"] == "missing"]
+    if as_json:
+        click.echo(json.dumps({"servers": servers, "complete": not missing}))
+        return not missing
+    for server, found in servers.items():
+        click.echo(f"{server}\n")
+        rows = [(_MARKS[one["level"]], one["what"], one["found"], one["change"]) for one in found]
+        click.echo("\n".join(table(rows)) + "\n")
+    click.echo(
+        "nothing is missing" if not missing else f"{len(missing)} things are missing; the right column says what to do"
+    )
+    return not missing
