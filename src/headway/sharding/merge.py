@@ -1,10 +1,15 @@
-"""Puts the answers of several servers together as PostgreSQL itself would have answered over one table. Pure."""
+"""Puts the answers of several servers together as PostgreSQL itself would have answered over one table. Pure.
+
+Python orders numbers, times and code points as PostgreSQL does, and nothing else: an enum goes by its declaration,
+money and JSON arrive as text, a collation is a language's. So servers tell the type of what is compared (`TYPE_MARK`),
+and what is not known to be ordered alike is refused instead of being ordered wrongly.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Context, Decimal
+from decimal import MAX_EMAX, MIN_EMIN, ROUND_HALF_UP, Context, Decimal
 from typing import Any, Literal
 
 from headway.errors import CannotScatter
@@ -13,6 +18,16 @@ Merge = Literal["", "sum", "min", "max", "all", "any", "avg", "distinct"]
 Row = tuple[Any, ...]
 # PostgreSQL's numeric keeps this many significant digits in a quotient (NUMERIC_MIN_SIG_DIGITS).
 _SIGNIFICANT = 16
+# Python rounds sums of decimals to 28 digits by default. A numeric has 147,455 at most, and sums are not rounded.
+_EXACT = Context(prec=150_000, Emax=MAX_EMAX, Emin=MIN_EMIN)
+# The first element of what a server tells of a value that is compared: [mark, type, collation].
+TYPE_MARK = "headway_type"
+_TEXTS = frozenset({"text", "character varying", "character", "name"})
+_ORDERED_ALIKE = _TEXTS | {
+    "smallint", "integer", "bigint", "numeric", "real", "double precision", "oid", "boolean", "bytea", "uuid", "date",
+    "timestamp without time zone", "timestamp with time zone", "time without time zone", "interval",
+}  # fmt: skip
+_BY_CODE_POINT = frozenset({'"C"', '"POSIX"', '"ucs_basic"', '"pg_c_utf8"', 'pg_catalog."C"'})
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +36,14 @@ class Column:
 
     name: str
     merge: str = ""
-    default: object = None
+    default: int | None = None  # the column with what stands for NULL
     hidden: bool = False
+    kind: int | None = None  # the column that tells the type
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One key of ORDER BY: the column, and which way."""
+    """One key of ORDER BY: the column, and which way. One that tells a type stands before the key it is about."""
 
     column: int
     is_desc: bool = False
@@ -39,35 +55,41 @@ def merge_groups(
 ) -> list[Row]:
     """One row a group. Without groups there is one row, also where there was none."""
     found: dict[Row, list[Any]] = {}
+    merged = [(index, column) for index, column in enumerate(columns) if column.merge]
     for row in rows:
+        for index, column in merged:
+            if column.kind is not None and row[index] is not None:
+                _comparable(row[column.kind], by_code_point)
         key = tuple(_hashable(row[index]) for index in groups)
         held = found.get(key)
         if held is None:
-            found[key] = list(row)
+            found[key] = held = list(row)
+            for index, column in merged:
+                if column.merge == "distinct":
+                    held[index] = {_hashable(one) for one in row[index] or () if one is not None}
             continue
-        for index, column in enumerate(columns):
-            if column.merge:
-                held[index] = _together(column.merge, held[index], row[index], by_code_point)
+        for index, column in merged:
+            held[index] = _together(column.merge, held[index], row[index])
     return [tuple(_finish(row, columns)) for row in found.values()]
 
 
-def _together(merge: str, one: Any, other: Any, by_code_point: bool) -> Any:
+def _together(merge: str, one: Any, other: Any) -> Any:
+    if merge == "distinct":
+        one.update(_hashable(value) for value in other or () if value is not None)
+        return one
     if one is None or other is None:
         return one if other is None else other
     if merge in ("sum", "avg"):
+        if isinstance(one, Decimal):
+            return _EXACT.add(one, other)
+        if isinstance(one, str):  # money, as the driver gives it
+            raise CannotScatter(
+                "sum(…) of money is not put together over shards", hint="Cast it: sum(column::numeric)."
+            )
         return one + other
     if merge in ("min", "max"):
-        if isinstance(one, str) and not by_code_point and one != other:
-            raise CannotScatter(
-                "texts are compared by the collation of the database, which is not that of Python",
-                hint="Compare them by a number, or order the answer yourself.",
-            )
-        return min(one, other) if merge == "min" else max(one, other)
-    if merge == "all":
-        return one and other
-    if merge == "any":
-        return one or other
-    return [*one, *other]
+        return (min if merge == "min" else max)(one, other, key=_ordered)
+    return (one and other) if merge == "all" else (one or other)
 
 
 def _finish(row: list[Any], columns: Sequence[Column]) -> Iterator[Any]:
@@ -76,8 +98,8 @@ def _finish(row: list[Any], columns: Sequence[Column]) -> Iterator[Any]:
         if column.merge == "avg":
             value = _quotient(value, row[index + 1])
         elif column.merge == "distinct":
-            value = len({_hashable(one) for one in value or () if one is not None})
-        yield column.default if value is None and column.default is not None else value
+            value = len(value)
+        yield row[column.default] if value is None and column.default is not None else value
 
 
 def _quotient(total: Any, count: int) -> Any:
@@ -91,9 +113,12 @@ def _quotient(total: Any, count: int) -> Any:
 
 def divide(one: Decimal, other: Decimal) -> Decimal:
     """A quotient with the digits that PostgreSQL's numeric gives it (`select_div_scale` in numeric.c)."""
+    if not one.is_finite():
+        return one
     scale = max(_SIGNIFICANT - _weight(one, other) * 4, _decimals(one), _decimals(other), 0)
-    exact = Context(prec=60).divide(one, other)
-    return exact.quantize(Decimal(1).scaleb(-scale), rounding=ROUND_HALF_UP, context=Context(prec=80))
+    digits = max(0, one.adjusted() - other.adjusted()) + scale + 10
+    exact = Context(prec=digits, Emax=MAX_EMAX, Emin=MIN_EMIN).divide(one, other)
+    return exact.quantize(Decimal(1).scaleb(-scale), rounding=ROUND_HALF_UP, context=_EXACT)
 
 
 def _weight(one: Decimal, other: Decimal) -> int:
@@ -115,9 +140,11 @@ def _decimals(number: Decimal) -> int:
 
 
 def _hashable(value: Any) -> Any:
+    """A value that is equal to another one where PostgreSQL takes them for equal."""
     if isinstance(value, list):
         return tuple(_hashable(one) for one in value)
-    return value
+    # Python's NaN is not equal to itself.
+    return ("NaN",) if isinstance(value, float | Decimal) and value != value else value
 
 
 def distinct_rows(rows: Iterable[Row]) -> list[Row]:
@@ -125,25 +152,54 @@ def distinct_rows(rows: Iterable[Row]) -> list[Row]:
     return list({tuple(_hashable(value) for value in row): row for row in rows}.values())
 
 
+def _comparable(told: Sequence[Any], by_code_point: bool) -> str:
+    """The type of what is compared. CannotScatter when Python does not order it as PostgreSQL does."""
+    _, kind, collation = told
+    if kind not in _ORDERED_ALIKE:
+        raise CannotScatter(
+            f"values of type {kind} are ordered by PostgreSQL alone",
+            hint="Cast them to a number or a text, or order the answer yourself.",
+        )
+    if kind in _TEXTS and collation not in _BY_CODE_POINT and not (by_code_point and collation == '"default"'):
+        raise CannotScatter(
+            "texts are compared by the collation of the database, which is not that of Python",
+            hint='Write column COLLATE "C", or order the answer yourself.',
+        )
+    return str(kind)
+
+
+def _ordered(value: Any) -> Any:
+    """What Python orders as PostgreSQL orders the value: NaN, in no order here, is greater than every number there."""
+    if isinstance(value, float | Decimal):
+        return (1, 0) if value != value else (0, value)
+    return value
+
+
 def sorter(order: Sequence[Order], by_code_point: bool) -> Callable[[list[Row]], list[Row]]:
     """Sorts rows as ORDER BY does."""
 
     def in_order(rows: list[Row]) -> list[Row]:
-        for key in reversed(order):
-            rows = _sorted(rows, key, by_code_point)
+        keys: list[tuple[Order, str]] = []
+        kind = ""
+        for key in order:
+            told = rows[0][key.column] if rows else None
+            if isinstance(told, list) and len(told) == 3 and told[0] == TYPE_MARK:
+                kind = _comparable(told, by_code_point)
+            else:
+                keys.append((key, kind))
+                kind = ""
+        for key, kind in reversed(keys):
+            rows = _sorted(rows, key, kind)
         return rows
 
     return in_order
 
 
-def _sorted(rows: list[Row], key: Order, by_code_point: bool) -> list[Row]:
+def _sorted(rows: list[Row], key: Order, kind: str) -> list[Row]:
+    def value_of(row: Row) -> Any:
+        # Of a char(n) the padding does not count.
+        return row[key.column].rstrip(" ") if kind == "character" else _ordered(row[key.column])
+
     nulls = [row for row in rows if row[key.column] is None]
-    others = [row for row in rows if row[key.column] is not None]
-    if not by_code_point and any(isinstance(row[key.column], str) for row in others):
-        raise CannotScatter(
-            "texts are ordered by the collation of the database, which is not that of Python",
-            hint='Write ORDER BY column COLLATE "C", or order the answer yourself.',
-        )
-    # Python's NaN is in no order; PostgreSQL's is greater than every number.
-    others.sort(key=lambda row: (row[key.column] != row[key.column], row[key.column]), reverse=key.is_desc)
+    others = sorted((row for row in rows if row[key.column] is not None), key=value_of, reverse=key.is_desc)
     return [*nulls, *others] if key.nulls_first else [*others, *nulls]

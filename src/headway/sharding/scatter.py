@@ -17,10 +17,11 @@ from sqlglot import exp
 
 from headway.errors import CannotScatter
 from headway.model.sharding import TableKey
+from headway.sharding.colocation import co_located
 from headway.sharding.layout import REFERENCE_SCHEMA, identifier
-from headway.sharding.merge import Column, Order
+from headway.sharding.merge import TYPE_MARK, Column, Order
+from headway.sharding.statement import AsWritten, Node, column_name, has_aggregate, is_aggregate, parameters, text
 
-Node = Any  # of sqlglot's tree; its classes have changed their common ancestor
 _SCHEMA = "headway_any_shard"
 _QUOTED = f'"{_SCHEMA}"'
 _ADDED: tuple[type[Any], ...] = (exp.Count, exp.Sum)
@@ -28,6 +29,7 @@ _COMPARED: dict[type[Any], str] = {exp.Min: "min", exp.Max: "max"}
 _LOGICAL: dict[type[Any], str] = {exp.LogicalAnd: "all", exp.LogicalOr: "any"}
 _IN_PYTHON = "Ask for its parts and put them together in Python."
 _ONE_SHARD = "Ask one shard for it: at(key)."
+_TEXT_TYPES = "'text'::regtype, 'varchar'::regtype, 'bpchar'::regtype, 'name'::regtype"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class Scatter:
 def scatter(sql: str, keys: Mapping[str, TableKey], reference: Collection[str] = ()) -> Scatter:
     """Plan a statement. CannotScatter says what cannot be answered over all shards, and what to do instead."""
     try:
-        parsed = sqlglot.parse(sql, read="postgres")
+        parsed = sqlglot.parse(sql, read=AsWritten)
     except sqlglot.errors.SqlglotError as error:
         raise CannotScatter(f"the statement cannot be read: {str(error).splitlines()[0]}") from None
     if len(parsed) != 1 or parsed[0] is None:
@@ -78,6 +80,9 @@ def scatter(sql: str, keys: Mapping[str, TableKey], reference: Collection[str] =
         kind = type(tree).__name__.upper()
         hint = "Write through at(key) or run(key, …), shard by shard; a schema is changed by migrations."
         raise CannotScatter(f"everywhere takes a SELECT, not {kind}", hint=hint)
+    for name in tree.find_all(exp.Identifier):
+        if not name.args.get("quoted"):
+            name.set("this", name.this.lower())  # as PostgreSQL folds it
     _check_shape(tree)
     _check_tables(tree, keys, reference)
     return _Planner(tree, keys).plan()
@@ -109,42 +114,19 @@ def _check_tables(tree: exp.Select, keys: Mapping[str, TableKey], reference: Col
     tables = list(tree.find_all(exp.Table))
     if not tables:
         raise CannotScatter("the statement reads no table", hint="It has nothing to do with shards.")
-    spread: list[tuple[str, str]] = []  # alias, key column
+    spread = False
     for table in tables:
         if table.args.get("db"):
-            raise CannotScatter(f"table {table.sql('postgres')} names a schema", hint="A shard is its own schema.")
+            raise CannotScatter(f"table {text(table)} names a schema", hint="A shard is its own schema.")
+        if table.args.get("joins"):
+            raise CannotScatter("a join in parentheses", hint="Write the joins one after the other.")
         if table.name in keys:
-            spread.append((table.alias_or_name, keys[table.name].column))
+            spread = True
         elif table.name not in reference:
             known = ", ".join([*keys, *reference])
             raise CannotScatter(f"there is no table {table.name} in the declaration", hint=f"There is: {known}.")
     if not spread:
         raise CannotScatter("only reference tables are read, which every server has", hint=_ONE_SHARD)
-    for one in spread[1:]:
-        if not any(_joined(tree, one, other) for other in spread if other != one):
-            told = f"{one[0]} is joined by another column than its key {one[1]}: the rows are on several shards"
-            raise CannotScatter(told, hint="Join by the keys, or ask twice.")
-
-
-def _joined(tree: exp.Select, one: tuple[str, str], other: tuple[str, str]) -> bool:
-    """Whether two tables are joined by the equality of their keys."""
-    wanted = {one, other}
-    conditions = [join.args.get("on") for join in tree.args.get("joins") or ()]
-    where = tree.args.get("where")
-    conditions.append(where.this if where is not None else None)
-    for condition in conditions:
-        for part in condition.flatten() if isinstance(condition, exp.And) else [condition]:
-            if isinstance(part, exp.EQ) and {(side.table, side.name) for side in _columns(part)} == wanted:
-                return True
-    for join in tree.args.get("joins") or ():
-        using = [name.name for name in join.args.get("using") or ()]
-        if one[1] == other[1] and one[1] in using:
-            return True
-    return False
-
-
-def _columns(part: exp.EQ) -> list[exp.Column]:
-    return [side for side in (part.this, part.expression) if isinstance(side, exp.Column)]
 
 
 class _Planner:
@@ -153,30 +135,30 @@ class _Planner:
     def __init__(self, tree: exp.Select, keys: Mapping[str, TableKey]) -> None:
         self._tree = tree
         self._spread = {table.name for table in tree.find_all(exp.Table) if table.name in keys}
-        self._keys = {keys[table].column for table in self._spread}
+        self._keys = co_located(tree, keys)
+        self._is_one_table = len(list(tree.find_all(exp.Table))) == 1 and not tree.args.get("joins")
         self._asked: list[Node] = []
         self._columns: list[Column] = []
+        self._shown = 0  # of the columns asked for, those that the caller sees when nothing is grouped
 
     def plan(self) -> Scatter:
         tree = self._tree
         limit, offset = _bound(tree.args.get("limit")), _bound(tree.args.get("offset"))
-        group = tree.args.get("group")
-        is_grouped = group is not None or any(tree.find(kind) for kind in (exp.AggFunc,))
+        group, having = tree.args.get("group"), tree.args.get("having")
+        is_grouped = group is not None or having is not None or has_aggregate(tree)
         groups: tuple[int, ...] | None = None
-        star = any(one.is_star for one in tree.expressions)
         distinct = tree.args.get("distinct") is not None
         if is_grouped and not self._by_key(group):
-            if tree.args.get("having") is not None:
+            if having is not None:
                 raise CannotScatter("HAVING is about groups that are spread over shards", hint=_IN_PYTHON)
             if distinct:
                 raise CannotScatter("DISTINCT of aggregates", hint=_IN_PYTHON)
             groups = self._aggregates(group)
-        elif star:
-            self._asked = list(tree.expressions)
         else:
-            for one in tree.expressions:
-                self._take(one, Column(_name(one)))
-        order = self._order(star)
+            # The server knows the names, and what a star stands for; only what is asked for besides is counted here.
+            self._asked = list(tree.expressions)
+            self._shown = len(self._asked)
+        order = self._order(is_plain=groups is None)
         asked = tree.copy()
         asked.set("expressions", [one.copy() for one in self._asked])
         for part in ("limit", "offset", *(("order",) if groups is not None or limit is None else ())):
@@ -186,40 +168,72 @@ class _Planner:
         for table in asked.find_all(exp.Table):
             schema = _SCHEMA if table.name in self._spread else REFERENCE_SCHEMA
             table.set("db", exp.to_identifier(schema, quoted=True))
-        numbers = [int(str(p.this)) for p in tree.find_all(exp.Parameter) if str(p.this).isdigit()]
+        numbers = parameters(tree)
+        for number in sorted(numbers - parameters(asked)):
+            # A statement has to mention every argument that it is given.
+            asked.where(f"(${number}::bigint IS NULL OR true)", dialect=AsWritten, copy=False)
         return Scatter(
-            template=asked.sql("postgres"),
+            template=text(asked),
             columns=tuple(self._columns),
             groups=groups,
             distinct=distinct,
             order=order,
             limit=limit,
             offset=offset,
-            star=star,
+            star=groups is None,
             needs=max(numbers, default=0),
         )
 
     def _by_key(self, group: exp.Group | None) -> bool:
         """Whether every group is on one shard: it is told apart by the key as well."""
-        if group is None:
+        return group is not None and any(self._is_key(one) for one in self._expanded(group))
+
+    def _is_key(self, one: Node) -> bool:
+        if not isinstance(one, exp.Column):
             return False
-        return any(isinstance(one, exp.Column) and one.name in self._keys for one in self._expanded(group))
+        # Without a table it can be no other table's: PostgreSQL would call it ambiguous.
+        return (one.table, one.name) in self._keys or (not one.table and one.name in {key[1] for key in self._keys})
+
+    def _same(self, one: Node, other: Node) -> bool:
+        return bool(self._bare(one) == self._bare(other))
+
+    def _bare(self, one: Node) -> Node:
+        """Without what makes no difference: the table's name where there is one table."""
+        one = one.unalias().copy()
+        if self._is_one_table:
+            for column in one.find_all(exp.Column):
+                column.set("table", None)
+        return one
 
     def _expanded(self, group: exp.Group) -> list[Node]:
         """The expressions of GROUP BY, with positions and aliases replaced by what they stand for."""
         if group.find(exp.Cube, exp.Rollup, exp.GroupingSets):
             raise CannotScatter("GROUPING SETS, ROLLUP and CUBE are not put together over shards", hint=_IN_PYTHON)
         aliases = {one.alias: one.this for one in self._tree.expressions if isinstance(one, exp.Alias)}
-        found = []
+        found: list[Node] = []
         for one in group.expressions:
             if isinstance(one, exp.Literal) and not one.is_string:
-                chosen = self._tree.expressions[int(one.name) - 1]
-                found.append(chosen.unalias())
+                found.append(self._chosen("GROUP BY", int(one.name)).unalias())
+            elif isinstance(one, exp.Tuple):
+                raise CannotScatter(f"GROUP BY {text(one)}", hint="Name the columns one by one.")
             elif isinstance(one, exp.Column) and not one.table and one.name in aliases:
-                found.append(aliases[one.name])
+                meant = aliases[one.name]
+                columns = {column.name for column in meant.find_all(exp.Column)}
+                if not columns:
+                    told = f"GROUP BY {one.name} is the column where there is one, else the constant"
+                    raise CannotScatter(told, hint="Give the constant another name, or do not group by it.")
+                # A column goes before an alias. That there is one is seen here from the alias being made of it.
+                found.append(one if one.name in columns else meant)
             else:
                 found.append(one)
         return found
+
+    def _chosen(self, clause: str, number: int) -> Node:
+        """What a position stands for."""
+        before = self._tree.expressions[:number]
+        if not 1 <= number <= len(self._tree.expressions) or any(one.is_star for one in before):
+            raise CannotScatter(f"{clause} {number} is not a column of the answer", hint="Name it.")
+        return before[-1]
 
     def _take(self, expression: Node, column: Column) -> int:
         self._asked.append(expression)
@@ -230,8 +244,8 @@ class _Planner:
         groups = self._expanded(group) if group is not None else []
         places: dict[int, int] = {}
         for one in self._tree.expressions:
-            name, inner = _name(one), one.unalias()
-            number = next((n for n, each in enumerate(groups) if each == inner), None)
+            name, inner = column_name(one), one.unalias()
+            number = next((n for n, each in enumerate(groups) if self._same(each, inner)), None)
             if number is not None:
                 places.setdefault(number, self._take(exp.alias_(inner.copy(), name, quoted=True), Column(name)))
             else:
@@ -243,11 +257,15 @@ class _Planner:
 
     def _aggregate(self, inner: Node, name: str) -> None:
         """The parts of an aggregate that shards can give, and how they go together."""
-        default: object = None
-        if isinstance(inner, exp.Coalesce) and len(inner.expressions) == 1:
-            literal = inner.expressions[0]
-            if isinstance(literal, exp.Literal) and not literal.is_string and literal.name.isdigit():
-                default, inner = int(literal.name), inner.this
+        default: int | None = None
+        if isinstance(inner, exp.Coalesce) and len(inner.expressions) == 1 and has_aggregate(inner.this):
+            other = inner.expressions[0]
+            if isinstance(other, exp.Literal | exp.Parameter):
+                # In the type that coalesce would give it: NULL of the aggregate's type, and the literal.
+                never = exp.Nullif(this=inner.this.copy(), expression=inner.this.copy())
+                typed = exp.Coalesce(this=never, expressions=[other.copy()])
+                default = self._take(exp.alias_(typed, f"headway_d{len(self._asked)}"), Column("", hidden=True))
+                inner = inner.this
         function = inner.this if isinstance(inner, exp.Filter) else inner
 
         def asked(expression: Node, label: str) -> Node:
@@ -261,82 +279,95 @@ class _Planner:
             over = function.this.expressions
             if len(over) != 1:
                 raise CannotScatter("count(DISTINCT …) of several columns", hint=_IN_PYTHON)
-            if isinstance(over[0], exp.Column) and over[0].name in self._keys:
+            if self._is_key(over[0]):
                 self._take(asked(function.copy(), name), Column(name, "sum", default))
                 return
             listed = exp.ArrayAgg(this=exp.Distinct(expressions=[over[0].copy()]))
-            self._take(asked(listed, name), Column(name, "distinct"))
+            self._take(asked(listed, name), Column(name, "distinct", default))
             return
         if is_distinct and kind not in _COMPARED:
-            raise CannotScatter(f"{function.sql('postgres')}: a value may be on several shards", hint=_IN_PYTHON)
+            raise CannotScatter(f"{text(function)}: a value may be on several shards", hint=_IN_PYTHON)
         if kind in _ADDED:
             self._take(asked(function.copy(), name), Column(name, "sum", default))
         elif kind in _COMPARED:
-            self._take(asked(function.copy(), name), Column(name, _COMPARED[kind], default))
+            index = len(self._asked)
+            self._take(asked(function.copy(), name), Column(name, _COMPARED[kind], default, kind=index + 1))
+            self._take_kind(inner)
         elif kind in _LOGICAL:
-            self._take(asked(function.copy(), name), Column(name, _LOGICAL[kind]))
+            self._take(asked(function.copy(), name), Column(name, _LOGICAL[kind], default))
         elif kind is exp.Avg:
-            first = self._take(asked(exp.Sum(this=function.this.copy()), name), Column(name, "avg", default))
+            # avg adds up a real in double precision, which sum does not.
+            total = exp.Sum(this=exp.Mul(this=exp.paren(function.this.copy()), expression=exp.Literal.number(1)))
+            first = self._take(asked(total, name), Column(name, "avg", default))
             self._take(asked(exp.Count(this=function.this.copy()), f"headway_n{first}"), Column("", "sum", hidden=True))
-        elif isinstance(function, exp.AggFunc):
-            raise CannotScatter(f"{function.sql('postgres')} is not put together over shards", hint=_IN_PYTHON)
-        elif inner.find(exp.AggFunc):
-            told = f"{inner.sql('postgres')} computes with aggregates of each shard"
+        elif is_aggregate(function):
+            raise CannotScatter(f"{text(function)} is not put together over shards", hint=_IN_PYTHON)
+        elif has_aggregate(inner):
+            told = f"{text(inner)} computes with aggregates of each shard"
             raise CannotScatter(told, hint=_IN_PYTHON)
         else:
-            told = f"{inner.sql('postgres')} is neither an aggregate nor in GROUP BY"
+            told = f"{text(inner)} is neither an aggregate nor in GROUP BY"
             raise CannotScatter(told, hint="Take it into GROUP BY.")
 
-    def _order(self, star: bool) -> tuple[Order, ...]:
+    def _take_kind(self, value: Node) -> int:
+        """Ask for the type of a value, and for its collation, which numbers do not have."""
+        inner = text(value)
+        told = (
+            f"ARRAY['{TYPE_MARK}', pg_typeof({inner})::text, "
+            f"CASE WHEN pg_typeof({inner}) IN ({_TEXT_TYPES}) THEN pg_collation_for({inner}) END]"
+        )
+        kind = sqlglot.parse_one(told, read=AsWritten)
+        return self._take(exp.alias_(kind, f"headway_k{len(self._asked)}"), Column("", hidden=True))
+
+    def _order(self, is_plain: bool) -> tuple[Order, ...]:
         found: list[Order] = []
         order = self._tree.args.get("order")
         for one in order.expressions if order is not None else ():
-            wanted, is_desc = one.this, bool(one.args.get("desc"))
-            nulls_first = bool(one.args.get("nulls_first")) if one.args.get("nulls_first") is not None else is_desc
-            if isinstance(wanted, exp.Literal) and not wanted.is_string:
-                index = self._position(int(wanted.name), star)
-            else:
-                index = self._index(wanted, star)
-            found.append(Order(index, is_desc, nulls_first))
+            if not isinstance(one, exp.Ordered) or one.args.get("using") or one.args.get("with_fill"):
+                raise CannotScatter("ORDER BY with an operator of its own", hint=_IN_PYTHON)
+            is_desc, nulls_first = bool(one.args.get("desc")), bool(one.args.get("nulls_first"))
+            index, value = self._plain_index(one.this) if is_plain else self._group_index(one.this)
+            if value is not None:
+                found.append(Order(self._take_kind(value) - self._shown))
+            found.append(Order(index - self._shown, is_desc, nulls_first))
         return tuple(found)
 
-    def _position(self, number: int, star: bool) -> int:
-        visible = [index for index, column in enumerate(self._columns) if not column.hidden]
-        if star or not 1 <= number <= len(visible):
-            raise CannotScatter(f"ORDER BY {number} is not a column of the answer", hint="Name it.")
-        return visible[number - 1]
+    def _meant(self, wanted: Node) -> int | None:
+        """Which of the selected columns a key of ORDER BY is: by position, by name, which goes first, or as it is."""
+        selected = self._tree.expressions
+        if isinstance(wanted, exp.Literal) and not wanted.is_string:
+            self._chosen("ORDER BY", int(wanted.name))
+            return int(wanted.name) - 1
+        if isinstance(wanted, exp.Column) and not wanted.table:
+            for index, one in enumerate(selected):
+                if one.alias_or_name == wanted.name and not one.is_star:
+                    return index
+        return next((index for index, one in enumerate(selected) if self._same(one, wanted)), None)
 
-    def _index(self, wanted: Node, star: bool) -> int:
-        """The column to order by; one that is not in the answer is asked for besides."""
-        for index, (asked, column) in enumerate(zip(self._asked, self._columns, strict=False)):
-            is_named = isinstance(wanted, exp.Column) and not wanted.table and wanted.name == column.name
-            if not star and (is_named or asked.unalias() == wanted):
-                return index
-        if any(column.merge for column in self._columns) or self._tree.find(exp.AggFunc):
-            told = f"ORDER BY {wanted.sql('postgres')} is not in the answer"
-            raise CannotScatter(told, hint="Select it as well.")
+    def _plain_index(self, wanted: Node) -> tuple[int, Node | None]:
+        """The column to order by; one that is not in the answer is asked for besides. And what to ask the type of."""
+        meant = self._meant(wanted)
+        value = wanted if meant is None else self._tree.expressions[meant].unalias()
+        asks = None if self._is_key(value) or isinstance(value, exp.Count) else value
+        if meant is not None and not any(one.is_star for one in self._tree.expressions):
+            return meant, asks
         if self._tree.args.get("distinct") is not None:
-            raise CannotScatter("ORDER BY of what DISTINCT does not keep", hint="Select it as well.")
+            raise CannotScatter("ORDER BY of what DISTINCT does not keep", hint="Name it in the SELECT.")
         # With a star it is behind the server's own columns, which are not counted here.
-        self._asked.append(exp.alias_(wanted.copy(), f"headway_o{len(self._asked)}"))
-        self._columns.append(Column("", hidden=True))
-        return len(self._columns) - 1
+        hidden = exp.alias_(value.copy(), f"headway_o{len(self._asked)}")
+        return self._take(hidden, Column("", hidden=True)), asks
 
-
-def _name(expression: Node) -> str:
-    """What PostgreSQL calls a column of the answer."""
-    if isinstance(expression, exp.Alias):
-        return str(expression.alias)
-    if isinstance(expression, exp.Column):
-        return str(expression.name)
-    inner = expression.unalias()
-    if isinstance(inner, exp.Filter):
-        inner = inner.this
-    if isinstance(inner, exp.Cast):
-        return _name(inner.this)
-    if isinstance(inner, exp.Func):
-        return inner.sql("postgres").partition("(")[0].lower()
-    return "?column?"
+    def _group_index(self, wanted: Node) -> tuple[int, Node | None]:
+        """The column of merged groups to order by."""
+        meant = self._meant(wanted)
+        if meant is None:
+            raise CannotScatter(f"ORDER BY {text(wanted)} is not in the answer", hint="Select it as well.")
+        shown = [index for index, column in enumerate(self._columns) if not column.hidden]
+        index = shown[meant]
+        counts = self._columns[index].merge in ("distinct", "all", "any") or isinstance(
+            self._asked[index].unalias(), exp.Count
+        )
+        return index, None if counts else self._asked[index].unalias()
 
 
 def _bound(clause: Node | None) -> Bound | None:
