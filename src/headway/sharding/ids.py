@@ -9,8 +9,8 @@ moves to a server whose clock is behind: a move takes the sequence along. Taking
 as is often done, is unique in none of these cases.
 
 The slot is that of the key of the row, not the shard's number: it is of the largest number of shards that doubling
-leads to, so that it tells the right shard after every doubling. An id finds its row without the key. For that the function
-is given the key, and cannot be a column's DEFAULT, which knows no other column; `id_trigger_sql` fills it in.
+leads to, so that it tells the right shard after every doubling. An id finds its row without the key. For that the
+function is given the key, and cannot be a column's DEFAULT, which knows no other column; `id_trigger_sql` fills it in.
 
 An id of a row is not to be its own sharding key: a key finds its shard by its hash, whatever its bits say. What needs a
 key before it has a shard (a new customer) takes `uuid7`, which needs nobody; its order does no harm, for it is hashed.
