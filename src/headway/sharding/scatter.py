@@ -8,7 +8,7 @@ Pure; SQL is read by sqlglot.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +20,9 @@ from headway.model.sharding import TableKey
 from headway.sharding.colocation import co_located
 from headway.sharding.layout import REFERENCE_SCHEMA, identifier
 from headway.sharding.merge import TYPE_MARK, Column, Order
-from headway.sharding.statement import AsWritten, Node, column_name, has_aggregate, is_aggregate, parameters, text
+from headway.sharding.statement import AsWritten, Node, column_name, has_aggregate, is_aggregate, parameters, read, text
 
 _SCHEMA = "headway_any_shard"
-_QUOTED = f'"{_SCHEMA}"'
 _ADDED: tuple[type[Any], ...] = (exp.Count, exp.Sum)
 _COMPARED: dict[type[Any], str] = {exp.Min: "min", exp.Max: "max"}
 _LOGICAL: dict[type[Any], str] = {exp.LogicalAnd: "all", exp.LogicalOr: "any"}
@@ -51,7 +50,7 @@ class Bound:
 class Scatter:
     """What to ask, and how to put the answers together."""
 
-    template: str
+    template: tuple[str, ...]  # with the name of a schema between the pieces
     columns: tuple[Column, ...]  # of the answer that servers give; hidden ones are not the caller's
     groups: tuple[int, ...] | None  # columns that tell groups apart; None: rows are only put one after the other
     distinct: bool = False
@@ -63,29 +62,28 @@ class Scatter:
 
     def server_sql(self, schemas: Sequence[str]) -> str:
         """One server's statement, over its shards."""
-        parts = [self.template.replace(_QUOTED, identifier(schema)) for schema in schemas]
+        parts = [identifier(schema).join(self.template) for schema in schemas]
         return "\nUNION ALL\n".join(f"({part})" for part in parts)
 
 
 def scatter(sql: str, keys: Mapping[str, TableKey], reference: Collection[str] = ()) -> Scatter:
     """Plan a statement. CannotScatter says what cannot be answered over all shards, and what to do instead."""
-    try:
-        parsed = sqlglot.parse(sql, read=AsWritten)
-    except sqlglot.errors.SqlglotError as error:
-        raise CannotScatter(f"the statement cannot be read: {str(error).splitlines()[0]}") from None
-    if len(parsed) != 1 or parsed[0] is None:
-        raise CannotScatter("everywhere takes one statement", hint="Call it once for each.")
-    tree = parsed[0]
+    tree = read(sql)
     if not isinstance(tree, exp.Select):
         kind = type(tree).__name__.upper()
         hint = "Write through at(key) or run(key, …), shard by shard; a schema is changed by migrations."
         raise CannotScatter(f"everywhere takes a SELECT, not {kind}", hint=hint)
-    for name in tree.find_all(exp.Identifier):
-        if not name.args.get("quoted"):
-            name.set("this", name.this.lower())  # as PostgreSQL folds it
     _check_shape(tree)
     _check_tables(tree, keys, reference)
-    return _Planner(tree, keys).plan()
+    return _Planner(tree, keys, _placeholder(sql)).plan()
+
+
+def _placeholder(sql: str) -> str:
+    """A name for any shard's schema that the statement does not contain."""
+    name = _SCHEMA
+    while name in sql:
+        name += "_"
+    return name
 
 
 def _check_shape(tree: exp.Select) -> None:
@@ -132,8 +130,9 @@ def _check_tables(tree: exp.Select, keys: Mapping[str, TableKey], reference: Col
 class _Planner:
     """Rewrites one SELECT to the one that each shard is asked."""
 
-    def __init__(self, tree: exp.Select, keys: Mapping[str, TableKey]) -> None:
+    def __init__(self, tree: exp.Select, keys: Mapping[str, TableKey], placeholder: str) -> None:
         self._tree = tree
+        self._placeholder = placeholder
         self._spread = {table.name for table in tree.find_all(exp.Table) if table.name in keys}
         self._keys = co_located(tree, keys)
         self._is_one_table = len(list(tree.find_all(exp.Table))) == 1 and not tree.args.get("joins")
@@ -166,14 +165,14 @@ class _Planner:
         if limit is not None and groups is None:
             asked.set("limit", _both(tree.args.get("limit"), tree.args.get("offset")))
         for table in asked.find_all(exp.Table):
-            schema = _SCHEMA if table.name in self._spread else REFERENCE_SCHEMA
+            schema = self._placeholder if table.name in self._spread else REFERENCE_SCHEMA
             table.set("db", exp.to_identifier(schema, quoted=True))
         numbers = parameters(tree)
         for number in sorted(numbers - parameters(asked)):
             # A statement has to mention every argument that it is given.
             asked.where(f"(${number}::bigint IS NULL OR true)", dialect=AsWritten, copy=False)
         return Scatter(
-            template=text(asked),
+            template=tuple(text(asked).split(f'"{self._placeholder}"')),
             columns=tuple(self._columns),
             groups=groups,
             distinct=distinct,
@@ -198,8 +197,8 @@ class _Planner:
         return bool(self._bare(one) == self._bare(other))
 
     def _bare(self, one: Node) -> Node:
-        """Without what makes no difference: the table's name where there is one table."""
-        one = one.unalias().copy()
+        """Without what makes no difference: parentheses, and the table's name where there is one table."""
+        one = one.unalias().unnest().copy()
         if self._is_one_table:
             for column in one.find_all(exp.Column):
                 column.set("table", None)
@@ -211,11 +210,9 @@ class _Planner:
             raise CannotScatter("GROUPING SETS, ROLLUP and CUBE are not put together over shards", hint=_IN_PYTHON)
         aliases = {one.alias: one.this for one in self._tree.expressions if isinstance(one, exp.Alias)}
         found: list[Node] = []
-        for one in group.expressions:
+        for one in _flat(group.expressions):
             if isinstance(one, exp.Literal) and not one.is_string:
                 found.append(self._chosen("GROUP BY", int(one.name)).unalias())
-            elif isinstance(one, exp.Tuple):
-                raise CannotScatter(f"GROUP BY {text(one)}", hint="Name the columns one by one.")
             elif isinstance(one, exp.Column) and not one.table and one.name in aliases:
                 meant = aliases[one.name]
                 columns = {column.name for column in meant.find_all(exp.Column)}
@@ -260,7 +257,9 @@ class _Planner:
         default: int | None = None
         if isinstance(inner, exp.Coalesce) and len(inner.expressions) == 1 and has_aggregate(inner.this):
             other = inner.expressions[0]
-            if isinstance(other, exp.Literal | exp.Parameter):
+            if isinstance(
+                other.this if isinstance(other, exp.Neg) else other, exp.Literal | exp.Parameter | exp.Boolean
+            ):
                 # In the type that coalesce would give it: NULL of the aggregate's type, and the literal.
                 never = exp.Nullif(this=inner.this.copy(), expression=inner.this.copy())
                 typed = exp.Coalesce(this=never, expressions=[other.copy()])
@@ -368,6 +367,17 @@ class _Planner:
             self._asked[index].unalias(), exp.Count
         )
         return index, None if counts else self._asked[index].unalias()
+
+
+def _flat(expressions: Sequence[Node]) -> Iterator[Node]:
+    """The expressions of GROUP BY: (a, b) are two."""
+    for one in expressions:
+        if isinstance(one, exp.Tuple):
+            if not one.expressions:
+                raise CannotScatter("GROUP BY ()", hint="Leave it out.")
+            yield from _flat(one.expressions)
+        else:
+            yield one.unnest()
 
 
 def _bound(clause: Node | None) -> Bound | None:

@@ -6,22 +6,28 @@ double, EXTRACT a numeric). A shard is to be asked what was written.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
+import sqlglot
 from sqlglot import exp
 from sqlglot.dialects import Postgres
+from sqlglot.tokens import TokenType
+
+from headway.errors import CannotScatter
 
 Node = Any  # of sqlglot's tree; its classes have changed their common ancestor
-# All aggregates of PostgreSQL besides those below: one taken for an ordinary function would be answered by each shard.
+# All aggregates of PostgreSQL: one taken for an ordinary function would be answered by each shard. Those that are parsed
+# as such below come by name when they are written with their schema.
 _AGGREGATES = frozenset({
-    "any_value", "array_agg", "bit_and", "bit_or", "bit_xor", "corr", "covar_pop", "covar_samp", "cume_dist",
-    "dense_rank", "every", "grouping", "json_agg", "json_agg_strict", "json_arrayagg", "json_object_agg",
-    "json_object_agg_strict", "json_object_agg_unique", "json_object_agg_unique_strict", "json_objectagg",
-    "jsonb_agg", "jsonb_agg_strict", "jsonb_object_agg", "jsonb_object_agg_strict", "jsonb_object_agg_unique",
-    "jsonb_object_agg_unique_strict", "mode", "percent_rank", "percentile_cont", "percentile_disc", "range_agg",
-    "range_intersect_agg", "rank", "regr_avgx", "regr_avgy", "regr_count", "regr_intercept", "regr_r2", "regr_slope",
-    "regr_sxx", "regr_sxy", "regr_syy", "stddev", "stddev_pop", "stddev_samp", "string_agg", "var_pop", "var_samp",
-    "variance", "xmlagg",
+    "any_value", "array_agg", "avg", "bit_and", "bit_or", "bit_xor", "bool_and", "bool_or", "corr", "count",
+    "covar_pop", "covar_samp", "cume_dist", "dense_rank", "every", "grouping", "json_agg", "json_agg_strict",
+    "json_arrayagg", "json_object_agg", "json_object_agg_strict", "json_object_agg_unique",
+    "json_object_agg_unique_strict", "json_objectagg", "jsonb_agg", "jsonb_agg_strict", "jsonb_object_agg",
+    "jsonb_object_agg_strict", "jsonb_object_agg_unique", "jsonb_object_agg_unique_strict", "max", "min", "mode",
+    "percent_rank", "percentile_cont", "percentile_disc", "range_agg", "range_intersect_agg", "rank", "regr_avgx",
+    "regr_avgy", "regr_count", "regr_intercept", "regr_r2", "regr_slope", "regr_sxx", "regr_sxy", "regr_syy",
+    "stddev", "stddev_pop", "stddev_samp", "string_agg", "sum", "var_pop", "var_samp", "variance", "xmlagg",
 })  # fmt: skip
 
 
@@ -42,6 +48,38 @@ class AsWritten(Postgres):  # type: ignore[misc]
         FUNCTION_PARSERS = {  # noqa: RUF012
             name: parser for name, parser in Postgres.Parser.FUNCTION_PARSERS.items() if name != "DATE_PART"
         }
+
+    class Generator(Postgres.Generator):  # type: ignore[misc]
+        # Operators stay operators: as functions they would bind as sqlglot reads them, not as PostgreSQL does.
+        TRANSFORMS = {  # noqa: RUF012
+            **Postgres.Generator.TRANSFORMS,
+            exp.Pow: lambda self, node: self.binary(node, "^"),
+            exp.Sqrt: lambda self, node: f"|/ {self.sql(node, 'this')}",
+            exp.Cbrt: lambda self, node: f"||/ {self.sql(node, 'this')}",
+        }
+
+
+def read(sql: str) -> Node:
+    """The tree of one statement, with names as PostgreSQL folds them. CannotScatter when it cannot be read."""
+    try:
+        tokens = sqlglot.tokenize(sql, read=AsWritten)
+        parsed = sqlglot.parse(sql, read=AsWritten)
+    except sqlglot.errors.SqlglotError as error:
+        raise CannotScatter(f"the statement cannot be read: {str(error).splitlines()[0]}") from None
+    for one, after in pairwise(tokens):
+        # PostgreSQL 16 reads 1_000 as a thousand; sqlglot as 1 with the name _000.
+        if one.token_type == TokenType.NUMBER and after.start == one.end + 1 and sql[after.start].isidentifier():
+            raise CannotScatter(
+                f"the number {sql[one.start : after.end + 1]}", hint="Write it in decimal digits alone."
+            )
+    if any(sql[one.start : one.start + 2].lower() in ("0x", "0o", "0b") for one in tokens):
+        raise CannotScatter("a number that is not decimal", hint="Write it in decimal digits alone.")
+    if len(parsed) != 1 or parsed[0] is None:
+        raise CannotScatter("everywhere takes one statement", hint="Call it once for each.")
+    for name in parsed[0].find_all(exp.Identifier):
+        if not name.args.get("quoted"):
+            name.set("this", name.this.lower())
+    return parsed[0]
 
 
 def text(node: Node) -> str:
