@@ -12,13 +12,12 @@ from typing import Any
 import sqlglot
 from sqlglot import exp
 from sqlglot.dialects import Postgres
-from sqlglot.tokens import TokenType
 
 from headway.errors import CannotScatter
 
 Node = Any  # of sqlglot's tree; its classes have changed their common ancestor
-# All aggregates of PostgreSQL: one taken for an ordinary function would be answered by each shard. Those that are parsed
-# as such below come by name when they are written with their schema.
+# All aggregates of PostgreSQL: one taken for an ordinary function would be answered by each shard. Those that are
+# parsed as such below come by name when they are written with their schema.
 _AGGREGATES = frozenset({
     "any_value", "array_agg", "avg", "bit_and", "bit_or", "bit_xor", "bool_and", "bool_or", "corr", "count",
     "covar_pop", "covar_samp", "cume_dist", "dense_rank", "every", "grouping", "json_agg", "json_agg_strict",
@@ -68,12 +67,16 @@ def read(sql: str) -> Node:
         raise CannotScatter(f"the statement cannot be read: {str(error).splitlines()[0]}") from None
     for one, after in pairwise(tokens):
         # PostgreSQL 16 reads 1_000 as a thousand; sqlglot as 1 with the name _000.
-        if one.token_type == TokenType.NUMBER and after.start == one.end + 1 and sql[after.start].isidentifier():
+        if (
+            one.token_type == sqlglot.TokenType.NUMBER
+            and after.start == one.end + 1
+            and sql[after.start].isidentifier()
+        ):
             raise CannotScatter(
                 f"the number {sql[one.start : after.end + 1]}", hint="Write it in decimal digits alone."
             )
     if any(sql[one.start : one.start + 2].lower() in ("0x", "0o", "0b") for one in tokens):
-        raise CannotScatter("a number that is not decimal", hint="Write it in decimal digits alone.")
+        raise CannotScatter("a number that is not decimal", hint="Write it in digits alone.")
     if len(parsed) != 1 or parsed[0] is None:
         raise CannotScatter("everywhere takes one statement", hint="Call it once for each.")
     for name in parsed[0].find_all(exp.Identifier):
