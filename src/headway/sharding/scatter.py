@@ -135,6 +135,7 @@ class _Planner:
         self._placeholder = placeholder
         self._spread = {table.name for table in tree.find_all(exp.Table) if table.name in keys}
         self._keys = co_located(tree, keys)
+        self._is_text_key = any(keys[table].kind == "text" for table in self._spread)
         self._is_one_table = len(list(tree.find_all(exp.Table))) == 1 and not tree.args.get("joins")
         self._asked: list[Node] = []
         self._columns: list[Column] = []
@@ -257,9 +258,8 @@ class _Planner:
         default: int | None = None
         if isinstance(inner, exp.Coalesce) and len(inner.expressions) == 1 and has_aggregate(inner.this):
             other = inner.expressions[0]
-            if isinstance(
-                other.this if isinstance(other, exp.Neg) else other, exp.Literal | exp.Parameter | exp.Boolean
-            ):
+            constant = other.this if isinstance(other, exp.Neg) else other
+            if isinstance(constant, exp.Literal | exp.Parameter | exp.Boolean):
                 # In the type that coalesce would give it: NULL of the aggregate's type, and the literal.
                 never = exp.Nullif(this=inner.this.copy(), expression=inner.this.copy())
                 typed = exp.Coalesce(this=never, expressions=[other.copy()])
@@ -347,7 +347,8 @@ class _Planner:
         """The column to order by; one that is not in the answer is asked for besides. And what to ask the type of."""
         meant = self._meant(wanted)
         value = wanted if meant is None else self._tree.expressions[meant].unalias()
-        asks = None if self._is_key(value) or isinstance(value, exp.Count) else value
+        is_sure = isinstance(value, exp.Count) or (self._is_key(value) and not self._is_text_key)
+        asks = None if is_sure else value
         if meant is not None and not any(one.is_star for one in self._tree.expressions):
             return meant, asks
         if self._tree.args.get("distinct") is not None:
