@@ -7,6 +7,7 @@ rates around what a closed loop gets through, and has to agree with it and with 
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import resource
 import statistics
@@ -22,6 +23,7 @@ import uvloop
 
 from bench.edge_cost import wrk
 from bench.overload_load import FULL, Size, warm
+from bench.overload_machine import Patience
 from bench.overload_sample import Sample, cell, detail, refused, sample_of, served, void_of
 from bench.overload_stacks import APP, DEADLINE_S, DECLARATION, NORMAL, SLO_S, Peer, generator_core, running
 from bench.stacks import BIN, await_answer, family, free_port, headway, spawn
@@ -40,7 +42,7 @@ second. A request takes 2 ms of processor time and waits 10 ms; that with the da
 row that others want too. Own capacity is the best goodput of several rates, looked for in each round anew. It has to
 reach {floor:.0f} % of what a closed loop gets through, cannot be more than the {ceiling:.0f}/s that 2 ms allow, and a
 share of it cannot be more than {most:.0f} %: else a round is void, as it is when this generator could not make the
-load. Medians of {rounds} rounds (of one, where so many come at once):
+load or something else ran on this machine meanwhile. Medians of {rounds} rounds (of one, where so many come at once):
 
 | what | own capacity | goodput at 10x | served, p50 / p99 | refused, p99 |
 |---|---|---|---|---|
@@ -70,6 +72,7 @@ _OTHER = f'routes = ["/"]\n[services.other]\napp = "{APP}:app"\nroutes = ["/othe
 _BURN = "import ctypes, signal\nctypes.CDLL(None).prctl(1, signal.SIGKILL)\nwhile True: pass"
 _WORKER, _POSTGRES = "worker/boot.py", "postgres"
 _seeds = count(1)
+_patience = Patience(240.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +171,15 @@ def _good_per_s(result: LoadResult) -> float:
     return result.pieces[1].goodput_per_s
 
 
-def _sample(result: LoadResult, carried: Carried) -> Sample:
+def _loaded(plan: LoadPlan) -> tuple[LoadResult, str]:
+    """A load, and why it does not count."""
+    result, disturbed = _patience.measure(lambda: load(plan))
+    return result, disturbed or void_of(result)
+
+
+def _sample(result: LoadResult, void: str, carried: Carried) -> Sample:
     """What a row shows of a load: its middle, and no share that cannot be."""
-    void = void_of(result) or carried.void
+    void = void or carried.void
     if not void and _good_per_s(result) > _SHARE_MAX * carried.per_s:
         void = f"capacity: {_good_per_s(result):.0f}/s in time of {carried.per_s:.0f}/s carried"
     return replace(sample_of(result), goodput_per_s=_good_per_s(result), void=void)
@@ -180,14 +189,15 @@ def _tried(url: str, carried: Carried, size: Size, connections: Connections = "n
     """A multiple of what it carries."""
     if not carried.per_s:
         return Sample(0.0, None, None, None, 0.0, carried.void)
-    return _sample(load(_plan(url, times * carried.per_s, size.step_s, connections)), carried)
+    return _sample(*_loaded(_plan(url, times * carried.per_s, size.step_s, connections)), carried)
 
 
 def _closed_per_s(url: str) -> float:
     """What a closed loop gets through, of few clients, for none may be refused."""
     for connections in _CLOSED_CONNECTIONS:
         with suppress(RuntimeError):
-            return wrk(url, seconds=_CLOSED_S, connections=connections)[0]
+            closed = functools.partial(wrk, url, seconds=_CLOSED_S, connections=connections)
+            return _patience.measure(closed)[0][0]
     raise RuntimeError("a closed loop is refused")
 
 
@@ -203,9 +213,9 @@ def _carries(url: str, connections: Connections = "new") -> Carried:
     for number in range(_TRIES_MAX):
         if number == len(rates):
             rates.append(_FURTHER * rates[-1])
-        result = load(_plan(url, rates[number], _TRY_S, connections, _TRY_LEAD_S))
+        result, void = _loaded(_plan(url, rates[number], _TRY_S, connections, _TRY_LEAD_S))
         _await_calm(url)
-        voids += [void] if (void := void_of(result)) else []
+        voids += [void] if void else []
         found_per_s = 0.0 if void else min(rates[number], _good_per_s(result))
         is_better = found_per_s > _BETTER * best_per_s
         best_per_s = max(best_per_s, found_per_s)
@@ -324,11 +334,12 @@ def _two(size: Size, cores: tuple[int, ...]) -> str:
                 continue
             calm_per_s = found.per_s * _QUIET
             left_per_s = found.per_s - calm_per_s
-            first, second = _together(
+            plans = (
                 _plan(stack.url, _TIMES * left_per_s, size.step_s),
                 _plan(f"{stack.url}other", calm_per_s, size.step_s),
             )
-        void = void_of(first) or void_of(second) or found.void
+            (first, second), disturbed = _patience.measure(functools.partial(_together, *plans))
+        void = disturbed or void_of(first) or void_of(second) or found.void
         if not void and _good_per_s(first) > _SHARE_MAX * left_per_s:
             void = f"capacity: {_good_per_s(first):.0f}/s in time of {left_per_s:.0f}/s left"
         voids.append(void)
