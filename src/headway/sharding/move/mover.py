@@ -35,7 +35,7 @@ from headway.sharding.move.record import (
 )
 from headway.sharding.move.sessions import Connection, Sessions, connect, scalar
 from headway.sharding.move.statements import link_name, ours_comment
-from headway.sharding.move.switch import open_target, switch, take_back, verify
+from headway.sharding.move.switch import open_target, reopen, switch, verify
 from headway.sharding.move.work import GivenUp, Work
 
 __all__ = ["Mover", "open_moves"]
@@ -210,7 +210,6 @@ def _carry_on(work: Work) -> None:
     """The loop around the steps: what to do when one fails."""
     failing_s = 0.0  # since when
     pause_s = _AGAIN_S
-    stage = work.move.stage
     given_up: GivenUp | None = None
     while True:
         try:
@@ -221,16 +220,15 @@ def _carry_on(work: Work) -> None:
             work.move = read_move(work.sessions.catalog, work.move.id)
             if work.move.stage in ENDED:
                 return
-            if failing_s and work.move.stage == "fencing":
-                take_back(work)
+            if failing_s:
+                reopen(work)
             if work.move.abort_wanted and work.move.stage not in COMMITTED and work.move.stage != "aborting":
                 work.advance("aborting")
             work.sessions.end_orphans("source")
             if work.move.stage != "aborting":
                 work.sessions.end_orphans("target")
             while work.move.stage not in ENDED:
-                stage = work.move.stage
-                STEPS[stage](work)
+                STEPS[work.move.stage](work)
                 failing_s, pause_s = 0.0, _AGAIN_S
             return
         except Stopped:

@@ -34,25 +34,31 @@ def ours_comment(catalog_id: str, move_id: int) -> str:
     return f"headway: being moved here ({catalog_id} {move_id})"
 
 
+def close_fence(schema: str) -> sql.Composed:
+    """What the triggers do from now on: refuse every write, whoever comes."""
+    return sql.SQL(
+        "CREATE OR REPLACE FUNCTION {}() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN "
+        "RAISE EXCEPTION USING ERRCODE = {}, MESSAGE = 'the shard is being moved to another server', "
+        "HINT = 'Roll back, read the shard map again and repeat the transaction.'; END$$"
+    ).format(sql.Identifier(schema, FENCE), sql.Literal(FENCED))
+
+
+def put_fence(schema: str, table: Table) -> sql.Composed:
+    """The trigger of a table; the caller holds its lock, or nobody knows the table yet."""
+    return sql.SQL(
+        "CREATE OR REPLACE TRIGGER {} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {} "
+        "FOR EACH STATEMENT EXECUTE FUNCTION {}()"
+    ).format(sql.Identifier(FENCE), sql.Identifier(schema, table.name), sql.Identifier(schema, FENCE))
+
+
 def create_fence(schema: str, tables: Sequence[Table]) -> sql.Composed:
-    """Refuse every write to these tables, whoever comes; the caller holds the locks or nobody knows the tables yet."""
-    function = sql.Identifier(schema, FENCE)
-    parts: list[sql.Composable] = [
-        sql.SQL(
-            "CREATE OR REPLACE FUNCTION {}() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN "
-            "RAISE EXCEPTION USING ERRCODE = {}, MESSAGE = 'the shard is being moved to another server', "
-            "HINT = 'Roll back, read the shard map again and repeat the transaction.'; END$$"
-        ).format(function, sql.Literal(FENCED))
-    ]
-    parts += [
-        sql.SQL(
-            "CREATE OR REPLACE TRIGGER {} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {} "
-            "FOR EACH STATEMENT EXECUTE FUNCTION {}()"
-        ).format(sql.Identifier(FENCE), sql.Identifier(schema, table.name), function)
-        for table in tables
-        if table.name != MARKER_TABLE
-    ]
-    return sql.SQL("; ").join(parts)
+    """Function and triggers at once, for tables that nobody knows yet."""
+    return sql.SQL("; ").join([close_fence(schema), *(put_fence(schema, table) for table in fenced(tables))])
+
+
+def fenced(tables: Sequence[Table]) -> list[Table]:
+    """All but the marker, which is written behind the fence to see that all before it has arrived."""
+    return [table for table in tables if table.name != MARKER_TABLE]
 
 
 def open_fence(schema: str) -> sql.Composed:
@@ -62,10 +68,11 @@ def open_fence(schema: str) -> sql.Composed:
     ).format(sql.Identifier(schema, FENCE))
 
 
-def lock_tables(schema: str, tables: Sequence[Table]) -> sql.Composed:
+def lock_table(schema: str, table: Table, timeout_ms: int) -> sql.Composed:
     """Wait out writers in flight and keep new ones away; reads go on."""
-    names = sql.SQL(", ").join(sql.Identifier(schema, table.name) for table in tables if table.name != MARKER_TABLE)
-    return sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(names)
+    return sql.SQL("SET LOCAL lock_timeout = {}; LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(
+        sql.Literal(max(1, timeout_ms)), sql.Identifier(schema, table.name)
+    )
 
 
 def create_publication(name: str, schema: str, tables: Sequence[Table]) -> sql.Composed:

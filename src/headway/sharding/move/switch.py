@@ -1,14 +1,20 @@
 """The moment of the move: both sides compared at one moment, then the fence, the last writes, the commit point.
 
-The same lock twice. The first time it is held for as long as it takes a marker to arrive, so that snapshots of both
-sides are of one moment; they are compared with writes going on, and what differs undoes the move. The second time the
-fence comes under it. Before the target opens, its snapshot is taken again, and compared when the pause is over with
-what the source had (`finish.check`): nothing is compared within the pause.
+Writers are held off twice. The first time for as long as a marker needs to arrive, so that snapshots of both sides are
+of one moment; they are compared with writes going on, and what differs undoes the move. The second time for good.
+Before the target opens, its snapshot is taken again, and compared when the pause is over with what the source had
+(`finish.check`): nothing is compared within the pause.
+
+The first time all tables are locked together, which no client notices but by waiting. Where writers come to the tables
+in another order, that ends in deadlocks again and again: then, and the second time, table after table is fenced, each
+under its own lock alone. A transaction that wrote before its table was fenced has ended by then, and one that goes on
+to a fenced table is refused as a whole: the fences together are as good as one lock, and never wait in a circle.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -23,45 +29,71 @@ from headway.sharding.move.look import shape_of, tables_of
 from headway.sharding.move.nouns import Table
 from headway.sharding.move.record import StageChanged, advance
 from headway.sharding.move.sessions import Connection, scalar
-from headway.sharding.move.statements import FENCE, create_fence, lock_tables, open_fence
+from headway.sharding.move.statements import FENCE, close_fence, fenced, lock_table, open_fence, put_fence
 from headway.sharding.move.work import GivenUp, NotYet, Work
 
 # Numbers drawn on the source by a client that has not heard of the switch must not be drawn again on the target.
 SEQUENCE_GAP = 1000
 _PAUSE_S, _PAUSE_MAX_S = 0.05, 2.0
 _COMPARED_MAX = 3
+_LOCKED_MAX = 4  # attempts with a lock on all tables
+_NOT_GIVEN = (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled, psycopg.errors.DeadlockDetected)
 
 
 @contextlib.contextmanager
-def quiet(work: Work, tables: Sequence[Table]) -> Iterator[Connection]:
-    """No writer on the source, within a transaction. NotYet when one in flight does not end in time."""
+def quiet(work: Work, order: list[Table]) -> Iterator[None]:
+    """No writer on the source, within a transaction. NotYet when one in flight does not end in time.
+
+    `order`: in which the tables are locked; the one that could not be had is the first of the next attempt.
+    """
     source = work.sessions.source
+    deadline_s = time.monotonic() + work.bounds.fence_max_ms / 1000
     with source.transaction():
-        source.execute(
-            f"SET LOCAL lock_timeout = {work.bounds.lock_timeout_ms}; "
-            f"SET LOCAL statement_timeout = {work.bounds.fence_max_ms}"
-        )
-        with contextlib.suppress(psycopg.errors.InsufficientPrivilege), source.transaction():
-            # An autovacuum that holds the lock is cancelled by whoever waits this long for it.
-            source.execute("SET LOCAL deadlock_timeout = '10ms'")
+        source.execute(_quickly(source))
+        for table in order:
+            left_ms = round((deadline_s - time.monotonic()) * 1000)
+            try:
+                source.execute(lock_table(work.schema, table, min(left_ms, work.bounds.lock_timeout_ms)))
+            except _NOT_GIVEN as error:
+                order.remove(table)
+                order.insert(0, table)
+                raise NotYet(f"a writer of table {table.name}") from error
+        yield
+
+
+def fence(work: Work, tables: Sequence[Table]) -> None:
+    """No more writes on the source, table after table. NotYet, with some fenced, when a writer does not end in time."""
+    source = work.sessions.source
+    deadline_s = time.monotonic() + work.bounds.fence_max_ms / 1000
+    source.execute(sql.SQL("; ").join([_quickly(source), close_fence(work.schema)]))
+    for table in fenced(tables):
+        left_ms = round((deadline_s - time.monotonic()) * 1000)
+        lock = lock_table(work.schema, table, min(left_ms, work.bounds.lock_timeout_ms))
         try:
-            source.execute(lock_tables(work.schema, tables))
-        except (
-            psycopg.errors.LockNotAvailable,
-            psycopg.errors.QueryCanceled,
-            psycopg.errors.DeadlockDetected,
-        ) as error:
-            raise NotYet("a writer in flight") from error
-        source.execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")
-        yield source
+            # Several statements at once are one transaction, and one round trip.
+            source.execute(sql.SQL("; ").join([_quickly(source), lock, put_fence(work.schema, table)]))
+        except _NOT_GIVEN as error:
+            raise NotYet(f"a writer of table {table.name}") from error
+
+
+def _quickly(source: Connection) -> sql.SQL:
+    """Not waiting for the disk: the marker that follows does, for all before it."""
+    if source.info.parameter_status("is_superuser") == "on":
+        # An autovacuum that holds the lock is cancelled by whoever waits this long for it.
+        return sql.SQL("SET LOCAL synchronous_commit = off; SET LOCAL deadlock_timeout = '10ms'")
+    return sql.SQL("SET LOCAL synchronous_commit = off")
 
 
 def verify(work: Work) -> None:
     """Compare every row as of one moment, before anything is handed over. GivenUp names what differs."""
     tables = tables_of(work.sessions.source, work.schema)
     total = work.move.number("rows_total")
+    order = fenced(tables)
     for attempt in range(_COMPARED_MAX):
-        _repeat(work, lambda: _two_snapshots(work, tables))
+        try:
+            _repeat(work, lambda: _snapshots_under_lock(work, order), _LOCKED_MAX)
+        except NotYet:
+            _repeat(work, lambda: _snapshots_behind_fence(work, tables))
         source, target = work.sessions.second("source"), work.sessions.second("target")
         try:
             before = (files_of(source, work.schema), files_of(target, work.schema))
@@ -88,17 +120,35 @@ def verify(work: Work) -> None:
             )
 
 
-def _two_snapshots(work: Work, tables: Sequence[Table]) -> None:
-    """Snapshots of one moment in the second connections: no writer is at work, and the last write has arrived."""
+def _snapshots_under_lock(work: Work, order: list[Table]) -> None:
     wait_for_calm(work)
+    work.sessions.second("source"), work.sessions.second("target")
+    with quiet(work, order):
+        _two_snapshots(work)
+
+
+def _snapshots_behind_fence(work: Work, tables: Sequence[Table]) -> None:
+    """As the switch does it, but the map stays as it is, and the fence opens again."""
+    wait_for_calm(work)
+    work.sessions.second("source"), work.sessions.second("target")
+    set_fenced(work.sessions.catalog, work.move.shard, True)
+    try:
+        fence(work, tables)
+        _two_snapshots(work)
+    finally:
+        work.sessions.source.execute(open_fence(work.schema))
+        set_fenced(work.sessions.catalog, work.move.shard, False)
+
+
+def _two_snapshots(work: Work) -> None:
+    """Snapshots of one moment in the second connections: no writer is at work, and the last write has arrived."""
     source, target = work.sessions.second("source"), work.sessions.second("target")
-    with quiet(work, tables):
-        token = write_marker(source, work.schema)
-        if not marker_arrived(target, work.schema, token, work.bounds.lag_max_ms / 1000):
-            raise NotYet("the last write took too long to arrive")
-        for connection in (source, target):
-            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            connection.execute("SELECT 1")
+    token = write_marker(source, work.schema)
+    if not marker_arrived(target, work.schema, token, work.bounds.lag_max_ms / 1000):
+        raise NotYet("the last write took too long to arrive")
+    for connection in (source, target):
+        connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        connection.execute("SELECT 1")
 
 
 def switch(work: Work) -> None:
@@ -107,14 +157,16 @@ def switch(work: Work) -> None:
     _repeat(work, lambda: _switch(work, tables))
 
 
-def _repeat(work: Work, attempt: Callable[[], None]) -> None:
+def _repeat(work: Work, attempt: Callable[[], None], attempts_max: int = 0) -> None:
     """With growing pauses, so that an app whose writers never let the lock through is not slowed down by it."""
     pause_s = _PAUSE_S
-    while True:
+    for number in itertools.count(1):
         try:
             attempt()
             return
         except NotYet as error:
+            if number == attempts_max:
+                raise
             work.tell(f"server {work.move.source}: trying again after {pause_s:.2g} s: {error}")
             work.wait(pause_s)
             pause_s = min(_PAUSE_MAX_S, pause_s * 1.6)
@@ -135,13 +187,12 @@ def _switch(work: Work, tables: Sequence[Table]) -> None:
         began_s = time.time()
     committing = False
     try:
-        with quiet(work, tables):
-            if shape_of(source, work.schema) != work.move.facts.get("shape"):
-                raise GivenUp(
-                    f"the tables of schema {work.schema} were changed during the move",
-                    "Move again when no migration runs.",
-                )
-            source.execute(create_fence(work.schema, tables))
+        fence(work, tables)
+        if shape_of(source, work.schema) != work.move.facts.get("shape"):
+            raise GivenUp(
+                f"the tables of schema {work.schema} were changed during the move",
+                "Move again when no migration runs.",
+            )
         token = write_marker(source, work.schema)
         if not marker_arrived(target, work.schema, token, work.bounds.drain_max_ms / 1000):
             raise NotYet("the last writes took too long to arrive")
@@ -173,6 +224,15 @@ def take_back(work: Work) -> None:
         set_fenced(work.sessions.catalog, move.shard, False)
     work.move = move
     if fence_closed(work.sessions.source, work.schema):
+        work.sessions.source.execute(open_fence(work.schema))
+
+
+def reopen(work: Work) -> None:
+    """After a failure before the commit point: the app writes on at the source while the move waits for a server."""
+    if work.move.stage == "fencing":
+        take_back(work)
+    elif work.move.stage in ("copied", "verified") and fence_closed(work.sessions.source, work.schema):
+        set_fenced(work.sessions.catalog, work.move.shard, False)
         work.sessions.source.execute(open_fence(work.schema))
 
 
