@@ -35,8 +35,9 @@ def status(system: System, name: str | None, *, as_json: bool) -> None:
         click.echo(f"{database}  {told['shards']} shards, epoch {told['epoch']}, spread by {keys}\n")
         rows: list[tuple[str, ...]] = [("", "server", "state", "shards", "about rows", "size", "which")]
         for server in told["servers"]:
-            size = format_bytes(server["bytes"])
-            count, number = str(len(server["shards"])), f"{server['rows']:,}"
+            size = format_bytes(server["bytes"]) if server["bytes"] is not None else "–"
+            number = f"{server['rows']:,}" if server["rows"] is not None else "–"
+            count = str(len(server["shards"]))
             which = ranges(server["shards"])
             rows.append((mark(server["state"]), server["name"], server["state"], count, number, size, which))
         click.echo("\n".join(table(rows, right=frozenset({3, 4, 5}))))

@@ -147,7 +147,7 @@ def await_ready(
             continue
         answered = True
         on_status(document)
-        if document["state"] == "ready" or is_interrupted():
+        if document["state"] == "ready" or _serves(document) or is_interrupted():
             return document
         if document["failure"]:
             stop_and_wait(system, started, 20.0)
@@ -157,6 +157,18 @@ def await_ready(
     stop_and_wait(system, started, 20.0)
     raise HeadwayError(
         f"not ready after {patience_s:.0f} s", hint=f"look into the logs in {system.folders.logs}, or: headway explain"
+    )
+
+
+def _serves(document: dict[str, Any]) -> bool:
+    """Whether all is up except servers of a database of several: who waits for those waits in vain."""
+    states = {database["state"] for database in document["databases"].values()}
+    services = document["services"].values()
+    return (
+        document["state"] == "degraded"
+        and document["edge"]["state"] == "ready"
+        and states <= {"ready", "degraded"}
+        and all(service["ready"] >= service["wanted"] for service in services)
     )
 
 

@@ -193,7 +193,7 @@ class Controller:
         self.loop.tick()
         self._follow_the_load(now_s)
         if not self.was_ready:
-            self.was_ready = self.state == "ready"
+            self.was_ready = self.state in ("ready", "degraded")
             if not self.was_ready and self.failure is None:
                 self.failure = start_failure(self.loop.replicas) or self._database_failure()
         if self._stopping:

@@ -66,10 +66,12 @@ def state_of(wanted: Wanted, replicas: Mapping[str, Replica], observed: Observed
             for r in replicas.values()
         )
         whole = whole and ready >= service.replicas and bool(service.key)
-    whole = whole and all(database.state == "ready" for database in facts.databases)
-    if whole:
+    states = {database.state for database in facts.databases}
+    if whole and states <= {"ready"}:
         return "ready"
-    return "degraded" if facts.was_ready else "starting"
+    # A first start may find one of several servers away; what is on the others is served.
+    serves = whole and states <= {"ready", "degraded"}
+    return "degraded" if serves or facts.was_ready else "starting"
 
 
 def _is_served(replica: Replica, observed: Observed) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 import psycopg
 
 from headway.errors import Conflict, HeadwayError
+from headway.model.sharding import ShardMap
 from headway.runtimes.local.sharded import ShardedDatabase
 from headway.sharding.catalog import read_map
 from headway.sharding.doubt import end_doubts
@@ -124,6 +125,8 @@ class Tender:
 
     def _end_doubts(self) -> None:
         """As the app's role, which is the one that prepared them."""
+        if not all(server.fields for server in self.database.servers.values()):
+            return  # what was prepared on a server that is away is not known
         with contextlib.ExitStack() as stack:
             opened = []
             for name, server in self.database.servers.items():
@@ -166,7 +169,8 @@ class Tender:
         with connect(self._first) as catalog:
             map_ = read_map(catalog)
             moves = open_moves(catalog)
-        found = sizes(self.name, map_, self.database.admin())
+        up = {name for name, state, _ in self.database.served if state == "ready"}
+        counted = self._sizes(map_, up)
         return {
             "shards": map_.shards,
             "epoch": map_.epoch,
@@ -177,8 +181,8 @@ class Tender:
                     "state": state,
                     "url": url,
                     "shards": list(map_.on(name)),
-                    "rows": sum(found.get(shard, (0, 0))[0] for shard in map_.on(name)),
-                    "bytes": sum(found.get(shard, (0, 0))[1] for shard in map_.on(name)),
+                    "rows": counted[name][0] if name in counted else None,
+                    "bytes": counted[name][1] if name in counted else None,
                 }
                 for name, state, url in self.database.served
             ],
@@ -193,6 +197,15 @@ class Tender:
                 for move in moves
             ],
         }
+
+    def _sizes(self, map_: ShardMap, up: set[str]) -> dict[str, tuple[int, int]]:
+        """Rows and bytes of the servers that answer: one that is away must not hide the others."""
+        found = {}
+        for name in up:
+            with contextlib.suppress(HeadwayError, psycopg.Error):
+                by_shard = sizes(self.name, map_, (self.database.admin_of(name),))
+                found[name] = (sum(rows for rows, _ in by_shard.values()), sum(size for _, size in by_shard.values()))
+        return found
 
     def verify(self) -> dict[str, Any]:
         """Hold the servers against the map."""
@@ -241,7 +254,7 @@ class Tender:
 
     @property
     def _first(self) -> AdminServer:
-        return self.database.admin()[0]
+        return self.database.first
 
     def _mover(self) -> Mover:
         servers = self.database.admin()

@@ -16,6 +16,7 @@ from headway.sharding.keys import shard_sql
 from headway.sharding.script import statements
 
 REFERENCE_SCHEMA = "headway_reference"
+CREATE_REFERENCE = f"CREATE SCHEMA IF NOT EXISTS {REFERENCE_SCHEMA};"
 CONSTRAINT = "headway_shard"
 OURS = (LEDGER_TABLE, MARKER_TABLE)
 SCHEMA_ENTRY = "schema:"  # how the ledger names the schema file, which is no migration
@@ -67,14 +68,6 @@ def split_script(sql: str, reference: Collection[str]) -> tuple[str, str]:
     return "\n".join(shared), "\n".join(own)
 
 
-def create_reference(role: str) -> str:
-    """The schema of reference tables, and the app's right to read it."""
-    return f"""
-CREATE SCHEMA IF NOT EXISTS {REFERENCE_SCHEMA};
-GRANT USAGE ON SCHEMA {REFERENCE_SCHEMA} TO {identifier(role)};
-"""
-
-
 def create_shard(schema: str) -> str:
     """An empty shard with what is ours in it."""
     place = identifier(schema)
@@ -121,7 +114,11 @@ REVOKE INSERT, UPDATE, DELETE ON {ours} FROM {who};
 
 def grant_reference(role: str) -> str:
     """The app reads reference tables; they are written through one path alone."""
-    return f"GRANT SELECT ON ALL TABLES IN SCHEMA {REFERENCE_SCHEMA} TO {identifier(role)};"
+    who = identifier(role)
+    return f"""
+GRANT USAGE ON SCHEMA {REFERENCE_SCHEMA} TO {who};
+GRANT SELECT ON ALL TABLES IN SCHEMA {REFERENCE_SCHEMA} TO {who};
+"""
 
 
 def grant_catalog(role: str) -> str:
@@ -145,9 +142,9 @@ REVOKE CREATE ON SCHEMA public FROM {who};
 """
 
 
-# One row a shard on the server: its number's schema, and the ledger as a JSON object.
+# One row a shard on the server: its schema, and whether the app's role gets into it.
 SCHEMAS = """
-SELECT nspname FROM pg_namespace n
+SELECT nspname, has_schema_privilege(%s, n.oid, 'USAGE') FROM pg_namespace n
  WHERE nspname ~ %s AND EXISTS (SELECT FROM pg_class WHERE relnamespace = n.oid AND relname = %s)
 """
 COLUMNS = """

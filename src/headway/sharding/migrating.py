@@ -150,7 +150,7 @@ def _apply(migration: Migration, map_: ShardMap, shard: int, server: AdminServer
             connection.execute(layout.search_path(schema))
             connection.execute(migration.sql)
         keys = _there(connection, schema, map_)
-        connection.execute(layout.constrain(schema, shard, map_.shards, keys) + layout.grant(schema, server.role))
+        connection.execute(layout.constrain(schema, shard, map_.shards, keys) + server.rights(schema))
         connection.execute(row, (migration.name, migration.checksum))
 
 

@@ -37,8 +37,18 @@ class AdminServer:
     replication: str = field(repr=False)  # by which another server's subscription gets to it
     url: str  # the app's, without a password
     role: str  # the app's
+    owner: str  # the administrator's, whose the shards are
     database: str  # the name of PostgreSQL's database
-    is_ours: bool  # embedded: the app's role is not the administrator
+    is_ours: bool  # embedded: nothing but this database is on it
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether the app logs in as another than the owner, and has to be given its rights."""
+        return self.role != self.owner
+
+    def rights(self, schema: str) -> str:
+        """SQL that gives the app its rights in a shard."""
+        return layout.grant(schema, self.role) if self.is_apart else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +98,7 @@ def lay_out(wanted: Layout, servers: Sequence[AdminServer]) -> tuple[ShardMap, b
     sql, checksum = _read(wanted)
     shared, own = layout.split_script(sql, wanted.reference)
     first = servers[0]
-    map_ = _existing(wanted, first)
+    map_ = existing_map(wanted, first)
     owners = map_.owners if map_ is not None else spread(wanted.shards, tuple(server.name for server in servers))
     if map_ is not None and (gone := sorted(set(owners) - {server.name for server in servers})):
         raise Conflict(
@@ -100,7 +110,10 @@ def lay_out(wanted: Layout, servers: Sequence[AdminServer]) -> tuple[ShardMap, b
         if server.is_ours:
             _run(connection, layout.take_over(server.database, server.role))
         _make_reference(server, connection, shared, wanted)
-        return _missing(wanted, connection, owners, server.name, checksum)
+        there = _there(wanted, connection, server)
+        here = [shard for shard, owner in enumerate(owners) if owner == server.name]
+        _give_rights(wanted, connection, server, [shard for shard in here if there.get(shard) is False])
+        return [shard for shard in here if shard not in there]
 
     missing = on_each(servers, prepare)
     keys: dict[str, TableKey] = dict(map_.keys) if map_ is not None else {}
@@ -130,12 +143,13 @@ def lay_out(wanted: Layout, servers: Sequence[AdminServer]) -> tuple[ShardMap, b
             owners=owners,
             keys=keys,
         )
-        if first.is_ours:
+        if first.is_apart:
             _run(connection, layout.grant_catalog(first.role))
         return read_map(connection), bool(count) or map_ is None
 
 
-def _existing(wanted: Layout, first: AdminServer) -> ShardMap | None:
+def existing_map(wanted: Layout, first: AdminServer) -> ShardMap | None:
+    """The map as the catalog has it; None where there is none yet. Conflict when it is another database's."""
     with connect(first) as connection:
         row = connection.execute("SELECT to_regclass('headway.catalog')").fetchone()
         if row is None or row[0] is None:
@@ -156,18 +170,24 @@ def _existing(wanted: Layout, first: AdminServer) -> ShardMap | None:
         return read_map(connection)
 
 
-def _missing(wanted: Layout, connection: Connection, owners: Sequence[str], server: str, checksum: str) -> list[int]:
-    """The shards of a server that are not there yet, or not with their tables."""
+def _there(wanted: Layout, connection: Connection, server: AdminServer) -> dict[int, bool]:
+    """The shards that are on a server with their tables, and whether the app may get to them."""
     pattern = f"^{re.escape(schema_name(wanted.name, 0)[:-4])}[0-9]{{4}}$"
-    found = [str(row[0]) for row in connection.execute(layout.SCHEMAS, (pattern, LEDGER_TABLE))]
-    done = {layout.shard_number(wanted.name, schema) for schema in found}
-    return [shard for shard, owner in enumerate(owners) if owner == server and shard not in done]
+    found = connection.execute(layout.SCHEMAS, (server.role, pattern, LEDGER_TABLE))
+    return {layout.shard_number(wanted.name, str(schema)): bool(may) for schema, may in found}
+
+
+def _give_rights(wanted: Layout, connection: Connection, server: AdminServer, shards: Sequence[int]) -> None:
+    """To an app that gets another role than before: to all shards, or to none."""
+    with connection.transaction():
+        for shard in shards:
+            _run(connection, server.rights(schema_name(wanted.name, shard)))
 
 
 def _make_reference(server: AdminServer, connection: Connection, shared: str, wanted: Layout) -> None:
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(hashtext('headway.reference'))")
-        _run(connection, layout.create_reference(server.role))
+        _run(connection, layout.CREATE_REFERENCE)
         tables = {
             str(row[0])
             for row in connection.execute(
@@ -184,7 +204,8 @@ def _make_reference(server: AdminServer, connection: Connection, shared: str, wa
                     f"{wanted.path}.reference: the schema creates no table {', '.join(lost)}",
                     hint="Correct the name, or take it out.",
                 )
-        _run(connection, layout.grant_reference(server.role))
+        if server.is_apart:
+            _run(connection, layout.grant_reference(server.role))
 
 
 def _absent(connection: Connection, reference: Sequence[str]) -> list[str]:
@@ -210,7 +231,7 @@ def _make(
         _run(connection, layout.create_shard(schema) + layout.search_path(schema))
         _apply(wanted, connection, sql)
         found = dict(keys) if keys is not None else _keys(wanted, connection, schema)
-        _run(connection, layout.constrain(schema, shard, wanted.shards, found) + layout.grant(schema, server.role))
+        _run(connection, layout.constrain(schema, shard, wanted.shards, found) + server.rights(schema))
         if wanted.schema_file is not None:
             connection.execute(
                 f"INSERT INTO {layout.identifier(schema)}.{LEDGER_TABLE} VALUES (%s, %s)",

@@ -19,6 +19,7 @@ from headway.errors import EngineError, HeadwayError
 from headway.process.folders import Folders
 from headway.process.spec import ProcessSpec, ProcessState
 from headway.process.supervisor_client import SupervisorClient
+from headway.sharding.app_role import AppRole, ensure_app_role
 from headway.sharding.connection import RoleConnections, Uncounted, check_url_reachable, health, role_connections
 from headway.sharding.engine import find_postgresql
 from headway.sharding.failures import explain_failure
@@ -53,8 +54,16 @@ class WantedDatabase:
     url: str | None
     schema_file: str | None
     memory_bytes: int
-    database: str | None = None  # PostgreSQL's name for it; None: the same name
+    server_of: str | None = None  # the sharded database whose server this is
+    app: AppRole | None = None  # who the app is to be on a server by URL
     active_max: int = 4
+
+    @property
+    def path(self) -> str:
+        """Its place in the declaration."""
+        if self.server_of is None:
+            return f"databases.{self.name}"
+        return f"databases.{self.server_of}.servers.{self.name.rpartition('.')[2]}"
 
 
 @dataclass(slots=True)
@@ -177,20 +186,28 @@ class Database:
     def _bring_up(self) -> None:
         wanted = self.wanted
         if wanted.url is not None:
-            check_url_reachable(wanted.url, path=f"databases.{wanted.name}.url")
-            self.fields = url_fields(wanted.url)
+            check_url_reachable(wanted.url, path=wanted.path if wanted.server_of else f"{wanted.path}.url")
+            self.fields = url_fields(self._app_url(wanted.url) if wanted.server_of else wanted.url)
             url = wanted.url
         else:
             url = self._bring_up_embedded()
         if wanted.schema_file is not None:
             engine = self.server.engine if self.server else find_postgresql()
-            outcome = apply_schema_once(url, Path(wanted.schema_file), engine, path=f"databases.{wanted.name}")
+            outcome = apply_schema_once(url, Path(wanted.schema_file), engine, path=wanted.path)
             if outcome.state == "applied":
                 self.tell(self.process, "schema", f"applied {wanted.schema_file} {outcome.note}".strip(), "note")
             elif outcome.state == "changed":
                 self.tell(self.process, "schema", outcome.note, "warning")
         self.error, self.state, self.ready_once = None, "ready", True
         self.tell(self.process, "ready", f"answers at {self.shown_url}", "note")
+
+    def _app_url(self, url: str) -> str:
+        """By which the app gets to a server of shards."""
+        way = ensure_app_role(url, self.wanted.app, self.wanted.path)
+        if way.why:
+            told = f"the app logs in as the owner of the tables, who may change them: {way.why}"
+            self.tell(self.process, "app's login", told, "warning")
+        return way.url
 
     def _bring_up_embedded(self) -> str:
         wanted = self.wanted
@@ -199,7 +216,7 @@ class Database:
             self.folders.databases,
             system=wanted.system,
             name=wanted.name,
-            database=wanted.database,
+            database=wanted.server_of,
             memory_bytes=wanted.memory_bytes,
         )
         known = self.is_alive(self.process)
@@ -214,7 +231,7 @@ class Database:
             with contextlib.suppress(HeadwayError):
                 self.supervisor.stop(self.process, spawn_arguments(server).stop_signal, 5.0)
             message, hint = explain_failure(self._log_tail())
-            raise EngineError(f"databases.{wanted.name}: {message}", hint=hint) from error
+            raise EngineError(f"{wanted.path}: {message}", hint=hint) from error
         ensure_database(server)
         self.fields = url_fields(server.url)
         return server.url

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,10 +20,11 @@ from headway.process.spec import ProcessState
 from headway.process.supervisor_client import SupervisorClient
 from headway.runtimes.local.databases import Database, Spawn, Tell, WantedDatabase
 from headway.sharding import settings
+from headway.sharding.app_role import app_role
 from headway.sharding.catalog import read_map
 from headway.sharding.connection import RoleConnections, Uncounted
-from headway.sharding.shards import AdminServer, Layout, connect, lay_out
-from headway.sharding.url import without_password
+from headway.sharding.shards import AdminServer, Layout, connect, existing_map, lay_out
+from headway.sharding.url import parse_url, without_password
 
 _POLL_S = 0.05
 _RETRY_S = 2.0
@@ -134,10 +136,19 @@ class ShardedDatabase:
 
     def map_now(self) -> ShardMap:
         """The map as the catalog has it; the last one that was read while the catalog is away."""
-        with contextlib.suppress(HeadwayError, psycopg.Error), connect(self.admin()[0]) as catalog:
+        with contextlib.suppress(HeadwayError, psycopg.Error), connect(self.first) as catalog:
             self.map = read_map(catalog)
         assert self.map is not None
         return self.map
+
+    @property
+    def first(self) -> AdminServer:
+        """Its first server, which holds the catalog. EngineError while that has never been reached."""
+        return self.admin_of(next(iter(self.servers)))
+
+    def admin_of(self, name: str) -> AdminServer:
+        """One of its servers, as `admin` has them all."""
+        return _admin(self.servers[name])
 
     def admin(self) -> tuple[AdminServer, ...]:
         """Its servers as Headway gets to them. EngineError while one has never been reached. Holds passwords."""
@@ -156,6 +167,8 @@ class ShardedDatabase:
     def start(self) -> None:
         """Begin bringing it up, in its own threads."""
         wanted = self.wanted
+        first_url = wanted.servers[0][1]
+        app = app_role(wanted.system, wanted.name, first_url) if first_url is not None else None
         for name, url in wanted.servers:
             server = WantedDatabase(
                 name=f"{wanted.name}.{name}",
@@ -163,7 +176,8 @@ class ShardedDatabase:
                 url=url,
                 schema_file=None,
                 memory_bytes=wanted.memory_bytes // len(wanted.servers),
-                database=wanted.name,
+                server_of=wanted.name,
+                app=app,
             )
             told = (self.folders, self.supervisor, self.spawn, self.tell, self.is_alive)
             self.servers[name] = Database(server, *told)
@@ -202,16 +216,27 @@ class ShardedDatabase:
             self._stop.wait(_RETRY_S)
 
     def _all_ready(self) -> bool:
-        for server in self.servers.values():
+        for name, server in self.servers.items():
             if not server.ready_once:
-                if server.error is not None:
+                if server.error is not None and not self._goes_on_without(name):
                     raise server.error
                 return False
         return True
 
-    def _lay_out(self) -> None:
+    def _goes_on_without(self, name: str) -> bool:
+        """Whether all is laid out except on a server that is away: only its shards must wait for it then."""
+        first = next(iter(self.servers.values()))
+        if self.map is None and first.ready_once:
+            known = existing_map(self._layout(), self.first)
+            if known is not None and name in known.servers:
+                self.error, self.map = None, known
+                told = f"{len(known.on(name))} of {known.shards} shards are on server {name}, which is away"
+                self.tell(self.process, "goes on without", told, "warning")
+        return self.map is not None
+
+    def _layout(self) -> Layout:
         wanted = self.wanted
-        layout = Layout(
+        return Layout(
             system=wanted.system,
             name=wanted.name,
             shards=wanted.shards,
@@ -219,7 +244,9 @@ class ShardedDatabase:
             reference=wanted.reference,
             schema_file=Path(wanted.schema_file) if wanted.schema_file else None,
         )
-        map_, made = lay_out(layout, self.admin())
+
+    def _lay_out(self) -> None:
+        map_, made = lay_out(self._layout(), self.admin())
         self.error, self.map = None, map_
         if made:
             told = f"{map_.shards} shards on {len(self.servers)} servers"
@@ -243,9 +270,10 @@ def _admin(server: Database) -> AdminServer:
         raise EngineError(f"server {name} has not been reached yet", hint="headway status")
     url = without_password(fields["url"])
     if embedded is None:
-        # By URL the login of the URL does everything: it is the administrator and the app.
-        return AdminServer(name, fields["url"], fields["url"], url, fields["user"], fields["name"], is_ours=False)
+        way = server.wanted.url or fields["url"]
+        owner = parse_url(way).user or getpass.getuser()
+        return AdminServer(name, way, way, url, fields["user"], owner, fields["name"], is_ours=False)
     way = make_conninfo(
         host=str(embedded.socket_folder), port=embedded.port, user=settings.SUPERUSER, dbname=embedded.database
     )
-    return AdminServer(name, way, way, url, embedded.role, embedded.database, is_ours=True)
+    return AdminServer(name, way, way, url, embedded.role, settings.SUPERUSER, embedded.database, is_ours=True)
