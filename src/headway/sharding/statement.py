@@ -6,6 +6,7 @@ double, EXTRACT a numeric). A shard is to be asked what was written.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -62,9 +63,20 @@ def read(sql: str) -> Node:
     """The tree of one statement, with names as PostgreSQL folds them. CannotScatter when it cannot be read."""
     try:
         tokens = sqlglot.tokenize(sql, read=AsWritten)
+        _check_numbers(sql, tokens)
         parsed = sqlglot.parse(sql, read=AsWritten)
     except sqlglot.errors.SqlglotError as error:
         raise CannotScatter(f"the statement cannot be read: {str(error).splitlines()[0]}") from None
+    if len(parsed) != 1 or parsed[0] is None:
+        raise CannotScatter("everywhere takes one statement", hint="Call it once for each.")
+    for name in parsed[0].find_all(exp.Identifier):
+        if not name.args.get("quoted"):
+            name.set("this", name.this.lower())
+    return parsed[0]
+
+
+def _check_numbers(sql: str, tokens: Sequence[Node]) -> None:
+    """Refuse numbers that sqlglot reads otherwise than PostgreSQL."""
     for one, after in pairwise(tokens):
         # PostgreSQL 16 reads 1_000 as a thousand; sqlglot as 1 with the name _000.
         if (
@@ -77,12 +89,6 @@ def read(sql: str) -> Node:
             )
     if any(sql[one.start : one.start + 2].lower() in ("0x", "0o", "0b") for one in tokens):
         raise CannotScatter("a number that is not decimal", hint="Write it in digits alone.")
-    if len(parsed) != 1 or parsed[0] is None:
-        raise CannotScatter("everywhere takes one statement", hint="Call it once for each.")
-    for name in parsed[0].find_all(exp.Identifier):
-        if not name.args.get("quoted"):
-            name.set("this", name.this.lower())
-    return parsed[0]
 
 
 def text(node: Node) -> str:
