@@ -72,7 +72,7 @@ _OTHER = f'routes = ["/"]\n[services.other]\napp = "{APP}:app"\nroutes = ["/othe
 _BURN = "import ctypes, signal\nctypes.CDLL(None).prctl(1, signal.SIGKILL)\nwhile True: pass"
 _WORKER, _POSTGRES = "worker/boot.py", "postgres"
 _seeds = count(1)
-_patience = Patience(240.0)
+_patience = Patience(120.0)
 
 
 @dataclass(frozen=True, slots=True)

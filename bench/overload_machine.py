@@ -17,7 +17,7 @@ from typing import TypeVar
 from bench.stacks import family
 
 _OTHERS_MAX = 0.15  # of a core
-_QUIET_S = 1.0
+_QUIET_S = 0.5
 _TIMES_MAX = 3
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 T = TypeVar("T")
