@@ -158,7 +158,7 @@ class _Planner:
             # The server knows the names, and what a star stands for; only what is asked for besides is counted here.
             self._asked = list(tree.expressions)
             self._shown = len(self._asked)
-        order = self._order(is_plain=groups is None)
+        order = self._order(is_plain=groups is None, is_grouped=is_grouped)
         asked = tree.copy()
         asked.set("expressions", [one.copy() for one in self._asked])
         for part in ("limit", "offset", *(("order",) if groups is not None or limit is None else ())):
@@ -308,17 +308,21 @@ class _Planner:
             told = f"{text(inner)} is neither an aggregate nor in GROUP BY"
             raise CannotScatter(told, hint="Take it into GROUP BY.")
 
-    def _take_kind(self, value: Node) -> int:
-        """Ask for the type of a value, and for its collation, which numbers do not have."""
-        inner = text(value)
+    def _take_kind(self, value: Node, once: bool = False) -> int:
+        """Ask for the type of a value, and for its collation, which numbers do not have.
+
+        A branch that is never taken has the type and costs nothing. In a sub-query it is asked once and not for each
+        row; there PostgreSQL does not know expressions of GROUP BY again, whose rows are few.
+        """
+        inner = f"CASE WHEN false THEN {text(value)} END"
         told = (
             f"ARRAY['{TYPE_MARK}', pg_typeof({inner})::text, "
             f"CASE WHEN pg_typeof({inner}) IN ({_TEXT_TYPES}) THEN pg_collation_for({inner}) END]"
         )
-        kind = sqlglot.parse_one(told, read=AsWritten)
+        kind = sqlglot.parse_one(f"(SELECT {told})" if once else told, read=AsWritten)
         return self._take(exp.alias_(kind, f"headway_k{len(self._asked)}"), Column("", hidden=True))
 
-    def _order(self, is_plain: bool) -> tuple[Order, ...]:
+    def _order(self, is_plain: bool, is_grouped: bool) -> tuple[Order, ...]:
         found: list[Order] = []
         order = self._tree.args.get("order")
         for one in order.expressions if order is not None else ():
@@ -327,7 +331,7 @@ class _Planner:
             is_desc, nulls_first = bool(one.args.get("desc")), bool(one.args.get("nulls_first"))
             index, value = self._plain_index(one.this) if is_plain else self._group_index(one.this)
             if value is not None:
-                found.append(Order(self._take_kind(value) - self._shown))
+                found.append(Order(self._take_kind(value, once=not is_grouped) - self._shown))
             found.append(Order(index - self._shown, is_desc, nulls_first))
         return tuple(found)
 
