@@ -10,7 +10,7 @@ import click
 
 from headway.cli.start import system_of
 from headway.control.stored import Store
-from headway.declaration.changes import changes
+from headway.declaration.changes import changes, check_shards
 from headway.declaration.discover import discover
 from headway.declaration.load import load
 from headway.declaration.starter import starter_text, write_starter
@@ -32,6 +32,8 @@ def check(target: str | None, *, overlay: str | None, state: str | None, as_json
     system = system_of(state, loaded.root)
     running = system.client.is_running()
     applied = Store(system.folders.state, system.folders.run).load_applied() if running else None
+    if applied is not None:
+        check_shards(applied.system, loaded.system)
     found = changes(applied.system, loaded.system) if applied else ()
     if as_json:
         warnings = [{"path": w.path, "message": w.message, "hint": w.hint} for w in loaded.warnings]

@@ -20,7 +20,7 @@ from headway.control import wanting
 from headway.control.controller import Controller
 from headway.control.status import start_failure
 from headway.control.stored import Applied, Override, in_force
-from headway.declaration.changes import changes
+from headway.declaration.changes import changes, check_shards
 from headway.errors import AppError, Conflict, HeadwayError
 from headway.model.declared import System
 from headway.model.replica import Phase, Replica
@@ -233,14 +233,3 @@ def on_change(controller: Controller, folders: list[str], stop: threading.Event)
             controller.call(lambda why=why: controller.reload_source(why))  # type: ignore[misc]
 
     return watch
-
-
-def check_shards(before: System, after: System) -> None:
-    """Conflict where a database that exists would get another number of shards: its rows would not be found."""
-    for name, database in after.databases.items():
-        old = before.databases.get(name)
-        if old is not None and old.shards != database.shards:
-            raise Conflict(
-                f"databases.{name}.shards: it has {old.shards or 'none'}, and {database.shards or 'none'} are declared",
-                hint="The number of shards is fixed when a database is created; declare another database beside it.",
-            )

@@ -140,6 +140,7 @@ class Tender:
 
     def move(self, shard: int, target: str, say: Say, stop: threading.Event) -> dict[str, Any]:
         """Move a shard and wait for its end."""
+        self._check_source(shard)
         move_id = self._mover().begin(shard, target)
         self._tell(self.database.process, "move", f"shard {shard} to {target}", "note")
         while not (stop.is_set() or self._stop.is_set()):
@@ -153,6 +154,20 @@ class Tender:
                 say(progress_line(progress))
             time.sleep(_POLL_S)
         raise Conflict(f"the move of shard {shard} is not waited for any more", hint="It goes on: headway db status")
+
+    def _check_source(self, shard: int) -> None:
+        """Conflict where the app cannot be kept from what a move leaves behind: it would read old rows there."""
+        owners = self.database.map_now().owners
+        if not 0 <= shard < len(owners):
+            return
+        source = self.database.admin_of(owners[shard])
+        if not source.is_apart:
+            raise Conflict(
+                f"shard {shard} cannot leave server {source.name}: the app logs in there as {source.role}, who "
+                "owns the tables and whose rights nobody can take",
+                hint=f"ALTER ROLE {source.role} CREATEROLE, then headway down and headway up: "
+                "the app gets a role of its own.",
+            )
 
     def abort(self, shard: int) -> dict[str, Any]:
         """Undo the move of a shard. Conflict past its commit point."""

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from headway.declaration.keys import key_of
 from headway.declaration.references import references
+from headway.errors import Conflict
 from headway.model.declared import At, Database, Edge, ReplicaRange, Service, System
 from headway.model.launch import slots_for
 from headway.model.units import format_bytes, format_duration, spell_rate
@@ -82,6 +83,17 @@ def changes(before: System, after: System) -> tuple[Change, ...]:
         *_databases(before, after),
         *_services(before, after),
     )
+
+
+def check_shards(before: System, after: System) -> None:
+    """Conflict where a database that exists would get another number of shards: its rows would not be found."""
+    for name, database in after.databases.items():
+        old = before.databases.get(name)
+        if old is not None and old.shards != database.shards:
+            raise Conflict(
+                f"databases.{name}.shards: it has {old.shards or 'none'}, and {database.shards or 'none'} are declared",
+                hint="The number of shards is fixed when a database is created; declare another database beside it.",
+            )
 
 
 def _name(before: System, after: System) -> Iterator[Change]:

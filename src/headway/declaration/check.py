@@ -37,7 +37,7 @@ def check(
     problems = [
         *_edge(system.edge, broken),
         *_services(system, environment, broken),
-        *check_databases(system, environment),
+        *check_databases(system, environment, broken),
     ]
     return tuple(problem for problem in problems if problem.path not in broken)
 

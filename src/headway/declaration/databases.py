@@ -13,19 +13,38 @@ from headway.model.declared import Database, System
 _SQL_NAME = re.compile(r"[a-z_][a-z0-9_$]{0,62}")
 
 
-def check_databases(system: System, environment: Mapping[str, str]) -> Iterator[Problem]:
-    """Every problem of every database."""
+def check_databases(system: System, environment: Mapping[str, str], broken: frozenset[str]) -> Iterator[Problem]:
+    """Every problem of every database; what is `broken` has been told."""
     for name, database in system.databases.items():
         if name in ("env", "file"):
             yield Problem(
                 f"databases.{name}", f"a database cannot be called {name}", f"{{{name}.…}} means something else"
             )
-        yield from _shards(f"databases.{name}", database)
+        yield from _shards(f"databases.{name}", database, broken)
         if database.url is not None:
             yield from _given(f"databases.{name}.url", database.url, environment)
         if isinstance(database.servers, dict):
             for server, url in database.servers.items():
                 yield from _given(f"databases.{name}.servers.{server}", url, environment)
+            yield from _same_place(f"databases.{name}.servers", database.servers, environment)
+
+
+def _same_place(path: str, servers: Mapping[str, str], environment: Mapping[str, str]) -> Iterator[Problem]:
+    """Two servers that are one: a shard cannot move from a place to itself."""
+    seen: dict[tuple[str, int | None, str], str] = {}
+    for server, text in servers.items():
+        url = re.sub(r"\{env\.(\w+)\}", lambda found: environment.get(found[1], found[0]), text)
+        try:
+            parts = urlsplit(url)
+            place = (parts.hostname or "", parts.port or 5432, parts.path)
+        except ValueError:
+            continue  # told where it is looked at alone
+        if "{" in url or parts.query:
+            continue  # it may say another place
+        if place in seen:
+            hint = "give each a PostgreSQL database of its own: another name at the end of the URL"
+            yield Problem(f"{path}.{server}", f"is the same database as {seen[place]}", hint)
+        seen.setdefault(place, server)
 
 
 def _given(path: str, text: str, environment: Mapping[str, str]) -> Iterator[Problem]:
@@ -51,7 +70,7 @@ def _given(path: str, text: str, environment: Mapping[str, str]) -> Iterator[Pro
         yield from _url(path, "".join(known))
 
 
-def _shards(path: str, database: Database) -> Iterator[Problem]:
+def _shards(path: str, database: Database, broken: frozenset[str]) -> Iterator[Problem]:
     """What belongs to a sharded database, and what a sharded one needs."""
     if database.shards is None:
         told = "belongs to a sharded database"
@@ -64,9 +83,9 @@ def _shards(path: str, database: Database) -> Iterator[Problem]:
     if database.url is not None:
         hint = 'write servers = { a = "postgresql://…" }'
         yield Problem(f"{path}.url", "is for a plain database; a sharded one has servers", hint)
-    if database.servers == {}:
+    if database.servers == {} and not _has_broken(f"{path}.servers", broken):
         yield Problem(f"{path}.servers", "names no server", "write servers = 2 for embedded ones")
-    if not database.keys:
+    if not database.keys and not _has_broken(f"{path}.keys", broken):
         hint = 'write keys = { orders = "customer_id" }: a table, and the column that its rows are spread by'
         yield Problem(f"{path}.keys", "a sharded database needs the key of each table", hint)
     for table, column in database.keys.items():
@@ -80,6 +99,11 @@ def _shards(path: str, database: Database) -> Iterator[Problem]:
             yield Problem(f"{path}.reference[{index}]", f"{table} is in keys too", hint)
         elif not _SQL_NAME.fullmatch(table):
             yield Problem(f"{path}.reference[{index}]", f"{table!r} is not the name of a table", "without a schema")
+
+
+def _has_broken(path: str, broken: frozenset[str]) -> bool:
+    """Whether something in a table was refused, so that its absence is no second mistake."""
+    return any(each.startswith(f"{path}.") for each in broken)
 
 
 def _url(path: str, url: str) -> Iterator[Problem]:

@@ -219,7 +219,8 @@ def _sentence(detail: ErrorDetails, path: Path) -> tuple[str, str]:
         return f'{shown} must begin with "/"', ""
     if kind == "string_pattern_mismatch":
         name = path[-1] if detail["loc"][-1] == "[key]" else value
-        rule = "use small letters, digits, - and _, at most 31, the first a letter"
+        marks = "digits and _" if path[-2:-1] == ("servers",) else "digits, - and _"
+        rule = f"use small letters, {marks}, at most 31, the first a letter"
         return f'"{name}" cannot be a name here', rule
     if kind == "string_type" and "env" in path and isinstance(value, bool):
         return "true and false are spelled differently by every app", f'write it as text, like {path[-1]} = "1"'

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from headway.declaration.changes import EDGE_COSTS, SERVICE_COSTS, changes
+from headway.declaration.changes import EDGE_COSTS, SERVICE_COSTS, changes, check_shards
+from headway.errors import Conflict
 from headway.model.declared import Edge, Service, System
 
 
@@ -159,3 +160,28 @@ def test_a_database_that_moves_replaces_those_that_use_it_and_hides_its_url() ->
 def test_another_name_waits_for_the_next_start() -> None:
     change = only(System(name="a"), System(name="b"))
     assert (change.path, change.edge_reload, change.replaces) == ("system.name", False, ())
+
+
+SHARDED = {"shards": 8, "servers": {"a": "postgresql://u:secret@a/d"}, "keys": {"orders": "customer_id"}}
+
+
+def test_a_sharded_database_tells_its_changes_without_urls() -> None:
+    before = system(services={"web": WEB}, databases={"orders": SHARDED})
+    other = SHARDED | {"shards": 16, "servers": {"b": "postgresql://u:secret@b/d"}, "active_max": 3}
+    found = [change.sentence for change in changes(before, system(services={"web": WEB}, databases={"orders": other}))]
+    assert found == [
+        "databases.orders.shards: 8 → 16; refused: it was created with the former",
+        "databases.orders.servers: others than before; no shard moves by itself",
+        "databases.orders.active_max: changed; its services' replicas are replaced",
+    ]
+
+
+@pytest.mark.parametrize(("shards", "told"), [(16, "it has 8, and 16 are declared"), (None, "and none are declared")])
+def test_the_number_of_shards_stays(shards, told) -> None:
+    before = system(databases={"orders": SHARDED})
+    after = system(databases={"orders": SHARDED | {"shards": shards}})
+    with pytest.raises(Conflict, match=told):
+        check_shards(before, after)
+    check_shards(before, before)
+    check_shards(before, system())
+    check_shards(system(), after)

@@ -75,6 +75,19 @@ CASES = [
     (SHARDED + "servers = 0\n", "databases.a.servers", "at least 1", "servers"),
     (SHARDED + 'servers = { a = "mysql://x" }\n', "databases.a.servers.a", "is not a PostgreSQL URL", "postgresql"),
     (SHARDED + 'servers = { a = "{env.NOPE}" }\n', "databases.a.servers.a", "variable NOPE is not set", "export"),
+    (
+        SHARDED + 'servers = { a = "postgresql://x@h/d", b = "postgresql://y@h:5432/d" }\n',
+        "databases.a.servers.b",
+        "is the same database as a",
+        "of its own",
+    ),
+    (
+        SHARDED + 'servers = { a-1 = "postgresql://h/d" }\n',
+        "databases.a.servers.a-1",
+        "cannot be a name",
+        "digits and _",
+    ),
+    (WEB + "[databases.a]\nshards = 4\nkeys = { o = 1 }\n", "databases.a.keys.o", "must be text", ""),
     (SHARDED + 'reference = ["o"]\n', "databases.a.reference[0]", "o is in keys too", "whole on every server"),
     (SHARDED + 'reference = ["x.y"]\n', "databases.a.reference[0]", "is not the name of a table", "schema"),
     (
