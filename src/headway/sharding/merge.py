@@ -58,7 +58,7 @@ def merge_groups(
     merged = [(index, column) for index, column in enumerate(columns) if column.merge]
     for row in rows:
         for index, column in merged:
-            if column.kind is not None and row[index] is not None:
+            if column.kind is not None and column.merge in ("min", "max") and row[index] is not None:
                 _comparable(row[column.kind], by_code_point)
         key = tuple(_hashable(row[index]) for index in groups)
         held = found.get(key)
@@ -99,7 +99,13 @@ def _finish(row: list[Any], columns: Sequence[Column]) -> Iterator[Any]:
             value = _quotient(value, row[index + 1])
         elif column.merge == "distinct":
             value = len(value)
+        elif column.merge == "sum" and isinstance(value, Decimal) and _is_whole(row, column):
+            value = int(value)  # a server adds up the bigints of its shards to a numeric
         yield row[column.default] if value is None and column.default is not None else value
+
+
+def _is_whole(row: list[Any], column: Column) -> bool:
+    return column.kind is not None and row[column.kind][1] == "bigint"
 
 
 def _quotient(total: Any, count: int) -> Any:

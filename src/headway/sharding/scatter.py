@@ -8,7 +8,7 @@ Pure; SQL is read by sqlglot.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,31 +19,30 @@ from headway.errors import CannotScatter
 from headway.model.sharding import TableKey
 from headway.sharding.colocation import co_located
 from headway.sharding.layout import REFERENCE_SCHEMA, identifier
-from headway.sharding.merge import TYPE_MARK, Column, Order
-from headway.sharding.statement import AsWritten, Node, column_name, has_aggregate, is_aggregate, parameters, read, text
+from headway.sharding.merge import Column, Order
+from headway.sharding.statement import (
+    AsWritten,
+    Bound,
+    Node,
+    both,
+    bound,
+    column_name,
+    flat,
+    has_aggregate,
+    is_aggregate,
+    is_count,
+    kind_sql,
+    parameters,
+    read,
+    text,
+)
 
 _SCHEMA = "headway_any_shard"
-_ADDED: tuple[type[Any], ...] = (exp.Count, exp.Sum)
 _COMPARED: dict[type[Any], str] = {exp.Min: "min", exp.Max: "max"}
 _LOGICAL: dict[type[Any], str] = {exp.LogicalAnd: "all", exp.LogicalOr: "any"}
+_COMBINED = {"sum": "sum", "avg": "sum", "min": "min", "max": "max", "all": "bool_and", "any": "bool_or"}
 _IN_PYTHON = "Ask for its parts and put them together in Python."
 _ONE_SHARD = "Ask one shard for it: at(key)."
-_TEXT_TYPES = "'text'::regtype, 'varchar'::regtype, 'bpchar'::regtype, 'name'::regtype"
-
-
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """A LIMIT or OFFSET: a number, or the position of an argument."""
-
-    number: int = 0
-    argument: int = 0
-
-    def value(self, arguments: Sequence[object]) -> int:
-        """The number; ValueError for an argument that is none."""
-        found = arguments[self.argument - 1] if self.argument else self.number
-        if not isinstance(found, int) or isinstance(found, bool) or found < 0:
-            raise CannotScatter(f"LIMIT and OFFSET are whole numbers, not {found!r}")
-        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +58,14 @@ class Scatter:
     offset: Bound | None = None
     star: bool = False  # columns are the server's: what it names, with `columns` behind
     needs: int = 0  # arguments
+    head: str = ""  # around all of it, what puts together the groups of the server's own shards
+    tail: str = ""
 
     def server_sql(self, schemas: Sequence[str]) -> str:
         """One server's statement, over its shards."""
         parts = [identifier(schema).join(self.template) for schema in schemas]
-        return "\nUNION ALL\n".join(f"({part})" for part in parts)
+        asked = "\nUNION ALL\n".join(f"({part})" for part in parts)
+        return f"{self.head}{asked}{self.tail}"
 
 
 def scatter(sql: str, keys: Mapping[str, TableKey], reference: Collection[str] = ()) -> Scatter:
@@ -139,11 +141,13 @@ class _Planner:
         self._is_one_table = len(list(tree.find_all(exp.Table))) == 1 and not tree.args.get("joins")
         self._asked: list[Node] = []
         self._columns: list[Column] = []
+        self._grouped: exp.Group | None = None
+        self._about: dict[int, int] = {}  # columns that tell a type: of which other one
         self._shown = 0  # of the columns asked for, those that the caller sees when nothing is grouped
 
     def plan(self) -> Scatter:
         tree = self._tree
-        limit, offset = _bound(tree.args.get("limit")), _bound(tree.args.get("offset"))
+        limit, offset = bound(tree.args.get("limit")), bound(tree.args.get("offset"))
         group, having = tree.args.get("group"), tree.args.get("having")
         is_grouped = group is not None or having is not None or has_aggregate(tree)
         groups: tuple[int, ...] | None = None
@@ -161,13 +165,16 @@ class _Planner:
         order = self._order(is_plain=groups is None, is_grouped=is_grouped)
         asked = tree.copy()
         asked.set("expressions", [one.copy() for one in self._asked])
+        if self._grouped is not None:
+            asked.set("group", self._grouped)
         for part in ("limit", "offset", *(("order",) if groups is not None or limit is None else ())):
             asked.set(part, None)
         if limit is not None and groups is None:
-            asked.set("limit", _both(tree.args.get("limit"), tree.args.get("offset")))
+            asked.set("limit", both(tree.args.get("limit"), tree.args.get("offset")))
         for table in asked.find_all(exp.Table):
             schema = self._placeholder if table.name in self._spread else REFERENCE_SCHEMA
             table.set("db", exp.to_identifier(schema, quoted=True))
+        head, tail = self._combined(groups, asked)
         numbers = parameters(tree)
         for number in sorted(numbers - parameters(asked)):
             # A statement has to mention every argument that it is given.
@@ -182,7 +189,35 @@ class _Planner:
             offset=offset,
             star=groups is None,
             needs=max(numbers, default=0),
+            head=head,
+            tail=tail,
         )
+
+    def _combined(self, groups: tuple[int, ...] | None, asked: exp.Select) -> tuple[str, str]:
+        """What gives one row for each group of a server instead of one for each group of a shard."""
+        columns = self._columns
+        if groups is None or any(column.merge == "distinct" for column in columns):
+            return "", ""
+        inner: list[Node] = []
+        outer: list[str] = []
+        for index, (one, column) in enumerate(zip(self._asked, columns, strict=True)):
+            value = one.unalias()
+            if index in self._about:
+                told = f"c{self._about[index]}"
+                outer.append(kind_sql(told if self._about[index] in groups else f"min({told})"))
+                continue
+            inner.append(exp.alias_(value.copy(), f"c{index}"))
+            if index in groups:
+                outer.append(f"c{index}")
+            elif not column.merge:
+                outer.append(f"(array_agg(c{index}))[1]")  # the same in all rows
+            elif is_count(value):
+                outer.append(f"sum(c{index})::bigint")
+            else:
+                outer.append(f"{_COMBINED[column.merge]}(c{index})")
+        asked.set("expressions", inner)
+        by = f"\nGROUP BY {', '.join(f'c{index}' for index in groups)}" if groups else ""
+        return f"SELECT {', '.join(outer)} FROM (\n", f"\n) headway_groups{by}"
 
     def _by_key(self, group: exp.Group | None) -> bool:
         """Whether every group is on one shard: it is told apart by the key as well."""
@@ -211,9 +246,12 @@ class _Planner:
             raise CannotScatter("GROUPING SETS, ROLLUP and CUBE are not put together over shards", hint=_IN_PYTHON)
         aliases = {one.alias: one.this for one in self._tree.expressions if isinstance(one, exp.Alias)}
         found: list[Node] = []
-        for one in _flat(group.expressions):
+        for one in flat(group.expressions):
             if isinstance(one, exp.Literal) and not one.is_string:
-                found.append(self._chosen("GROUP BY", int(one.name)).unalias())
+                meant = self._chosen("GROUP BY", int(one.name)).unalias()
+                if not meant.find(exp.Column):
+                    raise CannotScatter(f"GROUP BY {one.name} is a constant", hint="Do not group by it.")
+                found.append(meant)
             elif isinstance(one, exp.Column) and not one.table and one.name in aliases:
                 meant = aliases[one.name]
                 columns = {column.name for column in meant.find_all(exp.Column)}
@@ -251,6 +289,9 @@ class _Planner:
         for number, each in enumerate(groups):
             if number not in places:
                 places[number] = self._take(exp.alias_(each.copy(), f"headway_g{number}"), Column("", hidden=True))
+        if group is not None:
+            # By what is meant: positions and names are other ones in what is asked.
+            self._grouped = exp.Group(expressions=[each.copy() for each in groups])
         return tuple(places[number] for number in sorted(places))
 
     def _aggregate(self, inner: Node, name: str) -> None:
@@ -286,12 +327,16 @@ class _Planner:
             return
         if is_distinct and kind not in _COMPARED:
             raise CannotScatter(f"{text(function)}: a value may be on several shards", hint=_IN_PYTHON)
-        if kind in _ADDED:
+        if kind is exp.Count:
             self._take(asked(function.copy(), name), Column(name, "sum", default))
+        elif kind is exp.Sum:
+            index = len(self._asked)
+            self._take(asked(function.copy(), name), Column(name, "sum", default, kind=index + 1))
+            self._about[self._take_kind(inner)] = index
         elif kind in _COMPARED:
             index = len(self._asked)
             self._take(asked(function.copy(), name), Column(name, _COMPARED[kind], default, kind=index + 1))
-            self._take_kind(inner)
+            self._about[self._take_kind(inner)] = index
         elif kind in _LOGICAL:
             self._take(asked(function.copy(), name), Column(name, _LOGICAL[kind], default))
         elif kind is exp.Avg:
@@ -311,14 +356,10 @@ class _Planner:
     def _take_kind(self, value: Node, once: bool = False) -> int:
         """Ask for the type of a value, and for its collation, which numbers do not have.
 
-        A branch that is never taken has the type and costs nothing. In a sub-query it is asked once and not for each
-        row; there PostgreSQL does not know expressions of GROUP BY again, whose rows are few.
+        In a sub-query it is asked once and not for each row; there PostgreSQL does not know expressions of GROUP BY
+        again, whose rows are few.
         """
-        inner = f"CASE WHEN false THEN {text(value)} END"
-        told = (
-            f"ARRAY['{TYPE_MARK}', pg_typeof({inner})::text, "
-            f"CASE WHEN pg_typeof({inner}) IN ({_TEXT_TYPES}) THEN pg_collation_for({inner}) END]"
-        )
+        told = kind_sql(text(value))
         kind = sqlglot.parse_one(f"(SELECT {told})" if once else told, read=AsWritten)
         return self._take(exp.alias_(kind, f"headway_k{len(self._asked)}"), Column("", hidden=True))
 
@@ -331,7 +372,9 @@ class _Planner:
             is_desc, nulls_first = bool(one.args.get("desc")), bool(one.args.get("nulls_first"))
             index, value = self._plain_index(one.this) if is_plain else self._group_index(one.this)
             if value is not None:
-                found.append(Order(self._take_kind(value, once=not is_grouped) - self._shown))
+                told = self._take_kind(value, once=not is_grouped)
+                self._about[told] = index
+                found.append(Order(told - self._shown))
             found.append(Order(index - self._shown, is_desc, nulls_first))
         return tuple(found)
 
@@ -372,36 +415,3 @@ class _Planner:
             self._asked[index].unalias(), exp.Count
         )
         return index, None if counts else self._asked[index].unalias()
-
-
-def _flat(expressions: Sequence[Node]) -> Iterator[Node]:
-    """The expressions of GROUP BY: (a, b) are two."""
-    for one in expressions:
-        if isinstance(one, exp.Tuple):
-            if not one.expressions:
-                raise CannotScatter("GROUP BY ()", hint="Leave it out.")
-            yield from _flat(one.expressions)
-        else:
-            yield one.unnest()
-
-
-def _bound(clause: Node | None) -> Bound | None:
-    if clause is None:
-        return None
-    inner = clause.expression
-    if isinstance(inner, exp.Literal) and inner.name.isdigit():
-        return Bound(number=int(inner.name))
-    if isinstance(inner, exp.Parameter) and str(inner.this).isdigit():
-        return Bound(argument=int(str(inner.this)))
-    raise CannotScatter("LIMIT and OFFSET are numbers or parameters", hint="Compute it in Python.")
-
-
-def _both(limit: Node, offset: Node | None) -> exp.Limit:
-    """As many rows as may be needed of each shard."""
-    if offset is None:
-        return exp.Limit(expression=limit.expression.copy())
-    both = [limit.expression, offset.expression]
-    if all(isinstance(one, exp.Literal) for one in both):
-        return exp.Limit(expression=exp.Literal.number(sum(int(one.name) for one in both)))
-    first, second = (exp.cast(one.copy(), "bigint") for one in both)
-    return exp.Limit(expression=exp.Paren(this=exp.Add(this=first, expression=second)))

@@ -6,7 +6,8 @@ double, EXTRACT a numeric). A shard is to be asked what was written.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +16,9 @@ from sqlglot import exp
 from sqlglot.dialects import Postgres
 
 from headway.errors import CannotScatter
+from headway.sharding.merge import TYPE_MARK
 
+_TEXT_TYPES = "'text'::regtype, 'varchar'::regtype, 'bpchar'::regtype, 'name'::regtype"
 Node = Any  # of sqlglot's tree; its classes have changed their common ancestor
 # All aggregates of PostgreSQL: one taken for an ordinary function would be answered by each shard. Those that are
 # parsed as such below come by name when they are written with their schema.
@@ -29,6 +32,21 @@ _AGGREGATES = frozenset({
     "regr_avgy", "regr_count", "regr_intercept", "regr_r2", "regr_slope", "regr_sxx", "regr_sxy", "regr_syy",
     "stddev", "stddev_pop", "stddev_samp", "string_agg", "sum", "var_pop", "var_samp", "variance", "xmlagg",
 })  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A LIMIT or OFFSET: a number, or the position of an argument."""
+
+    number: int = 0
+    argument: int = 0
+
+    def value(self, arguments: Sequence[object]) -> int:
+        """The number; ValueError for an argument that is none."""
+        found = arguments[self.argument - 1] if self.argument else self.number
+        if not isinstance(found, int) or isinstance(found, bool) or found < 0:
+            raise CannotScatter(f"LIMIT and OFFSET are whole numbers, not {found!r}")
+        return found
 
 
 class AsWritten(Postgres):  # type: ignore[misc]
@@ -133,3 +151,50 @@ def column_name(expression: Node) -> str:
     if isinstance(inner, exp.Func):
         return inner.sql("postgres").partition("(")[0].lower()
     return "?column?"
+
+
+def is_count(value: Node) -> bool:
+    """Whether it counts, filtered or not."""
+    return isinstance(value.this if isinstance(value, exp.Filter) else value, exp.Count)
+
+
+def kind_sql(value: str) -> str:
+    """The SQL that tells the type and the collation of a value, as `merge` takes it."""
+    # A branch that is never taken has the type and costs nothing.
+    inner = f"CASE WHEN false THEN {value} END"
+    collation = f"CASE WHEN pg_typeof({inner}) IN ({_TEXT_TYPES}) THEN pg_collation_for({inner}) END"
+    return f"ARRAY['{TYPE_MARK}', pg_typeof({inner})::text, {collation}]"
+
+
+def flat(expressions: Sequence[Node]) -> Iterator[Node]:
+    """The expressions of GROUP BY: (a, b) are two."""
+    for one in expressions:
+        if isinstance(one, exp.Tuple):
+            if not one.expressions:
+                raise CannotScatter("GROUP BY ()", hint="Leave it out.")
+            yield from flat(one.expressions)
+        else:
+            yield one.unnest()
+
+
+def bound(clause: Node | None) -> Bound | None:
+    """What a LIMIT or OFFSET says."""
+    if clause is None:
+        return None
+    inner = clause.expression
+    if isinstance(inner, exp.Literal) and inner.name.isdigit():
+        return Bound(number=int(inner.name))
+    if isinstance(inner, exp.Parameter) and str(inner.this).isdigit():
+        return Bound(argument=int(str(inner.this)))
+    raise CannotScatter("LIMIT and OFFSET are numbers or parameters", hint="Compute it in Python.")
+
+
+def both(limit: Node, offset: Node | None) -> exp.Limit:
+    """As many rows as may be needed of each shard."""
+    if offset is None:
+        return exp.Limit(expression=limit.expression.copy())
+    both = [limit.expression, offset.expression]
+    if all(isinstance(one, exp.Literal) for one in both):
+        return exp.Limit(expression=exp.Literal.number(sum(int(one.name) for one in both)))
+    first, second = (exp.cast(one.copy(), "bigint") for one in both)
+    return exp.Limit(expression=exp.Paren(this=exp.Add(this=first, expression=second)))

@@ -14,9 +14,11 @@ import pytest
 from client_place import Sharded, sharded
 
 from headway.errors import CannotScatter
+from headway.model.sharding import TableKey
 from headway.sharding.ids import EPOCH_MS, id_function_sql, id_trigger_sql, shard_of_id, time_of_id
 from headway.sharding.keys import shard_of
 from headway.sharding.layout import REFERENCE_SCHEMA
+from headway.sharding.scatter import scatter
 
 SHARDS = 8
 SEEDS = range(6)
@@ -155,7 +157,9 @@ def _statement(chance: random.Random) -> tuple[str, tuple[Any, ...], bool]:
     if chance.random() < 0.6:
         groups = chance.sample(EXPRESSIONS, chance.randrange(3))
         selected = [*groups, *chance.sample(AGGREGATES, chance.randrange(1, 4))]
-        end = f" GROUP BY {', '.join(groups)}" if groups else ""
+        chance.shuffle(selected)
+        by = [chance.choice([group, str(1 + selected.index(group))]) for group in groups]
+        end = f" GROUP BY {', '.join(by)}" if groups else ""
         sql = f"SELECT {', '.join(selected)} FROM t WHERE {condition}{end}"
     else:
         selected = chance.sample(EXPRESSIONS, chance.randrange(1, 4))
@@ -190,8 +194,19 @@ AWKWARD: list[tuple[str, tuple[Any, ...], bool]] = [
     ("SELECT coalesce(sum(b), 0), coalesce(avg(c), 0), coalesce(sum(n), 0) FROM t WHERE k = 1000", (), False),
     ("SELECT note, count(*) FROM t GROUP BY note ORDER BY 1 LIMIT $1", (2,), True),
     ("SELECT mood::text AS x FROM t ORDER BY x", (), True),
+    ("SELECT max(note), c, count(*) FROM t GROUP BY 2", (), False),
+    ("SELECT count(*) FILTER (WHERE c > 0), sum(c) FILTER (WHERE c > 0), count(DISTINCT c) FROM t", (), False),
+    ("SELECT id, coalesce(bool_or(c > 1), false), coalesce(sum(c), -1) FROM t GROUP BY id", (), False),
+    ("SELECT c + 1 AS d, sum(c), count(*) AS d2 FROM t GROUP BY d ORDER BY d NULLS FIRST", (), True),
     ("SELECT COUNT(*) AS N, Max(C) FROM T", (), False),
 ]
+
+
+def test_a_server_gives_one_row_for_each_group(orders):
+    plan = scatter("SELECT id, count(*), sum(b), max(note), avg(c) FROM t GROUP BY id", {"t": TableKey("k", "int")})
+    with orders.admin("s1") as admin:
+        rows = admin.execute(plan.server_sql([f"orders_{shard:04d}" for shard in range(SHARDS // 2)])).fetchall()  # type: ignore[call-overload]
+    assert len({row[0] for row in rows}) == len(rows) == 6
 
 
 def test_awkward_statements(orders):
