@@ -19,7 +19,8 @@ REFERENCE_SCHEMA = "headway_reference"
 CREATE_REFERENCE = f"CREATE SCHEMA IF NOT EXISTS {REFERENCE_SCHEMA};"
 CONSTRAINT = "headway_shard"
 OURS = (LEDGER_TABLE, MARKER_TABLE)
-SCHEMA_ENTRY = "schema:"  # how the ledger names the schema file, which is no migration
+SCHEMA_ENTRY = "schema:"  # how the ledger names what is no migration: the schema file
+SHARDS_ENTRY = f"{SCHEMA_ENTRY}shards"  # and of how many shards this is one, which its constraints rely on
 
 _NAME = r'(?:(?:"(?P<quoted>[^"]+)")|(?P<plain>[A-Za-z_][\w$]*))'
 _ABOUT = re.compile(

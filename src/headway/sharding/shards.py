@@ -99,7 +99,7 @@ def lay_out(wanted: Layout, servers: Sequence[AdminServer]) -> tuple[ShardMap, b
     shared, own = layout.split_script(sql, wanted.reference)
     first = servers[0]
     map_ = existing_map(wanted, first)
-    owners = map_.owners if map_ is not None else spread(wanted.shards, tuple(server.name for server in servers))
+    owners = map_.owners if map_ is not None else _owners(wanted, servers)
     if map_ is not None and (gone := sorted(set(owners) - {server.name for server in servers})):
         raise Conflict(
             f"{wanted.path}.servers: {', '.join(gone)} holds shards and is not declared any more",
@@ -127,10 +127,14 @@ def lay_out(wanted: Layout, servers: Sequence[AdminServer]) -> tuple[ShardMap, b
     else:
         with connect(holder) as connection:
             keys = _keys(wanted, connection, model)
+    fresh = {table: key for table, key in keys.items() if map_ is not None and map_.keys.get(table) != key}
 
     def fill(server: AdminServer, connection: Connection) -> int:
-        for shard in missing[server.name]:
-            _make(wanted, connection, server, shard, own, checksum, keys)
+        for shard, owner in enumerate(owners):
+            if owner == server.name and shard in missing[server.name]:
+                _make(wanted, connection, server, shard, own, checksum, keys)
+            elif owner == server.name and fresh:
+                _constrain(wanted, connection, shard, fresh)
         return len(missing[server.name])
 
     count = sum(on_each(servers, fill).values())
@@ -170,6 +174,51 @@ def existing_map(wanted: Layout, first: AdminServer) -> ShardMap | None:
         return read_map(connection)
 
 
+def _owners(wanted: Layout, servers: Sequence[AdminServer]) -> tuple[str, ...]:
+    """A map where there is no catalog: shards that a killed start or a lost catalog has left stay where they are.
+
+    Conflict when they are of another number of shards, or one of them is on two servers.
+    """
+
+    def look(server: AdminServer, connection: Connection) -> dict[int, str]:
+        schemas = {shard: schema_name(wanted.name, shard) for shard in _there(wanted, connection, server)}
+        counts: dict[str, str] = {}
+        if schemas:
+            rows = connection.execute(layout.ledgers(list(schemas.values())).encode()).fetchall()
+            counts = {str(row[0]): str(row[2]) for row in rows if row[1] == layout.SHARDS_ENTRY}
+        return {shard: counts.get(schema, str(wanted.shards)) for shard, schema in schemas.items()}
+
+    owners = list(spread(wanted.shards, tuple(server.name for server in servers)))
+    seen: dict[int, str] = {}
+    for name, found in on_each(servers, look).items():
+        for shard, count in found.items():
+            if count != str(wanted.shards) or shard >= wanted.shards:
+                raise Conflict(
+                    f"{wanted.path}.shards: server {name} holds shard {shard} of {count}, {wanted.shards} are declared",
+                    hint=f"Write shards = {count}, or take the schemas of an earlier attempt away from that server.",
+                )
+            if shard in seen:
+                raise Conflict(
+                    f"{wanted.path}: there is no catalog, and shard {shard} is on servers {seen[shard]} and {name}",
+                    hint=f"Rename the schema {schema_name(wanted.name, shard)} on the server whose rows are the older.",
+                )
+            seen[shard] = owners[shard] = name
+    return tuple(owners)
+
+
+def _constrain(wanted: Layout, connection: Connection, shard: int, keys: Mapping[str, TableKey]) -> None:
+    """Tables that were declared later, and exist since a migration."""
+    schema = schema_name(wanted.name, shard)
+    try:
+        with connection.transaction():
+            _run(connection, layout.constrain(schema, shard, wanted.shards, keys))
+    except (psycopg.errors.CheckViolation, psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
+        raise AppError(
+            f"{wanted.path}.keys: shard {shard}: {error.diag.message_primary}",
+            hint="Its rows are of other shards' keys, or a migration has not reached it: headway db migrate",
+        ) from error
+
+
 def _there(wanted: Layout, connection: Connection, server: AdminServer) -> dict[int, bool]:
     """The shards that are on a server with their tables, and whether the app may get to them."""
     pattern = f"^{re.escape(schema_name(wanted.name, 0)[:-4])}[0-9]{{4}}$"
@@ -196,9 +245,9 @@ def _make_reference(server: AdminServer, connection: Connection, shared: str, wa
                 (layout.REFERENCE_SCHEMA,),
             )
         }
-        if set(wanted.reference) - tables:
+        if lacking := [table for table in wanted.reference if table not in tables]:
             _run(connection, f"SET LOCAL search_path = {layout.REFERENCE_SCHEMA}")
-            _apply(wanted, connection, shared)
+            _apply(wanted, connection, layout.split_script(shared, lacking)[0])
             if lost := _absent(connection, wanted.reference):
                 raise AppError(
                     f"{wanted.path}.reference: the schema creates no table {', '.join(lost)}",
@@ -232,11 +281,10 @@ def _make(
         _apply(wanted, connection, sql)
         found = dict(keys) if keys is not None else _keys(wanted, connection, schema)
         _run(connection, layout.constrain(schema, shard, wanted.shards, found) + server.rights(schema))
+        row = f"INSERT INTO {layout.identifier(schema)}.{LEDGER_TABLE} VALUES (%s, %s)"
+        connection.execute(row, (layout.SHARDS_ENTRY, str(wanted.shards)))
         if wanted.schema_file is not None:
-            connection.execute(
-                f"INSERT INTO {layout.identifier(schema)}.{LEDGER_TABLE} VALUES (%s, %s)",
-                (layout.SCHEMA_ENTRY + wanted.schema_file.name, checksum),
-            )
+            connection.execute(row, (layout.SCHEMA_ENTRY + wanted.schema_file.name, checksum))
     return found
 
 

@@ -210,10 +210,16 @@ class ShardedDatabase:
                 self._stop.wait(_POLL_S)
                 continue
             except HeadwayError as error:
-                if self.error is None or self.error.message != error.message:
-                    self.tell(self.process, "failed", error.message, "warning")
-                self.error = error
+                self._failed(error)
+            except psycopg.Error as error:  # a server that went away in the middle: what was done stays done
+                told = str(error).strip().partition("\n")[0] or type(error).__name__
+                self._failed(EngineError(f"databases.{self.wanted.name}: {told}", hint="headway status; headway logs"))
             self._stop.wait(_RETRY_S)
+
+    def _failed(self, error: HeadwayError) -> None:
+        if self.error is None or self.error.message != error.message:
+            self.tell(self.process, "failed", error.message, "warning")
+        self.error = error
 
     def _all_ready(self) -> bool:
         for name, server in self.servers.items():

@@ -1,0 +1,217 @@
+"""Shards are laid out whole or not at all: refusals by name, a kill in the middle, quickly when nothing is to do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+from postgresql_place import Place, die_with_parent, wait_for
+from psycopg.conninfo import make_conninfo
+
+from headway.errors import AppError, Conflict
+from headway.model.sharding import LEDGER_TABLE, MARKER_TABLE
+from headway.sharding import settings
+from headway.sharding.postgresql import Server
+from headway.sharding.shards import AdminServer, Layout, connect, lay_out
+
+SHARDS = 256
+SCHEMA = """
+CREATE TABLE countries (code text PRIMARY KEY);
+INSERT INTO countries VALUES ('ch'), ('li');
+CREATE TABLE orders (id bigint NOT NULL, customer text NOT NULL, country text REFERENCES countries);
+CREATE TABLE lines (customer varchar(80) NOT NULL, number int GENERATED ALWAYS AS IDENTITY);
+"""
+KEYS = {"orders": "customer", "lines": "customer"}
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Place]:
+    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) and os.statvfs("/dev/shm").f_bavail * 4096 > 2**30 else None
+    folder = Path(tempfile.mkdtemp(prefix="headway-pg-", dir=parent)).resolve()
+    folder.chmod(0o755)  # the engine's user must be able to enter it
+    place = Place(folder, folder / "shared")
+    try:
+        yield place
+    finally:
+        place.clear()
+
+
+@pytest.fixture(scope="module")
+def engines(place: Place) -> tuple[Server, ...]:
+    return tuple(place.start(f"orders.s{number}")[0] for number in (1, 2))
+
+
+@pytest.fixture
+def servers(engines: tuple[Server, ...], request: pytest.FixtureRequest) -> tuple[AdminServer, ...]:
+    """Two, each with an empty database of this test's own."""
+    database = f"d{abs(hash(request.node.name)) % 10**9}"
+    found = []
+    for number, engine in enumerate(engines, 1):
+        way = {"host": str(engine.socket_folder), "port": engine.port, "user": settings.SUPERUSER}
+        with psycopg.connect(**way, dbname="postgres", autocommit=True) as admin:  # type: ignore[arg-type]
+            admin.execute(f"CREATE DATABASE {database} OWNER {engine.role}")  # type: ignore[call-overload]
+        admin_way = make_conninfo(**way, dbname=database)  # type: ignore[arg-type]
+        found.append(
+            AdminServer(
+                name=f"s{number}",
+                admin=admin_way,
+                replication=admin_way,
+                url=f"postgresql://{engine.role}@127.0.0.1:{engine.port}/{database}",
+                role=engine.role,
+                owner=settings.SUPERUSER,
+                database=database,
+                is_ours=True,
+            )
+        )
+    return tuple(found)
+
+
+def wanted(folder: Path, schema: str = SCHEMA, *, shards: int = 8, **more: object) -> Layout:
+    file = folder / "schema.sql"
+    file.write_text(schema)
+    found = Layout("shop", "orders", shards, KEYS, ("countries",), file)
+    return replace(found, **more)  # type: ignore[arg-type]
+
+
+def schemas(server: AdminServer) -> list[str]:
+    with connect(server) as connection:
+        rows = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname ~ '^orders_' ORDER BY 1").fetchall()
+    return [str(row[0]) for row in rows]
+
+
+def test_what_is_there_costs_no_second(servers, tmp_path):
+    began_s = time.monotonic()
+    layout = wanted(tmp_path, shards=SHARDS)
+    map_, made = lay_out(layout, servers)
+    first_s = time.monotonic() - began_s
+    assert made
+    assert {name: key.kind for name, key in map_.keys.items()} == {"orders": "text", "lines": "text"}
+    assert [len(map_.on(name)) for name in ("s1", "s2")] == [SHARDS // 2, SHARDS // 2]
+    began_s = time.monotonic()
+    again, made = lay_out(layout, servers)
+    assert not made
+    assert again == map_
+    assert time.monotonic() - began_s < max(1.0, first_s / 2)
+    for server in servers:
+        with connect(server) as connection:
+            found = connection.execute(
+                "SELECT count(*) FILTER (WHERE conname = 'headway_shard') FROM pg_constraint"
+            ).fetchone()
+            assert found == (SHARDS,)  # two tables in each of half the shards
+            assert connection.execute("SELECT count(*) FROM headway_reference.countries").fetchone() == (2,)
+            place = schemas(server)[0]
+            rows = connection.execute(f"SELECT name FROM {place}.{LEDGER_TABLE}").fetchall()  # type: ignore[call-overload]
+            assert {row[0] for row in rows} == {"schema:schema.sql", "schema:shards"}
+            assert connection.execute(f"SELECT to_regclass('{place}.{MARKER_TABLE}')::text").fetchone() != (None,)  # type: ignore[call-overload]
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from headway.sharding.shards import AdminServer, Layout, lay_out
+a, b, file = eval(sys.argv[1]), eval(sys.argv[2]), Path(sys.argv[3])
+lay_out(Layout("shop", "orders", 256, {"orders": "customer", "lines": "customer"}, ("countries",), file),
+        (AdminServer(**a), AdminServer(**b)))
+"""
+
+
+def _told(server: AdminServer) -> str:
+    return repr({name: getattr(server, name) for name in AdminServer.__slots__})
+
+
+def test_a_kill_in_the_middle_is_gone_on_from(servers, tmp_path):
+    layout = wanted(tmp_path, shards=SHARDS)
+    arguments = [*map(_told, servers), str(layout.schema_file)]
+    child = subprocess.Popen([sys.executable, "-c", CHILD, *arguments], preexec_fn=die_with_parent())
+    wait_for(lambda: len(schemas(servers[0])) > 10, "the first shards are there")
+    child.send_signal(signal.SIGKILL)
+    child.wait(10)
+    before = len(schemas(servers[0])) + len(schemas(servers[1]))
+    assert 10 < before < SHARDS
+    with pytest.raises(Conflict, match="holds shard 0 of 256, 512 are declared"):
+        lay_out(wanted(tmp_path, shards=512), servers)
+    map_, made = lay_out(layout, servers)
+    assert made
+    assert len(schemas(servers[0])) + len(schemas(servers[1])) == SHARDS == map_.shards
+
+
+@pytest.mark.parametrize(
+    ("schema", "more", "told"),
+    [
+        ("CREATE TABLE more (id int);" + SCHEMA, {}, "databases.orders.keys: table more has no key"),
+        (SCHEMA, {"keys": {**KEYS, "gone": "id"}}, "databases.orders.keys.gone: the schema creates no table gone"),
+        (SCHEMA, {"keys": {**KEYS, "orders": "who"}}, "table orders has no column who"),
+        (SCHEMA, {"keys": {**KEYS, "orders": "country"}}, "column country of table orders may be NULL"),
+        (SCHEMA, {"keys": {**KEYS, "orders": "id"}}, "keys are of different types: int, text"),
+        (SCHEMA.replace("id bigint", "id real"), {"keys": {**KEYS, "orders": "id"}}, "column id is of type real"),
+        (SCHEMA, {"reference": ("countries", "cities")}, "reference: the schema creates no table cities"),
+        (SCHEMA + "SELEC 1;", {}, "schema.sql"),
+        (SCHEMA + "ROLLBACK;", {}, "ROLLBACK does not go into a schema"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name_and_leaves_no_shard(servers, tmp_path, schema, more, told):
+    with pytest.raises(AppError, match=told) as caught:
+        lay_out(wanted(tmp_path, schema, **more), servers)
+    assert caught.value.hint
+    assert schemas(servers[0]) == schemas(servers[1]) == []
+    map_, _ = lay_out(wanted(tmp_path), servers)  # corrected, it goes on
+    assert map_.shards == 8
+
+
+def test_a_catalog_of_something_else_is_left_alone(servers, tmp_path):
+    lay_out(wanted(tmp_path), servers)
+    for other, told in (
+        ({"shards": 16}, "it was created with 8, and 16 are declared"),
+        ({"system": "site"}, "holds the catalog of database orders of system shop"),
+    ):
+        with pytest.raises(Conflict, match=told):
+            lay_out(wanted(tmp_path, **other), servers)
+    with pytest.raises(Conflict, match="s2 holds shards and is not declared any more"):
+        lay_out(wanted(tmp_path), servers[:1])
+
+
+def test_a_lost_catalog_is_made_anew_from_where_the_shards_are(servers, tmp_path):
+    layout = wanted(tmp_path)
+    before, _ = lay_out(layout, servers)
+    with connect(servers[0]) as connection:
+        connection.execute("DROP SCHEMA headway CASCADE")
+    after, _ = lay_out(layout, servers[::-1])
+    assert after.owners == before.owners
+    with connect(servers[1]) as connection:
+        connection.execute("DROP SCHEMA headway CASCADE")
+        connection.execute("CREATE SCHEMA orders_0000 CREATE TABLE headway_ledger (name text, checksum text)")
+    with pytest.raises(Conflict, match="shard 0 is on servers s1 and s2"):
+        lay_out(layout, servers)
+
+
+def test_a_table_that_a_migration_made_is_held_to_its_key(servers, tmp_path):
+    layout = wanted(tmp_path)
+    lay_out(layout, servers)
+    for server in servers:
+        with connect(server) as connection:
+            for schema in schemas(server):
+                connection.execute(f"CREATE TABLE {schema}.carts (customer text NOT NULL)")  # type: ignore[call-overload]
+    map_, _ = lay_out(replace(layout, keys={**KEYS, "carts": "customer"}), servers)
+    assert "carts" in map_.keys
+    for server in servers:
+        insert = f"INSERT INTO {schemas(server)[0]}.carts SELECT 'c' || n FROM generate_series(1, 20) n"
+        with connect(server) as connection, pytest.raises(psycopg.errors.CheckViolation):
+            connection.execute(insert)  # type: ignore[call-overload]
+
+
+def test_another_reference_table_is_made_beside_those_that_are_there(servers, tmp_path):
+    lay_out(wanted(tmp_path), servers)
+    more = SCHEMA + "CREATE TABLE cities (name text); INSERT INTO cities VALUES ('chur');"
+    lay_out(wanted(tmp_path, more, reference=("countries", "cities")), servers)
+    with connect(servers[1]) as connection:
+        assert connection.execute("SELECT count(*) FROM headway_reference.countries").fetchone() == (2,)
+        assert connection.execute("SELECT count(*) FROM headway_reference.cities").fetchone() == (1,)
