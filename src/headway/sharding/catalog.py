@@ -117,7 +117,7 @@ def _same(row: tuple[object, ...], system: str, database: str, shards: int) -> N
     if row[2] != shards:
         raise Conflict(
             f"databases.{database}.shards: it was created with {row[2]} shards, and {shards} are declared",
-            hint=f"Write shards = {row[2]}; `headway db split {database}` is the way to more.",
+            hint=f"Write shards = {row[2]}.",
         )
 
 

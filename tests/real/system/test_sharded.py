@@ -260,6 +260,26 @@ def test_a_killed_server_takes_only_its_own_shards_along(system):
     system.wait_ready()
 
 
+def test_a_server_that_hangs_is_the_only_one_that_is_down(system):
+    def states() -> list[str]:
+        found = system.status()["databases"]["orders"]
+        return [found["state"], *(server["state"] for server in found["servers"])]
+
+    pid = system.pid("database.orders.s2")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        wait_for(lambda: states() == ["degraded", "ready", "down"], 15, "it is seen to be away", every_s=0.1)
+        told = databases(system)
+        assert [(server["state"], server["rows"] is None) for server in told["servers"]] == [  # type: ignore[attr-defined]
+            ("ready", False),
+            ("down", True),
+        ]
+        assert system.status()["state"] == "degraded"
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    wait_for(lambda: states() == ["ready", "ready", "ready"], 15, "it is back", every_s=0.1)
+
+
 def test_migrations_reach_every_shard_or_say_which_refused(system):
     folder = system.folder / "migrations"
     assert "nothing to apply" in system.ok("db", "migrate", "orders")
