@@ -55,7 +55,8 @@ def test_every_declaration_loads(block: Block, tmp_path: Path) -> None:
     for service in tables.get("services", {}).values():
         for folder in service.get("static", {}).values():
             (tmp_path / folder).mkdir()
-    environment = dict.fromkeys(re.findall(r"{env\.(\w+)}", block.text), "postgresql://user@127.0.0.1:5432/name")
+    names = re.findall(r"{env\.(\w+)}", block.text)
+    environment = {name: f"postgresql://user@127.0.0.1:5432/{name.lower()}" for name in names}
     loaded = load(str(file), cwd=tmp_path, environment=environment)
     assert loaded.warnings == ()
 
