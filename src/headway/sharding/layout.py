@@ -114,11 +114,11 @@ REVOKE INSERT, UPDATE, DELETE ON {ours} FROM {who};
 
 
 def grant_reference(role: str) -> str:
-    """The app reads reference tables; they are written through one path alone."""
+    """The app reads reference tables, and writes them on all servers at once (`write_reference`)."""
     who = identifier(role)
     return f"""
 GRANT USAGE ON SCHEMA {REFERENCE_SCHEMA} TO {who};
-GRANT SELECT ON ALL TABLES IN SCHEMA {REFERENCE_SCHEMA} TO {who};
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {REFERENCE_SCHEMA} TO {who};
 """
 
 

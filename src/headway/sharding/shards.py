@@ -20,6 +20,7 @@ from headway.errors import AppError, Conflict, EngineError, HeadwayError
 from headway.model.sharding import LEDGER_TABLE, ShardMap, ShardServer, TableKey, schema_name, spread
 from headway.sharding import layout
 from headway.sharding.catalog import create_catalog, read_map
+from headway.sharding.reference import reference_copied
 from headway.sharding.script import single_transaction
 
 SCHEMA_MAX_BYTES = 16 * 1024 * 1024
@@ -106,10 +107,12 @@ def lay_out(wanted: Layout, servers: Sequence[AdminServer]) -> tuple[ShardMap, b
             hint=f"Declare it again, and empty it first: headway db rebalance {wanted.name} --empty {gone[0]} --yes",
         )
 
+    lacked: dict[str, list[str]] = {}
+
     def prepare(server: AdminServer, connection: Connection) -> list[int]:
         if server.is_ours:
             _run(connection, layout.take_over(server.database, server.role))
-        _make_reference(server, connection, shared, wanted)
+        lacked[server.name] = _make_reference(server, connection, shared, wanted)
         there = _there(wanted, connection, server)
         here = [shard for shard, owner in enumerate(owners) if owner == server.name]
         _give_rights(wanted, connection, server, [shard for shard in here if there.get(shard) is False])
@@ -138,7 +141,7 @@ def lay_out(wanted: Layout, servers: Sequence[AdminServer]) -> tuple[ShardMap, b
         return len(missing[server.name])
 
     count = sum(on_each(servers, fill).values())
-    with connect(first) as connection:
+    with reference_copied(servers, lacked, connect), connect(first) as connection:
         create_catalog(
             connection,
             system=wanted.system,
@@ -233,7 +236,8 @@ def _give_rights(wanted: Layout, connection: Connection, server: AdminServer, sh
             _run(connection, server.rights(schema_name(wanted.name, shard)))
 
 
-def _make_reference(server: AdminServer, connection: Connection, shared: str, wanted: Layout) -> None:
+def _make_reference(server: AdminServer, connection: Connection, shared: str, wanted: Layout) -> list[str]:
+    """The tables that were not there and are now."""
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(hashtext('headway.reference'))")
         _run(connection, layout.CREATE_REFERENCE)
@@ -255,6 +259,7 @@ def _make_reference(server: AdminServer, connection: Connection, shared: str, wa
                 )
         if server.is_apart:
             _run(connection, layout.grant_reference(server.role))
+    return lacking
 
 
 def _absent(connection: Connection, reference: Sequence[str]) -> list[str]:

@@ -215,3 +215,20 @@ def test_another_reference_table_is_made_beside_those_that_are_there(servers, tm
     with connect(servers[1]) as connection:
         assert connection.execute("SELECT count(*) FROM headway_reference.countries").fetchone() == (2,)
         assert connection.execute("SELECT count(*) FROM headway_reference.cities").fetchone() == (1,)
+
+
+def test_a_server_that_comes_later_has_the_reference_rows_of_today(servers, tmp_path):
+    schema = SCHEMA.replace(
+        "CREATE TABLE orders", "CREATE TABLE cities (code text REFERENCES countries);\nCREATE TABLE orders"
+    )
+    declared = wanted(tmp_path, schema, reference=("cities", "countries"))
+    lay_out(declared, servers[:1])
+    with connect(servers[0]) as connection:
+        connection.execute("INSERT INTO headway_reference.countries VALUES ('fr')")
+        connection.execute("DELETE FROM headway_reference.countries WHERE code = 'li'")
+        connection.execute("INSERT INTO headway_reference.cities VALUES ('fr'), ('ch')")
+    lay_out(declared, servers)
+    with connect(servers[1]) as connection:
+        found = connection.execute("SELECT code FROM headway_reference.countries ORDER BY 1").fetchall()
+        assert found == [("ch",), ("fr",)]
+        assert connection.execute("SELECT count(*) FROM headway_reference.cities").fetchone() == (2,)

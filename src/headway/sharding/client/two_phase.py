@@ -16,13 +16,14 @@ from typing import Any
 
 import asyncpg
 
-from headway.errors import DatabaseBusy
+from headway.errors import DatabaseBusy, ShardMoved
 from headway.sharding.client.checkout import CheckOut, Pool
 from headway.sharding.client.connections import Connection
-from headway.sharding.client.place import OnServer
+from headway.sharding.client.place import NEWER_WAIT_S, OnServer
 
 GID_PREFIX = "headway"  # of a prepared transaction: headway:<database>:<id>:<server>:<shard>
-PARTS_MAX = 16
+PARTS_MAX = 64
+_SERVERS_TRIES = 5
 _END_S = 10.0
 
 
@@ -148,13 +149,22 @@ async def write_reference(pool: Pool, sql: str, arguments: tuple[Any, ...], wait
     One writer at a time, so that all servers see the writes in one order. DatabaseBusy when one is away for too long,
     ServerDown when a server does not answer: then nothing was written on any.
     """
-    map_ = await pool.map()
-    servers = sorted(map_.servers)
-    async with Transaction(pool, tuple(OnServer(name) for name in servers), wait_s) as connections:
-        # Everybody asks the same server first, and so comes after everybody before.
-        await connections[0].execute("SELECT pg_advisory_xact_lock(hashtext('headway.reference'))")
-        told = [await connection.execute(sql, *arguments) for connection in connections]
-    return str(told[0])
+    for _ in range(_SERVERS_TRIES):
+        servers = sorted((await pool.map()).servers)
+        async with Transaction(pool, tuple(OnServer(name) for name in servers), wait_s) as connections:
+            # Everybody asks the same server first, and so comes after everybody before.
+            await connections[0].execute("SELECT pg_advisory_xact_lock(hashtext('headway.reference'))")
+            if await _servers_now(pool) == servers:
+                told = [await connection.execute(sql, *arguments) for connection in connections]
+                return str(told[0])
+        # A server has come or gone, and the map that is known here is older: nothing was written yet.
+        await pool.until(lambda newer, before=servers: sorted(newer.servers) != before, NEWER_WAIT_S)  # type: ignore[misc]
+    raise ShardMoved("servers come and go too quickly to write a reference table on all of them")
+
+
+async def _servers_now(pool: Pool) -> list[str]:
+    async with pool.catalog() as catalog:
+        return [str(row["name"]) for row in await catalog.fetch("SELECT name FROM headway.servers ORDER BY name")]
 
 
 async def _all(steps: Any) -> None:
