@@ -143,7 +143,6 @@ def test_the_app_reads_and_writes_rows_and_nothing_else(system, servers):
             "ALTER TABLE orders ADD COLUMN more int",
             "DROP TABLE orders",
             "DELETE FROM headway_ledger",
-            "INSERT INTO countries VALUES ('li')",
             "UPDATE headway.shard_map SET server = 'b'",
         ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
