@@ -17,8 +17,10 @@ import psycopg
 
 from headway.sharding.move import mover
 from headway.sharding.move.nouns import MoveServer
+from headway.sharding.move.work import Work
 
 _execute = psycopg.Connection.execute
+_carry_on = mover._carry_on
 
 
 def main() -> None:
@@ -26,15 +28,17 @@ def main() -> None:
     move_id = int(sys.argv[2])
     at: str | None = sys.argv[3] if len(sys.argv) > 3 else None
     nth = int(sys.argv[4]) if at else 0
-    now = {"stage": "", "count": 0}
+    works: list[Work] = []
+    now: dict[str, Any] = {"stage": "", "count": 0}
 
-    def progress(told: Any) -> None:
-        if told.stage != now["stage"]:
-            now.update(stage=told.stage, count=0)
+    def carry_on(work: Work) -> None:
+        works.append(work)
+        _carry_on(work)
 
     def execute(self: Any, *arguments: Any, **options: Any) -> Any:
-        now["count"] += 1  # type: ignore[operator]
-        last = now["stage"] == at and now["count"] == abs(nth)
+        stage = works[0].move.stage if works else ""
+        now.update(stage=stage, count=now["count"] + 1 if stage == now["stage"] else 1)
+        last = stage == at and now["count"] == abs(nth)
         if last and nth > 0:
             os.kill(os.getpid(), signal.SIGKILL)
         result = _execute(self, *arguments, **options)
@@ -44,8 +48,11 @@ def main() -> None:
 
     if at:
         psycopg.Connection.execute = execute  # type: ignore[method-assign]
+        mover._carry_on = carry_on
     servers = {name: MoveServer(**server) for name, server in told["servers"].items()}
-    result = mover.Mover("orders", told["catalog"], servers, progress=progress, stop=threading.Event()).resume(move_id)
+    result = mover.Mover("orders", told["catalog"], servers, progress=lambda _: None, stop=threading.Event()).resume(
+        move_id
+    )
     print(json.dumps({"pause_ms": result.write_pause_ms, "verified": result.verified, "rows": result.rows}))
 
 

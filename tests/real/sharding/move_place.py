@@ -67,8 +67,7 @@ class Shop:
     @property
     def move_servers(self) -> dict[str, MoveServer]:
         return {
-            name: MoveServer(name, self.way(name), self.way(name), server.role)
-            for name, server in self.servers.items()
+            name: MoveServer(name, self.way(name), self.way(name), server.role) for name, server in self.servers.items()
         }
 
     def mover(self, **bounds: Any) -> Mover:
@@ -182,7 +181,9 @@ class Shop:
                     found += [f"{name}: schema {SCHEMA}"] if there != (None,) else []
         with self.admin("s1") as catalog:
             found += [f"fenced {row}" for row in catalog.execute("SELECT shard FROM headway.shard_map WHERE fenced")]
-            found += [f"open move {row}" for row in catalog.execute("SELECT id FROM headway.moves WHERE ended_at IS NULL")]
+            found += [
+                f"open move {row}" for row in catalog.execute("SELECT id FROM headway.moves WHERE ended_at IS NULL")
+            ]
         return found
 
 
@@ -323,11 +324,19 @@ def audit(shop: Shop, clients: list[Writer]) -> None:
     assert [client.faults for client in clients if client.faults] == []
     with shop.admin(shop.owner()) as admin:
         for client in clients:
-            kept = [row[0] for row in admin.execute(
-                f'SELECT seq FROM "{SCHEMA}".events WHERE writer = %s ORDER BY seq', (client.number,)  # type: ignore[arg-type]
-            )]
+            kept = [
+                row[0]
+                for row in admin.execute(
+                    f'SELECT seq FROM "{SCHEMA}".events WHERE writer = %s ORDER BY seq',
+                    (client.number,),  # type: ignore[arg-type]
+                )
+            ]
             assert kept == list(range(1, client.acked + 1)), f"writer {client.number}: {client.acked} acknowledged"
-            queue = [row[0] for row in admin.execute(
-                f'SELECT seq FROM "{SCHEMA}".queue WHERE writer = %s ORDER BY seq', (client.number,)  # type: ignore[arg-type]
-            )]
+            queue = [
+                row[0]
+                for row in admin.execute(
+                    f'SELECT seq FROM "{SCHEMA}".queue WHERE writer = %s ORDER BY seq',
+                    (client.number,),  # type: ignore[arg-type]
+                )
+            ]
             assert queue == list(range(max(1, client.acked - KEPT + 1), client.acked + 1))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from headway.model.sharding import MARKER_TABLE
-from headway.sharding.move.nouns import Table
+from headway.sharding.move.nouns import MoveServer, Table
 from headway.sharding.move.objections import PREPARED_MAX_S, SchemaFacts, ServerFacts
 from headway.sharding.move.sessions import Connection, number, scalar
 
@@ -24,18 +24,19 @@ SELECT current_setting('server_version_num')::int,
        current_setting('max_logical_replication_workers')::int,
        NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
                     WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p') AND NOT pg_has_role(c.relowner, 'USAGE')),
-       COALESCE((SELECT pg_has_role(oid, 'USAGE') FROM pg_roles WHERE rolname = 'pg_create_subscription'), false)
+       COALESCE((SELECT pg_has_role(oid, 'USAGE') FROM pg_roles WHERE rolname = 'pg_create_subscription'), false),
+       EXISTS (SELECT FROM pg_roles WHERE rolname = %(app_role)s)
   FROM pg_roles WHERE rolname = current_user
 """
 
 
-def look_at_server(connection: Connection, name: str, schema: str, ours: str) -> ServerFacts:
+def look_at_server(connection: Connection, server: MoveServer, schema: str, ours: str) -> ServerFacts:
     """Version, rights and room of a server. `ours` begins the comment of a schema that a move left half made."""
-    row = connection.execute(_SERVER, {"schema": schema}).fetchone()
+    row = connection.execute(_SERVER, {"schema": schema, "app_role": server.app_role}).fetchone()
     assert row is not None
     superuser, owner = bool(row[4]), bool(row[11])
     return ServerFacts(
-        name=name,
+        name=server.name,
         version=int(cast(int, row[0])),
         identity=str(row[1]),
         has_schema=bool(row[2]),
@@ -46,6 +47,8 @@ def look_at_server(connection: Connection, name: str, schema: str, ours: str) ->
         slots_free=int(cast(int, row[8])),
         senders_free=int(cast(int, row[9])),
         workers=int(cast(int, row[10])),
+        app_role=server.app_role,
+        has_app_role=bool(row[13]),
     )
 
 

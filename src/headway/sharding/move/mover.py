@@ -6,9 +6,10 @@ cured undoes the move while that is possible. Whoever calls `resume` again after
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import psycopg
 
@@ -92,17 +93,17 @@ class Mover:
 
         Conflict when somebody is at it already, or the shard is there; AppError with every reason against it.
         """
-        with connect(self._catalog, "headway move") as catalog:
+        with _reached("the catalog", self._catalog) as catalog:
             source = self._source(catalog, read_map(catalog), shard, target)
             catalog_id = str(scalar(catalog, "SELECT id FROM headway.catalog"))
             schema = schema_name(self._database, shard)
             with (
-                connect(self._servers[source].admin, "headway move") as before,
-                connect(self._servers[target].admin, "headway move") as after,
+                _reached(f"server {source}", self._servers[source].admin) as before,
+                _reached(f"server {target}", self._servers[target].admin) as after,
             ):
                 mark = f"headway: being moved here ({catalog_id} "
-                of_source = look_at_server(before, source, schema, mark)
-                of_target = look_at_server(after, target, schema, mark)
+                of_source = look_at_server(before, self._servers[source], schema, mark)
+                of_target = look_at_server(after, self._servers[target], schema, mark)
                 majors = [engine.major for engine in self._dump_programs()]
                 found = look_at_schema(before, schema)
                 if reasons := objections(schema, of_source, of_target, found, max(majors, default=0)):
@@ -129,7 +130,7 @@ class Mover:
         """Undo the move, whoever works on it now. Conflict past the commit point, or when nobody lets go in time."""
         deadline_s = time.monotonic() + _ABORTED_S
         while True:
-            with connect(self._catalog, "headway move") as catalog:
+            with _reached("the catalog", self._catalog) as catalog:
                 move = want_abort(catalog, move_id, "it was aborted by hand")
             if move.stage in ENDED:
                 return
@@ -178,7 +179,7 @@ class Mover:
         return self._programs
 
     def _carry(self, move_id: int) -> Move:
-        with connect(self._catalog, "headway move") as catalog:
+        with _reached("the catalog", self._catalog) as catalog:
             move = read_move(catalog, move_id)
             catalog_id = str(scalar(catalog, "SELECT id FROM headway.catalog"))
         if move.stage in ENDED:
@@ -268,6 +269,17 @@ def _carry_on(work: Work) -> None:
                     hint=hint or "Correct that, and it goes on from there.",
                 ) from error
             given_up = GivenUp(message, hint)
+
+
+@contextlib.contextmanager
+def _reached(what: str, conninfo: str) -> Iterator[Connection]:
+    """A connection for a few questions. EngineError when nobody answers, or does so no more."""
+    try:
+        with connect(conninfo, "headway move") as connection:
+            yield connection
+    except psycopg.OperationalError as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise EngineError(f"{what} does not answer: {said}", hint="headway status shows what runs.") from error
 
 
 def _become_mover(work: Work) -> None:

@@ -26,6 +26,8 @@ class ServerFacts:
     slots_free: int = 20
     senders_free: int = 20
     workers: int = 12  # max_logical_replication_workers
+    app_role: str = ""
+    has_app_role: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,14 @@ def _of_servers(schema: str, source: ServerFacts, target: ServerFacts, dump_majo
                 "to be a superuser.",
             )
         )
+    reasons += [
+        Objection(
+            f"server {server.name} has no role {server.app_role}, as which the app comes",
+            f'CREATE ROLE "{server.app_role}" LOGIN, or correct the URL of that server.',
+        )
+        for server in (source, target)
+        if not server.has_app_role
+    ]
     if dump_major < source.version // 10000:
         reasons.append(
             Objection(

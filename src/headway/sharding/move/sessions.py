@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
@@ -120,25 +118,3 @@ def number(connection: Connection, query: str | sql.Composed, parameters: tuple[
     """As `scalar`, a whole number; 0 for NULL or no row."""
     value = scalar(connection, query, parameters)
     return int(cast(int, value)) if value is not None else 0
-
-
-@contextlib.contextmanager
-def snapshot(connection: Connection) -> Iterator[None]:
-    """Read what is now, and nothing that comes later, until the end."""
-    connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-    connection.execute("SELECT 1")
-    try:
-        yield
-    finally:
-        if not connection.closed:
-            connection.execute("ROLLBACK")
-
-
-def retried(attempt: Callable[[], None], pause: Callable[[], None]) -> None:
-    """Repeat a statement that gave up on a lock, with a pause between."""
-    while True:
-        try:
-            attempt()
-            return
-        except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
-            pause()

@@ -1,0 +1,116 @@
+"""Whoever dies in a move, and whenever: the next mover carries it to its end, and no acknowledged write is lost."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from move_place import SHARD, Shop, shop, writing
+
+from headway.errors import EngineError
+from headway.sharding.move.nouns import FORWARD, MoveResult
+
+STAGES = FORWARD[:-1]
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Shop]:
+    with shop() as found:
+        found.fill(2000)
+        yield found
+
+
+def carry_on(place: Shop, move_id: int) -> MoveResult:
+    """As the controller does: again and again, whatever does not answer."""
+    deadline_s = time.monotonic() + 90
+    while True:
+        try:
+            return place.mover().resume(move_id)
+        except EngineError:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
+
+
+def die_in_a_move(place: Shop, chance: random.Random, servers_die: bool) -> str:
+    """One move: its mover dies once or twice, and with it perhaps a server, before or after."""
+    target = place.other()
+    move_id = place.mover().begin(SHARD, target)
+    story = f"move {move_id} to {target}:"
+    for _ in range(chance.choice((1, 1, 2))):
+        stage = chance.choice(STAGES)
+        nth = chance.randint(1, 12) * chance.choice((1, -1))
+        story += f" mover dies at {stage} {nth};"
+        child = place.child(str(move_id), stage, str(nth))
+        if servers_die and chance.random() < 0.3:
+            time.sleep(chance.random())
+            story += _server_dies(place, chance)
+        said, _ = child.communicate(timeout=120)
+        assert child.returncode in (0, -9) or "EngineError" in said, said
+        story += f" ({child.returncode})"
+    dying: list[threading.Thread] = []
+    if servers_die and chance.random() < 0.5:
+        story += " then"
+        pause_s = chance.random() * 1.5
+        dying.append(threading.Thread(target=lambda: (time.sleep(pause_s), _server_dies(place, chance))))
+        dying[0].start()
+    result = carry_on(place, move_id)
+    for thread in dying:
+        thread.join(60)
+    assert (result.stage, result.verified, result.target) == ("done", True, target), f"{story} {result}"
+    assert place.owner() == target, story
+    assert place.leftovers() == [], story
+    return story
+
+
+def _server_dies(place: Shop, chance: random.Random) -> str:
+    name = chance.choice(("s1", "s2"))
+    place.kill(name)
+    return f" {name} dies;"
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_mover_that_dies_anywhere_is_gone_on_with(place, seed):
+    chance = random.Random(seed)
+    with writing(place, 3, 0.002):
+        die_in_a_move(place, chance, servers_die=False)
+
+
+def test_servers_that_die_in_a_move_lose_nothing(place):
+    with writing(place, 3, 0.002):
+        move_id = place.mover().begin(SHARD, place.other())
+        child = place.child(str(move_id), "fencing", "-4")
+        said, _ = child.communicate(timeout=60)
+        assert child.returncode == -9, said
+        place.kill("s2")
+        place.kill("s1")
+        assert carry_on(place, move_id).verified
+    assert place.leftovers() == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", range(100, 120))
+def test_many_moves_with_deaths(place, seed):
+    """Ten moves a seed: 200 in all."""
+    chance = random.Random(seed)
+    stories = []
+    with writing(place, 3, 0.005):
+        for _ in range(10):
+            stories.append(die_in_a_move(place, chance, servers_die=True))
+            print(stories[-1], flush=True)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.long
+def test_every_statement_of_every_stage_can_be_the_last(place, stage):
+    for nth in (1, -1, 2, -2, 3, -3, 5, -5, 8, -8, 12, -12):
+        with writing(place, 2, 0.005):
+            move_id = place.mover().begin(SHARD, place.other())
+            child = place.child(str(move_id), stage, str(nth))
+            said, _ = child.communicate(timeout=60)
+            assert child.returncode in (0, -9), said
+            assert carry_on(place, move_id).verified
+        assert place.leftovers() == [], f"{stage} {nth}"
