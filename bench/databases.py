@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bench.stacks import free_port
 from headway.sharding.keys import shard_of
 from headway.sharding.postgresql import administer, prepare
 
@@ -33,7 +34,7 @@ DECLARATION = """
 name = "bench"
 
 [edge]
-bind = []
+bind = ["127.0.0.1:$PORT"]
 
 [databases.orders]
 shards = 64
@@ -64,7 +65,7 @@ def system() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="headway-bench-", dir="/tmp") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        (folder / "headway.toml").write_text(DECLARATION)
+        (folder / "headway.toml").write_text(DECLARATION.replace("$PORT", str(free_port())))
         (folder / "schema.sql").write_text(SCHEMA)
         _headway(folder, "up", "--detach")
         try:
@@ -131,8 +132,19 @@ def access(folder: Path, rounds: int) -> str:
     return "\n".join(lines)
 
 
+HOT_ROWS = """
+import asyncio
+from headway import database
+async def insert(connection):
+    for number in range(5):
+        await connection.execute("INSERT INTO orders VALUES (42, $1) ON CONFLICT DO NOTHING", number)
+asyncio.run(database("orders").run(42, insert))
+"""
+
+
 def storms(folder: Path, rounds: int) -> str:
     """Everybody at once on five hot rows."""
+    _headway(folder, "run", "client", "--", sys.executable, "-c", HOT_ROWS)
     kinds = {
         "one process, asyncpg pool of 4, 200 clients": ("pinned:4", 1, 200),
         f"direct connections, {PROCESSES} processes, {PROCESSES * CLIENTS:,} clients": ("direct", PROCESSES, CLIENTS),
