@@ -130,6 +130,9 @@ class Shop:
         process = self.processes[name]
         os.kill(process.pid, signal.SIGKILL)
         process.wait(10)
+        self.start_again(name)
+
+    def start_again(self, name: str) -> None:
         server = self.servers[name]
         deadline_s = time.monotonic() + 20
         while True:

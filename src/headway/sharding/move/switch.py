@@ -280,6 +280,10 @@ def open_target(work: Work) -> None:
     if work.held is None or work.held.closed:
         work.held = sessions.second("target")
         hold_snapshot(work.held)
+        if not fence_closed(sessions.target, work.schema):
+            # Opened already by a mover that was killed before it could say so: this snapshot is too late.
+            work.held = None
+            sessions.drop_second("target")
     before = sessions.servers["source"]
     names = {"schema": sql.Identifier(work.schema), "role": sql.Identifier(before.app_role)}
     sessions.source.execute(
