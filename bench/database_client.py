@@ -24,6 +24,7 @@ from headway.sharding.client.told import told
 
 HOT_KEY = 42
 HOT_ROWS = 5
+KEYS_APART = 1_000_003  # of two clients
 SELECT = "SELECT note FROM orders WHERE customer_id = $1 AND id = 1"
 UPDATE = "UPDATE orders SET count = count + 1 WHERE customer_id = $1 AND id = $2"
 
@@ -36,7 +37,7 @@ async def storm(connection: Any) -> None:
         await connection.execute(UPDATE, HOT_KEY, second)
 
 
-async def opened(kind: str, work: str) -> Callable[[int], Awaitable[None]]:
+async def opened(kind: str, work: str, tasks: int) -> Callable[[int], Awaitable[None]]:
     """What does one piece of work for a key."""
     orders = database("orders")
     schema = f"orders_{orders.shard_of(HOT_KEY):04d}"
@@ -57,18 +58,14 @@ async def opened(kind: str, work: str) -> Callable[[int], Awaitable[None]]:
             entry["orders"]["idle_max"] = int(number)
             entry["orders"]["active_max"] = max(8, entry["orders"]["active_max"]) if work == "select" else 4
             held = Database("orders", Places(told("orders", {**os.environ, DATABASES_VARIABLE: json.dumps(entry)})))
-        return lambda key: by(lambda key: held.at(key, wait_s=60), key)
+        return lambda key: by(lambda key: held.at(HOT_KEY if work == "storm" else key, wait_s=60), key)
     if name == "direct":
-        mine: dict[Any, Any] = {}
+        # All of them before the clock runs: it is about what they do to each other, not about logging in.
+        settings = {"search_path": schema}
+        mine = [await asyncpg.connect(url, server_settings=settings, timeout=60) for _ in range(tasks)]
 
         async def one(key: int) -> None:
-            task = asyncio.current_task()
-            connection = mine.get(task)
-            if connection is None:
-                connection = mine[task] = await asyncpg.connect(
-                    url, server_settings={"search_path": schema}, timeout=60
-                )
-            await storm(connection)
+            await storm(mine[key // KEYS_APART])
 
         return one
     size = int(number)
@@ -83,12 +80,12 @@ async def opened(kind: str, work: str) -> Callable[[int], Awaitable[None]]:
 
 
 async def main(kind: str, tasks: int, seconds: float, work: str) -> None:
-    once = await opened(kind, work)
+    once = await opened(kind, work, tasks)
     took_s: list[float] = []
     until_s = 0.0
 
     async def worker(number: int, warm: bool) -> None:
-        key = number * 1_000_003
+        key = number * KEYS_APART
         while time.monotonic() < until_s:
             key += 1
             began_s = time.monotonic()

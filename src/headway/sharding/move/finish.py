@@ -19,7 +19,7 @@ from headway.sharding.move.link import (
 from headway.sharding.move.look import tables_of
 from headway.sharding.move.nouns import Table
 from headway.sharding.move.sessions import Connection, Side, scalar
-from headway.sharding.move.statements import FENCE, open_fence
+from headway.sharding.move.statements import FENCE, fenced, open_fence
 from headway.sharding.move.switch import fence_closed, files_of
 from headway.sharding.move.work import Work
 
@@ -57,7 +57,7 @@ def check(work: Work) -> None:
     target = held or work.sessions.second("target")
     if held is None:
         target.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-    tables = _unchanged(work, tables_of(source, work.moved_schema))
+    tables = _unchanged(work, fenced(tables_of(source, work.moved_schema)))
     try:
         found = compare(
             Reader(source, work.moved_schema),

@@ -93,14 +93,14 @@ def verify(work: Work) -> None:
         try:
             _repeat(work, lambda: _snapshots_under_lock(work, order), _LOCKED_MAX)
         except NotYet:
-            _repeat(work, lambda: _snapshots_behind_fence(work, tables))
+            _repeat(work, lambda: _snapshots_behind_fence(work, order))
         source, target = work.sessions.second("source"), work.sessions.second("target")
         try:
             before = (files_of(source, work.schema), files_of(target, work.schema))
             found = compare(
                 Reader(source, work.schema),
                 Reader(target, work.schema),
-                tables,
+                order,
                 work.stop.is_set,
                 lambda rows: work.tell("comparing row by row", rows=rows, rows_total=max(total, rows)),
             )
