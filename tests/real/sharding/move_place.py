@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +53,8 @@ class Shop:
     processes: dict[str, subprocess.Popen[bytes]]
     told: list[MoveProgress] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
+    # Starts servers beside the test. It stays: a server dies with the thread that started it.
+    nurse: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
 
     def way(self, name: str, database: str = "") -> str:
         """The administrator's connection string."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Iterator
 
@@ -50,15 +49,14 @@ def die_in_a_move(place: Shop, chance: random.Random, servers_die: bool) -> str:
         said, _ = child.communicate(timeout=120)
         assert child.returncode in (0, -9) or "EngineError" in said, said
         story += f" ({child.returncode})"
-    dying: list[threading.Thread] = []
     if servers_die and chance.random() < 0.5:
-        story += " then"
-        pause_s = chance.random() * 1.5
-        dying.append(threading.Thread(target=lambda: (time.sleep(pause_s), _server_dies(place, chance))))
-        dying[0].start()
-    result = carry_on(place, move_id)
-    for thread in dying:
-        thread.join(60)
+        name, pause_s = chance.choice(("s1", "s2")), chance.random() * 1.5
+        story += f" {name} dies after {pause_s:.2f} s;"
+        death = place.nurse.submit(lambda: (time.sleep(pause_s), place.kill(name)))
+        result = carry_on(place, move_id)
+        death.result(60)
+    else:
+        result = carry_on(place, move_id)
     assert (result.stage, result.verified, result.target) == ("done", True, target), f"{story} {result}"
     assert place.owner() == target, story
     assert place.leftovers() == [], story
