@@ -86,6 +86,7 @@ def _quickly(source: Connection) -> sql.SQL:
 
 def verify(work: Work) -> None:
     """Compare every row as of one moment, before anything is handed over. GivenUp names what differs."""
+    reopen(work)  # a mover that was killed behind its fence: comparing takes longer than anybody should wait
     tables = tables_of(work.sessions.source, work.schema)
     total = work.move.number("rows_total")
     order = fenced(tables)
