@@ -166,6 +166,24 @@ class Shop:
             text=True,
         )
 
+    def condition(self) -> str:
+        """What both servers are at, for a move that hangs."""
+        told = [str(self.told[-1:])]
+        for name in self.servers:
+            with self.admin(name) as admin:
+                for question in (
+                    "SELECT pid, application_name, backend_type, state, wait_event, xact_start, left(query, 90) "
+                    "FROM pg_stat_activity WHERE backend_type NOT IN ('checkpointer', 'walwriter')",
+                    "SELECT slot_name, active_pid, restart_lsn, confirmed_flush_lsn, xmin, catalog_xmin "
+                    "FROM pg_replication_slots",
+                    "SELECT srrelid::regclass, srsubstate, srsublsn FROM pg_subscription_rel",
+                    "SELECT * FROM pg_stat_subscription",
+                    "SELECT locktype, relation::regclass, transactionid, mode, pid FROM pg_locks WHERE NOT granted",
+                    "SELECT * FROM pg_prepared_xacts",
+                ):
+                    told += [f"{name}: {row}" for row in admin.execute(question).fetchall()]
+        return "\n".join([*told, self.place.log.read_text()[-3000:]])
+
     def leftovers(self) -> list[str]:
         """What a move may not leave behind, on either server."""
         found: list[str] = []

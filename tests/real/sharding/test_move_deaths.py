@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -46,7 +47,11 @@ def die_in_a_move(place: Shop, chance: random.Random, servers_die: bool) -> str:
         if servers_die and chance.random() < 0.3:
             time.sleep(chance.random())
             story += _server_dies(place, chance)
-        said, _ = child.communicate(timeout=120)
+        try:
+            said, _ = child.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            pytest.fail(f"{story} and then nothing more happens:\n{place.condition()}")
         assert child.returncode in (0, -9) or "EngineError" in said, said
         story += f" ({child.returncode})"
     if servers_die and chance.random() < 0.5:

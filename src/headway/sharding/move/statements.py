@@ -85,8 +85,11 @@ def create_subscription(name: str, conninfo: str, *, major: int) -> sql.Composed
     """Bound to a slot that exists already, and idle: creating the slot here would hang when both are one cluster.
 
     Commits are applied one after the other (no parallel apply), so that a marker that arrives says all before it has.
+    While tables are copied, commits wait for the target's disk: a copy that is complete drops its slot on the source,
+    and a target that crashes and has forgotten that it was complete would look for that slot for ever.
     """
-    options = f"create_slot = false, enabled = false, streaming = off, binary = false, slot_name = '{name}'"
+    options = "create_slot = false, enabled = false, streaming = off, synchronous_commit = 'on'"
+    options += f", binary = false, slot_name = '{name}'"
     if major >= 16:
         options += ", origin = any"
     return sql.SQL("CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH (" + options + ")").format(

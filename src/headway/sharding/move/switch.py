@@ -22,7 +22,7 @@ import psycopg
 from psycopg import sql
 
 from headway.sharding.catalog import hand_over, set_fenced
-from headway.sharding.move.compare import Reader, compare
+from headway.sharding.move.compare import Reader, Stopped, compare
 from headway.sharding.move.copy import wait_for_calm
 from headway.sharding.move.link import marker_arrived, write_marker
 from headway.sharding.move.look import shape_of, tables_of
@@ -102,10 +102,13 @@ def verify(work: Work) -> None:
                 Reader(source, work.schema),
                 Reader(target, work.schema),
                 order,
-                work.stop.is_set,
+                work.interrupted,
                 lambda rows: work.tell("comparing row by row", rows=rows, rows_total=max(total, rows)),
             )
             after = (files_of(work.sessions.source, work.schema), files_of(work.sessions.target, work.schema))
+        except Stopped:
+            work.wait(0)
+            raise
         finally:
             work.sessions.drop_second("source")
             work.sessions.drop_second("target")

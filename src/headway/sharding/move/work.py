@@ -48,6 +48,7 @@ class Work:
     seen: MoveProgress | None = None
     _told_s: float = field(default=0.0)
     _looked_s: float = field(default=0.0)
+    _unwanted: str = ""
 
     @property
     def link(self) -> str:
@@ -78,11 +79,19 @@ class Work:
     def wait(self, seconds: float) -> None:
         """Sleep; Stopped when told to, GivenUp when somebody wants the move aborted."""
         self.rest(seconds)
+        if self._is_unwanted():
+            raise GivenUp(self._unwanted)
+
+    def interrupted(self) -> bool:
+        """Whether something long is to end here: `wait` says then why."""
+        return self.stop.is_set() or self._is_unwanted()
+
+    def _is_unwanted(self) -> bool:
         now_s = time.monotonic()
-        if self.move.stage not in COMMITTED and now_s - self._looked_s >= _LOOKED_S:
+        if not self._unwanted and self.move.stage not in COMMITTED and now_s - self._looked_s >= _LOOKED_S:
             self._looked_s = now_s
-            if reason := read_move(self.sessions.catalog, self.move.id).abort_wanted:
-                raise GivenUp(reason)
+            self._unwanted = read_move(self.sessions.catalog, self.move.id).abort_wanted
+        return bool(self._unwanted)
 
     def rest(self, seconds: float) -> None:
         """Sleep; Stopped when told to."""
