@@ -241,6 +241,13 @@ class Writer:
     worst_gap_s: float = 0.0
     faults: list[str] = field(default_factory=list)
 
+    def live(self, stopping: threading.Event) -> None:
+        """A client that ends before it is told to is a fault."""
+        try:
+            self.run(stopping)
+        except Exception as error:
+            self.faults.append(f"writer {self.number} has ended: {error!r}")
+
     def run(self, stopping: threading.Event) -> None:
         """Write until told to stop, and then until it is known what became of the last write."""
         last_s = time.monotonic()
@@ -278,7 +285,10 @@ class Writer:
                 self.server = ""
                 if code in MOVED:
                     self.repeated += 1
-                    connections[server].rollback()
+                    try:
+                        connections[server].rollback()
+                    except psycopg.OperationalError:  # it died since
+                        connections.pop(server).close()
                 elif isinstance(error, psycopg.OperationalError):
                     for broken in (catalog, *connections.values()):
                         if broken is not None:
@@ -330,7 +340,7 @@ def writing(shop: Shop, writers: int = 4, pause_s: float = 0.0) -> Iterator[list
         for table in ("events", "counts", "queue"):
             admin.execute(f'DELETE FROM "{SCHEMA}".{table} WHERE writer >= 0')  # type: ignore[arg-type]
     clients = [Writer(shop, number, pause_s) for number in range(writers)]
-    threads = [threading.Thread(target=client.run, args=(stopping,), daemon=True) for client in clients]
+    threads = [threading.Thread(target=client.live, args=(stopping,), daemon=True) for client in clients]
     for thread in threads:
         thread.start()
     try:
@@ -340,6 +350,7 @@ def writing(shop: Shop, writers: int = 4, pause_s: float = 0.0) -> Iterator[list
         stopping.set()
         for thread in threads:
             thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
     audit(shop, clients)
 
 
