@@ -58,9 +58,8 @@ SEEN = st.builds(
     queued=COUNTS,
     refused=COUNTS,
     saturated=st.booleans(),
-    clients=st.integers(0, 100_000),
 )
-PROMISES = st.builds(queueing.Promise, slo_s=SLO, deadline_s=st.floats(0.001, 3600), has_levels=st.booleans())
+PROMISES = st.builds(queueing.Promise, slo_s=SLO, deadline_s=st.floats(0.001, 3600))
 
 
 @given(LOOKS, BOUNDS, st.one_of(st.none(), st.integers(0, 10_000)))

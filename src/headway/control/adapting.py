@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from headway.control.admission import edge_server, open_streams
 from headway.control.looking import Look, together, view
 from headway.model.action import Action, AssignRoute, BoundQueue, CapReplica, Tell
 from headway.model.observed import EdgeObserved, Observed, ReplicaObserved
@@ -34,6 +35,7 @@ REPLICA_BYTES, UNKNOWN_REQUEST_BYTES = 64 << 20, 4 << 20
 # edge that is replaced ends what it has. More than that does not come from one edge, for the worker knows a higher cap
 # before the edge knows the limit.
 CAP_FACTOR, CAP_MIN_ROOM = 2, 8
+THREADS_FLOOR = 2
 REST_PART = 10  # of a replica's places one part at least stays for the less critical
 OVER_AFTER_S = 2.0  # nothing waited or was refused for so long: the overload is over
 
@@ -205,7 +207,10 @@ def _bounds(
     if service.memory_share_bytes and (fit := memory.ceiling(foot, service.memory_share_bytes)) is not None:
         ceiling = min(ceiling, fit)
     ceiling = max(1, int(ceiling * shortage.factor))
-    return limiter.Bounds(start=_start(service, cls, ceiling, is_wsgi=is_wsgi), ceiling=ceiling, slo_s=cls.slo_s)
+    # One place would let a single request that takes long keep all others waiting beside threads that are free.
+    floor = min(THREADS_FLOOR, ceiling) if is_wsgi and cls.number == MAIN else 1
+    start = _start(service, cls, ceiling, is_wsgi=is_wsgi)
+    return limiter.Bounds(start=start, ceiling=ceiling, slo_s=cls.slo_s, floor=floor)
 
 
 def _start(service: WantedService, cls: WantedClass, ceiling: int, *, is_wsgi: bool) -> int:
@@ -233,8 +238,11 @@ def _left_in_force(
 
 def _left_at_edge(replica: Replica, number: int, seen: ReplicaObserved | None, edge: EdgeObserved) -> int | None:
     """The limit in force at the edge, without the places that were added for open streams."""
-    server = edge.servers.get(replica.name) if number == MAIN else edge.classes.get((replica.name, number))
-    return max(1, server.limit - (seen.streams if seen else 0)) if server is not None else None
+    server = edge_server(replica.name, number, edge)
+    if server is None:
+        return None
+    numbers = [MAIN, *(other for name, other in edge.classes if name == replica.name)]
+    return max(1, server.limit - open_streams(replica.name, numbers, seen, edge).get(number, 0))
 
 
 def _inherited(
@@ -318,10 +326,8 @@ def _queues(
                     queued=now.queued,
                     refused=refused,
                     saturated=bool(now.queued and last is not None and last.queued),
-                    clients=edge.clients,
                 )
-                levels = {c.level for c in service.classes}
-                state = queueing.step(state, seen, queueing.Promise(cls.slo_s, cls.deadline_s, len(levels) > 1))
+                state = queueing.step(state, seen, queueing.Promise(cls.slo_s, cls.deadline_s))
         queues[key] = state
         if edge.reachable and in_force.get(key, _UNBOUND) != state.bound and cls in before.active(service):
             in_force[key] = state.bound

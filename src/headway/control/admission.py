@@ -54,7 +54,7 @@ def reconcile(
         numbers = [MAIN]
         if service is not None:
             numbers += [cls.number for cls in service.at] + ([SLOW] if (slow or {}).get(service.name) else [])
-        streams = _streams(replica, numbers, seen, edge)
+        streams = open_streams(replica.name, numbers, seen, edge)
         own = {number: (limits or {}).get((replica.name, number), otherwise) for number in numbers}
         if service is not None and not service.adapts and len(numbers) > 1:
             own = _shared(replica, own[MAIN], numbers, streams, edge)
@@ -69,8 +69,8 @@ def reconcile(
     return actions
 
 
-def _streams(
-    replica: Replica, numbers: Iterable[int], seen: ReplicaObserved | None, edge: EdgeObserved
+def open_streams(
+    replica: str, numbers: Iterable[int], seen: ReplicaObserved | None, edge: EdgeObserved
 ) -> dict[int, int]:
     """Open streams by class: each holds a place for long, and must not take that of a request.
 
@@ -80,7 +80,7 @@ def _streams(
     """
     if seen is None or not seen.streams:
         return {}
-    servers = ((number, _server(replica, number, edge)) for number in numbers)
+    servers = ((number, edge_server(replica, number, edge)) for number in numbers)
     sessions = {number: server.sessions for number, server in servers if server is not None and server.sessions}
     if len(sessions) == 1:
         return dict.fromkeys(sessions, seen.streams)
@@ -99,7 +99,7 @@ def _shared(
     reserve = max(1, min(total // RESERVE_PART, total // len(numbers)))
     asked, in_force, taken = {}, {}, {}
     for number in numbers:
-        server, queue = _server(replica, number, edge), edge.queues.get((replica.service, number))
+        server, queue = edge_server(replica.name, number, edge), edge.queues.get((replica.service, number))
         held = streams.get(number, 0)
         at_work = max(0, server.sessions - held) if server is not None else 0
         in_force[number] = max(0, server.limit - held) if server is not None else 0
@@ -132,8 +132,9 @@ def _fair_shares(total: int, asked: Mapping[int, int]) -> dict[int, int]:
     return {number: max(1, shares[number]) for number in asked}
 
 
-def _server(replica: Replica, number: int, edge: EdgeObserved) -> EdgeServer | None:
-    return edge.servers.get(replica.name) if number == MAIN else edge.classes.get((replica.name, number))
+def edge_server(replica: str, number: int, edge: EdgeObserved) -> EdgeServer | None:
+    """What the edge has of a replica in a class."""
+    return edge.servers.get(replica) if number == MAIN else edge.classes.get((replica, number))
 
 
 def _in_class(replica: Replica, number: int, limit: int, edge: EdgeObserved) -> list[Action]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from headway.control.admission import open_streams
 from headway.model.declared import ReplicaRange, System
 from headway.model.observed import Observed
+from headway.model.overload import MAIN
 from headway.model.replica import Phase, Replica
 from headway.model.wanted import Wanted, WantedService
 from headway.overload.scaling import Bounds, Connections, Scaling, Seen, begin, scale
@@ -212,13 +214,15 @@ def _utilisation(service: WantedService, mine: Iterable[str], observed: Observed
         seen, server = observed.replicas.get(name), observed.edge.servers.get(name)
         if seen is None:
             continue
+        if server is None and not service.is_public:
+            taken.setdefault(MAIN, []).append((seen.in_flight, service.limit_of(is_wsgi=seen.is_wsgi)))
+        places = {number: place for (replica, number), place in observed.edge.classes.items() if replica == name}
         if server is not None:
-            taken.setdefault(0, []).append((server.sessions - seen.streams, server.limit - seen.streams))
-        elif not service.is_public:
-            taken.setdefault(0, []).append((seen.in_flight, service.limit_of(is_wsgi=seen.is_wsgi)))
-        for (replica, number), place in observed.edge.classes.items():
-            if replica == name:
-                taken.setdefault(number, []).append((place.sessions - seen.streams, place.limit - seen.streams))
+            places[MAIN] = server
+        streams = open_streams(name, places, seen, observed.edge)
+        for number, place in places.items():
+            held = streams.get(number, 0)
+            taken.setdefault(number, []).append((place.sessions - held, place.limit - held))
     shares = [
         max(0, sum(busy for busy, _ in places)) / limit
         for places in taken.values()

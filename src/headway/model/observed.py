@@ -63,7 +63,6 @@ class EdgeObserved:
     classes: Mapping[tuple[str, int], EdgeServer] = field(default_factory=dict)  # by replica and class, without main
     queues: Mapping[tuple[str, int], EdgeQueue] = field(default_factory=dict)  # by service and class
     learned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # routes in class SLOW, by service
-    clients: int = 0  # addresses seen lately under overload; 0 = not counted
 
 
 @dataclass(frozen=True, slots=True)

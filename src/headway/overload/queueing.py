@@ -51,7 +51,6 @@ class Seen:
     queued: int
     refused: int  # since the last look
     saturated: bool
-    clients: int = 0  # addresses seen lately; 0 = not counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,6 @@ class Promise:
 
     slo_s: float | None
     deadline_s: float
-    has_levels: bool = False  # requests of more than one criticality
 
 
 @dataclass(frozen=True, slots=True)

@@ -261,3 +261,39 @@ def test_a_queue_follows_a_limit_that_is_held_by_hand() -> None:
     assert bounds[-1][0] == pytest.approx(20, rel=0.05)
     assert bounds[-1][1] < bounds[39][1]
     assert state.limits["web.1", MAIN] == 2
+
+
+def limits_of_threads(threads: int) -> set[int]:
+    """The limits that a WSGI replica gets whose few slow answers come irregularly, with requests waiting all the time."""
+    random = Random(threads)
+    service = replace(WEB, threads=threads, limit=40)
+    state, limits, completed = Adapted(), set(), 0
+    found = replace(
+        edge(web_1=replace(PLACE, sessions=threads, limit=threads)), queues={("web", MAIN): EdgeQueue(queued=3)}
+    )
+    for tick in range(1200):
+        now_s = 100 + tick / 10
+        completed += random.random() < 0.25
+        done = ClassCounts(completed=completed, service_s=0.8 * completed, in_flight=threads)
+        reading = Counts(now_s, 0.0, (done, ClassCounts()), ())
+        see = Observed(replicas={"web.1": seen(is_wsgi=True, cpu_s=tick / 200, counts=reading)}, edge=found)
+        state, _ = adapt(state, {"web.1": replica(1)}, Wanted((service,)), see, now_s)
+        limits.add(state.limits["web.1", MAIN])
+    return limits
+
+
+@pytest.mark.parametrize("threads", [1, 2, 8])
+def test_threads_that_are_free_are_not_withheld_for_one_slow_request(threads: int) -> None:
+    assert min(limits_of_threads(threads)) >= min(2, threads)
+
+
+def test_streams_hold_no_places_of_a_class_that_has_none_when_a_limit_is_taken_over() -> None:
+    """A controller that comes back finds ten open streams in the main class, and a limit of six for the slow one."""
+    place = replace(PLACE, sessions=12, limit=26)
+    slow = replace(PLACE, sessions=0, limit=6)
+    found = replace(edge(web_1=place), classes={("web.1", SLOW): slow})
+    see = Observed(replicas={"web.1": seen(streams=10, counts=counts(100.0))}, edge=found)
+    state, _ = adapt(
+        Adapted(slow={"web": frozenset({"/reports"})}), {"web.1": replica(1)}, Wanted((SERVICE,)), see, 100.0
+    )
+    assert (state.limits["web.1", MAIN], state.limits["web.1", SLOW]) == (16, 6)

@@ -10,7 +10,7 @@ from nouns import WEB, edge, replica, seen
 from headway.control.scaling import LOOK_EVERY_S, Look, Scaler, _look, awaits_count, gather
 from headway.model.declared import System
 from headway.model.observed import EdgeServer, MemoryObserved, Observed
-from headway.model.overload import EdgeQueue
+from headway.model.overload import SLOW, ClassCounts, Counts, EdgeQueue
 from headway.model.replica import Phase
 from headway.model.wanted import Wanted, WantedService
 from headway.overload.scaling import PACE, Connections
@@ -266,3 +266,12 @@ def test_a_machine_that_others_keep_busy_gets_no_more_of_ours() -> None:
     assert [reason for *_, reason, _level in carried.told] == [
         "more than 1 are needed (in flight 100% of the limit), but 4.0 of 4 cores are in use, by whomever"
     ]
+
+
+def test_streams_of_the_main_class_do_not_hide_how_full_another_is() -> None:
+    found = edge(web_1=place(6, 12), web_2=place(0, 10))
+    found = replace(found, classes={("web.1", SLOW): place(4, 5), ("web.2", SLOW): place(0, 5)})
+    main_class, slow = ClassCounts(in_flight=4), ClassCounts(in_flight=4)
+    counts = Counts(11.0, 0.0, (main_class, slow))
+    see = observed(edge=found, replicas={"web.1": seen(streams=2, counts=counts), "web.2": seen()})
+    assert gather(SERVICE, WANTED, TWO, see, {}, BEFORE, AFTER).utilisation == pytest.approx(4 / 10)
