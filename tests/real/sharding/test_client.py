@@ -199,6 +199,31 @@ def test_connections_stay_within_the_budget(orders):
     asyncio.run(use())
 
 
+def test_two_at_once_on_one_shard_take_no_other_shards_connection(orders):
+    """Where as many may be kept as a server has shards, each shard's stays its own."""
+
+    async def use() -> None:
+        database = orders.database(idle_max=SHARDS // 2, active_max=4)
+        keys = [next(key for key in range(10_000) if shard_of(key, SHARDS, "int") == shard) for shard in range(SHARDS)]
+        pids: dict[int, int] = {}
+        for shard, key in enumerate(keys):
+            async with database.at(key) as connection:
+                pids[shard] = connection.get_server_pid()
+        for _ in range(5):
+            for key in keys:
+                async with database.at(key), database.at(key), database.at(key):
+                    pass
+        for shard, key in enumerate(keys):
+            async with database.at(key) as first, database.at(key) as second, database.at(key) as third:
+                taken = {connection.get_server_pid() for connection in (first, second, third)}
+                assert pids[shard] in taken
+                assert not taken & {pid for other, pid in pids.items() if other != shard}
+        connections, _ = database._loop_pool().server(database._places.map, "s1")
+        assert connections.open <= SHARDS // 2 + 4
+
+    asyncio.run(use())
+
+
 # -- bounds -----------------------------------------------------------------------------------------------------------
 
 

@@ -52,11 +52,9 @@ class Pool:
             self._follow(map_)
         found = self._servers.get(name)
         if found is None:
-            url = self.places.url(map_, name)
-            found = self._servers[name] = (
-                Connections(self.places, name, url, self.places.told.idle_max),
-                self.places.permits(name),
-            )
+            connections = Connections(self.places, name, self.places.url(map_, name), self.places.told.idle_max)
+            connections.serve(len(map_.on(name)))
+            found = self._servers[name] = (connections, self.places.permits(name))
         return found
 
     def _follow(self, map_: ShardMap) -> None:
@@ -68,6 +66,7 @@ class Pool:
                 self.loop.create_task(connections.close())
             else:
                 connections.renew_statements()
+                connections.serve(len(map_.on(name)))
 
     @contextlib.asynccontextmanager
     async def catalog(self) -> AsyncIterator[Connection]:

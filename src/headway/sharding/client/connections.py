@@ -1,8 +1,12 @@
 """asyncpg connections of one event loop to one server: kept on the shard they last served, within a budget.
 
 A connection is opened for a shard (its search_path is a start-up setting) and kept for it. Only when there are as many
-as may be kept, the one whose shard was needed least lately is turned to another shard. Each shard has its own cache of
-prepared statements then, so that none is planned anew at every turn, and none meets another shard's types.
+as may be kept, one is turned to another shard: a second one of its shard first, else the one whose shard was needed
+least lately. Each shard has its own cache of prepared statements then, so that none is planned anew at every turn, and
+none meets another shard's types.
+
+Where as many may be kept as the server has shards, each shard keeps its own: two transactions on one shard at once need
+a second connection, and must not take another shard's for it. So there may be as many more as work at once.
 """
 
 from __future__ import annotations
@@ -60,9 +64,15 @@ class Connections:
         self.server = server
         self.url = url
         self._idle_max = idle_max
+        self._most = idle_max
         self._idle: dict[int, list[Connection]] = {}  # by shard; the shard that was needed last is at the end
+        self._doubled: dict[int, None] = {}  # shards with more than one idle
         self.open = 0
         self._swept_at_s = time.monotonic()
+
+    def serve(self, shards: int) -> None:
+        """How many shards the server has, by the newest map."""
+        self._most = self._idle_max + (self.places.told.active_max if shards <= self._idle_max else 0)
 
     def take(self, shard: int) -> Connection | None:
         """An idle one that serves the shard."""
@@ -71,6 +81,8 @@ class Connections:
             connection = idle.pop()
             if not idle:
                 del self._idle[shard]
+            elif len(idle) == 1:
+                del self._doubled[shard]
             if not connection.is_closed():
                 return connection
             self.open -= 1
@@ -78,7 +90,7 @@ class Connections:
 
     async def get(self, shard: int) -> Connection:
         """One that serves the shard: turned to it when enough are kept, else opened. Raises as `Places.failed` says."""
-        while self.open >= self._idle_max and self._idle:
+        while self.open >= self._most and self._idle:
             connection = self._oldest()
             if connection.is_closed():
                 self.open -= 1
@@ -95,11 +107,13 @@ class Connections:
         return await self._connect(shard)
 
     def _oldest(self) -> Connection:
-        shard = next(iter(self._idle))
+        shard = next(iter(self._doubled or self._idle))
         idle = self._idle[shard]
         connection = idle.pop(0)
         if not idle:
             del self._idle[shard]
+        elif len(idle) == 1:
+            del self._doubled[shard]
         return connection
 
     async def _turn(self, connection: Connection, shard: int) -> None:
@@ -142,7 +156,7 @@ class Connections:
         if connection.is_closed():
             self.open -= 1
             return
-        if self.open > self._idle_max and sum(map(len, self._idle.values())) >= self._idle_max:
+        if self.open > self._most and sum(map(len, self._idle.values())) >= self._most:
             self.drop(connection)
             return
         now_s = connection.left_at_s = time.monotonic()
@@ -152,6 +166,8 @@ class Connections:
             idle = []
         idle.append(connection)
         self._idle[shard] = idle
+        if len(idle) == 2:
+            self._doubled[shard] = None
         if now_s - self._swept_at_s > _IDLE_S / 4:
             self._sweep(now_s)
 
@@ -164,6 +180,8 @@ class Connections:
                 self.drop(connection)
             if not idle:
                 del self._idle[shard]
+            if len(idle) < 2:
+                self._doubled.pop(shard, None)
 
     def drop(self, connection: Connection) -> None:
         """Close it without a word to wait for."""
@@ -199,6 +217,7 @@ class Connections:
     async def close(self) -> None:
         """Close those that are idle."""
         idle, self._idle = self._idle, {}
+        self._doubled.clear()
         for connection in [connection for kept in idle.values() for connection in kept]:
             self.open -= 1
             with contextlib.suppress(Exception):
