@@ -6,6 +6,7 @@ It says `ready` when it is warm, begins at a line on its standard input, and end
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -25,6 +26,7 @@ from headway.sharding.client.told import told
 HOT_KEY = 42
 HOT_ROWS = 5
 KEYS_APART = 1_000_003  # of two clients
+KEYS_EACH = 2_000  # in turn; enough that every shard is met
 SELECT = "SELECT note FROM orders WHERE customer_id = $1 AND id = 1"
 UPDATE = "UPDATE orders SET count = count + 1 WHERE customer_id = $1 AND id = $2"
 
@@ -42,7 +44,7 @@ async def opened(kind: str, work: str, tasks: int) -> Callable[[int], Awaitable[
     orders = database("orders")
     schema = f"orders_{orders.shard_of(HOT_KEY):04d}"
     url = told("orders").url
-    name, _, number = kind.partition(":")
+    name, _, number = kind.partition("/")[0].partition(":")
 
     async def by(acquire: Callable[[int], Any], key: int) -> None:
         async with acquire(key) as connection:
@@ -81,13 +83,21 @@ async def opened(kind: str, work: str, tasks: int) -> Callable[[int], Awaitable[
 
 async def main(kind: str, tasks: int, seconds: float, work: str) -> None:
     once = await opened(kind, work, tasks)
+    shards = int(kind.partition("/")[2] or 0)  # the keys are those of so many shards, of all where none are said
+    shard_of = database("orders").shard_of
     took_s: list[float] = []
     until_s = 0.0
 
+    def keys_of(number: int) -> list[int]:
+        found = (key for key in itertools.count(number * KEYS_APART) if not shards or shard_of(key) < shards)
+        return list(itertools.islice(found, KEYS_EACH if work == "select" else 1))
+
+    keys = [keys_of(number) for number in range(tasks)]
+
     async def worker(number: int, warm: bool) -> None:
-        key = number * KEYS_APART
-        while time.monotonic() < until_s:
-            key += 1
+        for key in itertools.cycle(keys[number]):
+            if time.monotonic() >= until_s:
+                return
             began_s = time.monotonic()
             await once(key)
             if not warm:
