@@ -39,15 +39,22 @@ except KeyboardInterrupt:
 """
 
 
+def on_a_terminal() -> None:
+    """For `preexec_fn`: whatever started the tests (nohup, a job in the background) ignores."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def ignore_interrupts() -> None:
     """For `preexec_fn`: what a shell without job control does to `command &`."""
+    on_a_terminal()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-@pytest.mark.parametrize("before", [None, ignore_interrupts], ids=["terminal", "background"])
+@pytest.mark.parametrize("before", [on_a_terminal, ignore_interrupts], ids=["terminal", "background"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("kind", ["loop", "blocking"])
-def test_a_signal_ends_it_like_ctrl_c(kind: str, number: signal.Signals, before: Callable[[], None] | None) -> None:
+def test_a_signal_ends_it_like_ctrl_c(kind: str, number: signal.Signals, before: Callable[[], None]) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM, kind], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=before,

@@ -46,7 +46,7 @@ def test_nothing_that_a_worker_says_costs_goodput(tmp_path: Path) -> None:
             liar = Phase(system, steady, "no time", 7)
         tell("all that was said", steady.result)
         assert true.good_per_s > 0.7 * POOL_PER_S, "there was nothing to lose"
-        # While nothing can be read the limit stays where it was, and that may be the lower end of a swing: three of four.
+        # While nothing can be read the limit stays where it was, be that the lower end of a swing: three of four.
         for phase, share in ((late, 0.7), (tomorrow, 0.85), (silent, 0.7), (liar, 0.8)):
             assert phase.good_per_s >= share * true.good_per_s, phase.what
         # Late is not blind, and a clock says nothing of the work.

@@ -264,7 +264,7 @@ def test_a_queue_follows_a_limit_that_is_held_by_hand() -> None:
 
 
 def limits_of_threads(threads: int) -> set[int]:
-    """The limits that a WSGI replica gets whose few slow answers come irregularly, with requests waiting all the time."""
+    """The limits of a WSGI replica whose few slow answers come irregularly, while requests wait all the time."""
     random = Random(threads)
     service = replace(WEB, threads=threads, limit=40)
     state, limits, completed = Adapted(), set(), 0
