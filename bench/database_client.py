@@ -86,6 +86,7 @@ async def main(kind: str, tasks: int, seconds: float, work: str) -> None:
     shards = int(kind.partition("/")[2] or 0)  # the keys are those of so many shards, of all where none are said
     shard_of = database("orders").shard_of
     took_s: list[float] = []
+    in_time = 0  # those that wait when the time is over are waited for, and no part of the rate
     until_s = 0.0
 
     def keys_of(number: int) -> list[int]:
@@ -95,13 +96,16 @@ async def main(kind: str, tasks: int, seconds: float, work: str) -> None:
     keys = [keys_of(number) for number in range(tasks)]
 
     async def worker(number: int, warm: bool) -> None:
+        nonlocal in_time
         for key in itertools.cycle(keys[number]):
             if time.monotonic() >= until_s:
                 return
             began_s = time.monotonic()
             await once(key)
             if not warm:
-                took_s.append(time.monotonic() - began_s)
+                ended_s = time.monotonic()
+                took_s.append(ended_s - began_s)
+                in_time += ended_s < until_s
 
     if kind != "direct":
         until_s = time.monotonic() + 1.5
@@ -113,7 +117,7 @@ async def main(kind: str, tasks: int, seconds: float, work: str) -> None:
     took_s.sort()
     p99_s = took_s[int(len(took_s) * 0.99)] if took_s else 0.0
     p50_s = took_s[len(took_s) // 2] if took_s else 0.0
-    print(json.dumps({"per_s": len(took_s) / seconds, "p50_ms": p50_s * 1e3, "p99_ms": p99_s * 1e3}))
+    print(json.dumps({"per_s": in_time / seconds, "p50_ms": p50_s * 1e3, "p99_ms": p99_s * 1e3}))
 
 
 if __name__ == "__main__":

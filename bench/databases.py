@@ -101,7 +101,11 @@ def measured(folder: Path, kind: str, processes: int, tasks: int, seconds: float
             assert client.stdout is not None
             if client.stdout.readline() != "ready\n":
                 raise RuntimeError(f"{kind}: a client ended with status {client.wait(10)}")
-        done = [json.loads(client.communicate("\n", timeout=seconds + 180)[0]) for client in clients]
+        for client in clients:  # all of them before the first is waited for
+            assert client.stdin is not None
+            client.stdin.write("\n")
+            client.stdin.flush()
+        done = [json.loads(client.communicate(timeout=seconds + 180)[0]) for client in clients]
     finally:
         for client in clients:
             client.kill()
