@@ -177,7 +177,8 @@ def _service(
                     )
             limiters[key], limits[key] = state, state.limit
         if replica.phase is Phase.READY:
-            cap = _cap(sum(max(limits[key], before.limits.get(key, 0)) for key in _keys(before, service, replica)))
+            places = [max(limits[key], before.limits.get(key, 0)) for key in _keys(before, service, replica)]
+            cap = _cap(sum(places) if service.adapts else max(places))  # a declared limit is that of all its classes
             known = caps.get(replica.name, 0)
             if cap > known or cap < known * 4 // 5:
                 caps[replica.name] = cap

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from headway.control.adapting import Adapted
+from headway.control.admission import edge_server, open_streams
 from headway.model.declared import ReplicaRange
 from headway.model.hold import Hold
 from headway.model.observed import Observed
@@ -159,7 +160,7 @@ def overload_of(service: WantedService, observed: Observed, adapted: Adapted) ->
         queue, edge = adapted.queues.get(key), observed.edge.queues.get(key)
         bound = adapted.in_force.get(key)
         classes[class_name(*key)] = {
-            "limit": sum(n for (name, c), n in adapted.limits.items() if c == cls.number and _of(name, service)),
+            "limit": _limit(service, observed, adapted, cls.number),
             "queued": edge.queued if edge else 0,
             "queue_max": bound.queue_max if bound else None,
             "overloaded": bool(bound and bound.overloaded),
@@ -176,6 +177,20 @@ def overload_of(service: WantedService, observed: Observed, adapted: Adapted) ->
         "slo_ms": round(service.slo_s * 1000) if service.slo_s else None,
         "classes": classes,
     }
+
+
+def _limit(service: WantedService, observed: Observed, adapted: Adapted, number: int) -> int:
+    """Requests at once of a class, over all replicas. Of a declared limit: the part of it that the class has now."""
+    limits = {name: n for (name, c), n in adapted.limits.items() if c == number and _of(name, service)}
+    numbers = [cls.number for cls in adapted.active(service)]
+    if service.adapts or len(numbers) == 1:
+        return sum(limits.values())
+    total = 0
+    for name in limits:
+        server = edge_server(name, number, observed.edge)
+        streams = open_streams(name, numbers, observed.replicas.get(name), observed.edge)
+        total += max(0, server.limit - streams.get(number, 0)) if server is not None else 0
+    return total
 
 
 def _of(replica: str, service: WantedService) -> bool:

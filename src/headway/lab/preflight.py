@@ -99,7 +99,7 @@ def _explained(failure: Exception, url: str, target: Target, timeout_s: float) -
         case ssl.SSLCertVerificationError():
             return HeadwayError(
                 f"{place} shows a certificate that cannot be trusted: {failure.verify_message.rstrip('.')}",
-                hint="trust its authority (--ca FILE), or do not check the certificate (--insecure)",
+                hint="trust its authority (--ca FILE); headway load can also go on unchecked (--insecure)",
             )
         case ssl.SSLError() | ConnectionAbortedError() | ConnectionResetError() if target.tls:
             return HeadwayError(f"{place} does not speak TLS as {url} expects", hint="does http:// work?")

@@ -9,6 +9,7 @@ import pytest
 from nouns import WEB, edge, replica, seen
 
 from headway.control.adapting import Adapted, adapt
+from headway.control.status import overload_of
 from headway.model.action import AssignRoute, CapReplica, Tell
 from headway.model.observed import EdgeServer, MemoryObserved, Observed
 from headway.model.overload import MAIN, SLOW, ClassCounts, Counts, EdgeQueue, QueueBound, RouteCounts
@@ -297,3 +298,17 @@ def test_streams_hold_no_places_of_a_class_that_has_none_when_a_limit_is_taken_o
         Adapted(slow={"web": frozenset({"/reports"})}), {"web.1": replica(1)}, Wanted((SERVICE,)), see, 100.0
     )
     assert (state.limits["web.1", MAIN], state.limits["web.1", SLOW]) == (16, 6)
+
+
+def test_a_declared_limit_of_several_classes_is_one_limit_to_the_worker_and_in_the_status() -> None:
+    fixed = replace(SERVICE, adapts=False, limit=40, at=(WantedClass(2, 0.25, 30.0),))
+    caps, state = caps_of([fixed] * 3)
+    assert caps == [80]
+    place = replace(PLACE, limit=25 + 3)
+    found = replace(edge(web_1=place), classes={("web.1", 2): replace(PLACE, limit=15)})
+    see = Observed(
+        replicas={"web.1": seen(streams=3)}, edge=replace(found, servers={"web.1": replace(place, sessions=3)})
+    )
+    told = overload_of(fixed, see, state)
+    assert told is not None
+    assert [cls["limit"] for cls in told["classes"].values()] == [25, 15]
