@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bench import database_moves
 from bench.stacks import free_port
 from headway.sharding.keys import shard_of
 from headway.sharding.postgresql import administer, prepare
@@ -209,6 +210,8 @@ def run(quick: object = None) -> str:
         table = access(folder, rounds)
         _allow_direct(folder)
         storm = storms(folder, rounds)
+    moving = database_moves.moves(database_moves.QUICK_MOVES if quick else database_moves.MOVES)
+    beyond, migrating = database_moves.aggregate(), database_moves.migrate()
     return f"""\
 `orders` has 64 shards on one embedded PostgreSQL. A client selects one row by its primary key, in its own process.
 
@@ -222,4 +225,14 @@ The storm: every transaction updates two of five hot rows, in the same order. Fo
 Key to server, in the process:
 
 {lookups()}
+
+A shard that moves while it is written to, by `headway db move`:
+
+{moving}
+
+Beyond one shard:
+
+{beyond}
+
+{migrating}
 """

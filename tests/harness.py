@@ -42,6 +42,12 @@ def free_port() -> int:
         return port
 
 
+def on_a_terminal() -> None:
+    """For `preexec_fn`: signals end it, whatever the one who started the tests ignores (nohup, a job of a shell)."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def wait_for(condition: Callable[[], Any], timeout_s: float, what: str, every_s: float = 0.02) -> Any:
     """The first true value of `condition`; AssertionError naming `what` when it does not come in time."""
     until_s = time.monotonic() + timeout_s

@@ -197,10 +197,21 @@ def await_controller(system: System, started: Started) -> None:
         if status is not None:
             raise _ended(system, status)
         with contextlib.suppress(HeadwayError):
-            if system.client.status()["supervisor"] == "ready":
+            document = system.client.status()
+            if document["supervisor"] == "ready" and _is_controller_of(system, started, document):
                 return
         time.sleep(_POLL_S)
     raise EngineError("the controller did not start", hint="headway logs controller")
+
+
+def _is_controller_of(system: System, started: Started, document: dict[str, Any]) -> bool:
+    """Whether the new supervisor's own controller has answered: a former one hands over to it, and ends."""
+    record = read_record(system.folders)
+    if record is None or record["supervisor"]["pid"] != started.pid:
+        return False
+    return any(
+        entry["name"] == "controller" and entry["pid"] == document["controller"]["pid"] for entry in record["processes"]
+    )
 
 
 def stop_and_wait(system: System, started: Started | None, patience_s: float) -> bool:

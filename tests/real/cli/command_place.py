@@ -13,6 +13,7 @@ from pathlib import Path
 
 from harness import HEADWAY, descendants_of_session
 
+import headway
 from headway.process.folders import Folders, folders_for
 
 COMMAND_S = 60.0
@@ -127,7 +128,7 @@ def take_apart(done: subprocess.CompletedProcess[str]) -> Refused:
     at, end = errors[0], hints[0] if hints else len(lines)
     assert not hints or end == len(lines) - 1, done.stderr
     before = "\n".join(lines[:at])
-    for ours in ("headway/", "importlib", "runpy"):
+    for ours in (str(Path(headway.__file__).parent), "importlib", "runpy"):
         assert ours not in before, done.stderr
     return Refused(
         lines[at].removeprefix("error: "),

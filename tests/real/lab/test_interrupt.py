@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
+from harness import on_a_terminal
 
 PROGRAM = """
 import asyncio, signal, sys, time
@@ -37,12 +38,6 @@ except KeyboardInterrupt:
     print("interrupted", flush=True)
     sys.exit(130)
 """
-
-
-def on_a_terminal() -> None:
-    """For `preexec_fn`: whatever started the tests (nohup, a job in the background) ignores."""
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
 
 
 def ignore_interrupts() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from harness import HEADWAY, Running, is_alive, wait_for
+from harness import HEADWAY, Running, is_alive, on_a_terminal, wait_for
 
 RATE = "200"  # a second: what is measured by the hundred is measured sooner
 APP = """
@@ -106,8 +106,7 @@ def breaking(system: Running, *arguments: str) -> Iterator[subprocess.Popen[str]
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # SIGINT counts, also where these tests themselves run in the background of a shell.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=on_a_terminal,
     ) as command:
         try:
             yield command

@@ -103,7 +103,8 @@ def test_the_controllers_death_under_load_changes_nothing_that_was_learned(tmp_p
         assert then["limit"] < TOLD_START, "nothing was learned that could be lost"
         for now in (first, after):
             assert now["limit"] < TOLD_START
-            assert now["queue_max"] <= 3 * then["queue_max"]
+            # What the SLO leaves room for at the most: a controller that has forgotten all lets any number wait.
+            assert now["queue_max"] <= POOL_PER_S * SLO_S
         refused_in_order(steady.result)
         seconds = [second.ok for second in steady.result.timeline[2:-1]]
         print(f"good a second: {seconds}")
