@@ -68,7 +68,8 @@ class Worker:
     name: str
     ready: deque[Request] = field(default_factory=deque)
     busy: bool = False
-    in_flight: list[int] = field(default_factory=lambda: [0] * len(NUMBERS))
+    in_flight: list[int] = field(default_factory=lambda: [0] * len(NUMBERS))  # as the edge has it
+    begun: list[int] = field(default_factory=lambda: [0] * len(NUMBERS))  # of these, what the app has seen so far
     completed: list[int] = field(default_factory=lambda: [0] * len(NUMBERS))
     failed: list[int] = field(default_factory=lambda: [0] * len(NUMBERS))
     service_s: list[float] = field(default_factory=lambda: [0.0] * len(NUMBERS))
@@ -80,7 +81,7 @@ class Worker:
 
     def counts(self, now_s: float) -> Counts:
         classes = tuple(
-            ClassCounts(self.completed[n], self.failed[n], self.service_s[n], self.in_flight[n]) for n in NUMBERS
+            ClassCounts(self.completed[n], self.failed[n], self.service_s[n], self.begun[n]) for n in NUMBERS
         )
         routes = tuple(RouteCounts(prefix, *seen) for prefix, seen in self.routes.items())
         return Counts(now_s, 0.0, classes, routes)
@@ -304,7 +305,7 @@ class World:
 
     def _begin(self, request: Request, worker: Worker) -> None:
         request.route = self._routes.get(request.route.prefix, request.route)
-        request.worker, request.started_s = worker, self.now_s
+        request.worker = worker
         request.good = not request.route.fails_share or self._random.random() >= request.route.fails_share
         worker.in_flight[request.number] += 1
         worker.held_bytes += request.route.request_bytes
@@ -321,6 +322,9 @@ class World:
         worker.busy = bool(worker.ready)
         if worker.busy:
             request = worker.ready.popleft()
+            if not request.half:  # a busy event loop has let it wait; nobody has counted that
+                request.started_s = self.now_s
+                worker.begun[request.number] += 1
             took_s = request.route.cpu_s / 2 * self._random.uniform(*VARIES)
             if not request.good and not request.half:
                 took_s *= FAIL_CPU_SHARE
@@ -353,6 +357,7 @@ class World:
     def _answer(self, request: Request, worker: Worker) -> None:
         number, service_s = request.number, self.now_s - request.started_s
         worker.in_flight[number] -= 1
+        worker.begun[number] -= 1
         worker.held_bytes -= request.route.request_bytes
         if request.good:
             worker.completed[number] += 1

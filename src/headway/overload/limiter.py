@@ -46,6 +46,7 @@ HOPELESS_S, HOPELESS_MAX_S = 30.0, 120.0  # service times over the SLO at any li
 # waves look as if throughput followed the limit; it would stay too high.
 SPREAD, SPREAD_MAX_S = 1.5, 1.0
 HOPELESS_FACTOR = 2.5  # times the service time that was found hopeless: the limit has a part in this one
+FEW_FAIL = 0.1  # of the good answers
 FAILING_MIN = 4.0  # while nothing succeeds: enough to see at once when something does again
 STUCK_S = 0.5  # nothing came back for so long, and the processor is idle: requests wait, so more may wait
 STUCK_GROWTH = 1.5
@@ -217,7 +218,7 @@ def _judge(state: Limiter, bounds: Bounds, now_s: float, *, contended: bool) -> 
         return _at(state, fewer, bounds, f"none of {state.failed} answers was a good one")
     if state.completed >= SAMPLES_MIN:  # an answer now and then is hardly more than none
         state = replace(state, heard_limit=0)
-    now = Sample(state.limit, state.completed / state.window_s, state.service_s / state.completed)
+    now = Sample(state.limit, state.completed / state.window_s, _held_s(state))
     if not state.floor_s or now.service_s < state.floor_s or now_s - state.floor_at_s > FLOOR_KEPT_S:
         state = replace(state, floor_s=now.service_s, floor_at_s=now_s)
     last, clamped = state.last, state.clamped
@@ -245,6 +246,19 @@ def _judge(state: Limiter, bounds: Bounds, now_s: float, *, contended: bool) -> 
     move = SETTLE * (slope - target) * (3.0 if pressed and slope < target else 1.0)
     why = "more at once carry no more" if move < 0 else "throughput still rises with it"
     return _swing(state, max(-FALL_MAX, min(FALL_MAX, move)), bounds, why)
+
+
+def _held_s(state: Limiter) -> float:
+    """How long a request holds its place: what the worker says, or by Little's law where that is longer.
+
+    A worker sees a request when its app begins; in an event loop that computes it may have waited long by then. With
+    all places taken, that many at so many answers a second take limit / rate each, wherever they spend it. Where many
+    fail nothing can be said of the good ones so: the others may have held their places for longer, or hardly at all.
+    """
+    service_s = state.service_s / state.completed
+    if state.failed > FEW_FAIL * state.completed:
+        return service_s
+    return max(service_s, state.limit * state.window_s / (state.completed + state.failed))
 
 
 def _learn_of_cut(state: Limiter, e: float, now: Sample, bounds: Bounds, now_s: float) -> Limiter:

@@ -119,6 +119,8 @@ def _measured(state: Queue, seen: Seen, *, patient: bool) -> Queue:
         rate = max(rate, seen.completed / seen.duration_s) if rate else 0.0
     if seen.completed:
         mean_s = max(0.0, seen.service_s / seen.completed)
+        if seen.saturated and rate:  # what a busy event loop let wait before the app saw it, by Little's law
+            mean_s = max(mean_s, seen.places / rate)
         service = mean_s if not service else service + _SMOOTH * (mean_s - service)
     waits = seen.queued > 0
     asked = seen.refused + seen.completed
