@@ -41,6 +41,8 @@ def status(system: System, name: str | None, *, as_json: bool) -> None:
             which = ranges(server["shards"])
             rows.append((mark(server["state"]), server["name"], server["state"], count, number, size, which))
         click.echo("\n".join(table(rows, right=frozenset({3, 4, 5}))))
+        if importing := told.get("import"):
+            click.echo(f"\n  importing {importing['told'] or importing['stage']}")
         for move in told["moves"]:
             click.echo(
                 f"\n  moving shard {move['shard']}: {move['from']} → {move['to']}, {move['told'] or move['stage']}"
@@ -49,7 +51,7 @@ def status(system: System, name: str | None, *, as_json: bool) -> None:
 
 def move(system: System, name: str, shard: int, target: str, *, as_json: bool) -> None:
     """Move a shard, and show how far it is."""
-    done = _follow(system, "move", {"database": name, "shard": shard, "to": target}, quiet=as_json)
+    done = follow(system, "move", {"database": name, "shard": shard, "to": target}, quiet=as_json)
     if as_json:
         click.echo(json.dumps(done))
         return
@@ -83,7 +85,7 @@ def rebalance(system: System, name: str, *, empty: tuple[str, ...], yes: bool, a
                 click.echo("nothing was moved; headway db rebalance --yes carries it out")
             return
         click.confirm(f"Move {len(planned)} shards?", abort=True)
-    done = _follow(system, "rebalance", {"database": name, "empty": empty}, quiet=as_json)
+    done = follow(system, "rebalance", {"database": name, "empty": empty}, quiet=as_json)
     if as_json:
         click.echo(json.dumps(done))
         return
@@ -122,7 +124,7 @@ def verify(system: System, name: str, *, as_json: bool) -> bool:
 def migrate(system: System, name: str, folder: str | None, *, dry_run: bool, as_json: bool) -> None:
     """Apply a folder's migrations to every shard."""
     asked = {"database": name, "folder": str(Path(folder).resolve()) if folder else None, "dry_run": dry_run}
-    done = _follow(system, "migrate", asked, quiet=as_json)
+    done = follow(system, "migrate", asked, quiet=as_json)
     if as_json:
         click.echo(json.dumps(done))
     elif not done["applied"]:
@@ -132,7 +134,7 @@ def migrate(system: System, name: str, folder: str | None, *, dry_run: bool, as_
         click.echo(f"{len(done['applied'])} of {done['files']} migrations {word} to {done['shards']} shards")
 
 
-def _follow(system: System, verb: str, asked: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
+def follow(system: System, verb: str, asked: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
     """Start a task, print its lines, and give its result; its error is raised here."""
     number = system.client.ask("POST", f"/db/{verb}", asked, timeout_s=30.0)["task"]
     seen = 0

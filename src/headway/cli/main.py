@@ -395,6 +395,20 @@ def db_verify(database: str, state: str | None, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
+@db.command("import")
+@_DATABASE
+@click.option("--from", "source", metavar="SOURCE", help="A declared plain database, or a URL: '{env.SOURCE_URL}'.")
+@click.option("--switch", is_flag=True, help="Let the shards take over.")
+@click.option("--abort", is_flag=True, help="Undo it; past the switch it only goes on.")
+@_STATE
+@_JSON
+def db_import(database: str, source: str | None, switch: bool, abort: bool, state: str | None, as_json: bool) -> None:
+    """Bring the tables of a plain PostgreSQL into the shards while they are written to."""
+    from headway.cli.db_import import import_ as run
+
+    run(_system(state), database, source, switch=switch, abort=abort, as_json=as_json)
+
+
 @db.command("migrate")
 @_DATABASE
 @click.option("--folder", metavar="DIR", help="SQL files, 0001_….sql and on. Default: as declared.")

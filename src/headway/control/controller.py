@@ -149,6 +149,7 @@ class Controller:
             shards=database.shards,
             servers=tuple(resolve_servers(database, environment=os.environ, root=root).items()),
             keys=tuple(database.keys.items()),
+            joins=tuple(database.joins.items()),
             reference=database.reference,
             schema_file=database.schema_file,
             memory_bytes=self.machine.memory_bytes,
@@ -224,7 +225,7 @@ class Controller:
         for name in [name for name, tender in self.tenders.items() if held.get(name) is not tender.database]:
             self.tenders.pop(name).stop()
         for name in held.keys() - self.tenders.keys():
-            self.tenders[name] = Tender(held[name], self.journal.write)
+            self.tenders[name] = Tender(held[name], self.journal.write, self.databases.plain_source)
 
     def _database_failure(self) -> dict[str, str] | None:
         for database in self.databases.held.values():

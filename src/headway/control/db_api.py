@@ -99,6 +99,13 @@ def _work(one: Tender, verb: str, data: Mapping[str, Any]) -> Work:
     if verb == "move":
         shard, target = int(data["shard"]), str(data["to"])
         return lambda say, stop: one.move(shard, target, say, stop)
+    if verb == "import":
+        if data.get("switch"):
+            return one.imports.switch
+        if data.get("abort"):
+            return one.imports.abort
+        given = str(data.get("from") or "")
+        return lambda say, stop: one.imports.begin(given, say, stop)
     if verb == "rebalance":
         empty = tuple(map(str, data.get("empty", ())))
         return lambda say, stop: one.rebalance(empty, say, stop)

@@ -16,6 +16,7 @@ from typing import Any
 
 import psycopg
 
+from headway.control.importing import Declared, Imports
 from headway.errors import Conflict, HeadwayError
 from headway.model.sharding import ShardMap
 from headway.runtimes.local.sharded import ShardedDatabase
@@ -43,11 +44,12 @@ Tell = Callable[[str, str, str, str], None]
 class Tender:
     """The moves and doubts of one database."""
 
-    def __init__(self, database: ShardedDatabase, tell: Tell) -> None:
+    def __init__(self, database: ShardedDatabase, tell: Tell, declared: Declared) -> None:
         self.database = database
         self.name = database.wanted.name
         self._tell = tell
         self._stop = threading.Event()
+        self.imports = Imports(database, tell, declared, self._stop)
         self._progress: dict[int, MoveProgress] = {}
         self._results: dict[int, MoveResult | HeadwayError] = {}
         self._carriers: dict[int, threading.Thread] = {}
@@ -69,6 +71,7 @@ class Tender:
             try:
                 self.database.map_now()  # for `status`
                 self._carry_open()
+                self.imports.carry()
                 if time.monotonic() >= doubts_s:
                     doubts_s = time.monotonic() + _DOUBTS_S
                     self._end_doubts()
@@ -141,6 +144,7 @@ class Tender:
     def move(self, shard: int, target: str, say: Say, stop: threading.Event) -> dict[str, Any]:
         """Move a shard and wait for its end."""
         self._check_source(shard)
+        self.imports.refuse_others(f"the move of shard {shard}")
         move_id = self._mover().begin(shard, target)
         self._tell(self.database.process, "move", f"shard {shard} to {target}", "note")
         while not (stop.is_set() or self._stop.is_set()):
@@ -211,6 +215,7 @@ class Tender:
                 }
                 for move in moves
             ],
+            "import": self.imports.status(),
         }
 
     def _sizes(self, map_: ShardMap, up: set[str]) -> dict[str, tuple[int, int]]:
@@ -260,6 +265,8 @@ class Tender:
                 f"database {self.name} declares no migrations",
                 hint=f'Write migrations = {{ sql = "migrations/" }} in [databases.{self.name}], or give --folder DIR.',
             )
+        if not dry_run:
+            self.imports.refuse_others("the migration")
         folder = folder or Path(str(declared))
         wanted = read_folder(folder, f"databases.{self.name}.migrations.sql")
         done = migrate(self.name, wanted, self.database.admin(), dry_run=dry_run, say=say)

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from headway.declaration.references import parse, unset
 from headway.errors import Problem
 from headway.model.declared import Database, System
+from headway.model.sharding import parse_join
 
 _SQL_NAME = re.compile(r"[a-z_][a-z0-9_$]{0,62}")
 
@@ -74,7 +75,7 @@ def _shards(path: str, database: Database, broken: frozenset[str]) -> Iterator[P
     """What belongs to a sharded database, and what a sharded one needs."""
     if database.shards is None:
         told = "belongs to a sharded database"
-        for key in ("keys", "reference", "migrations"):
+        for key in ("keys", "joins", "reference", "migrations"):
             if getattr(database, key):
                 yield Problem(f"{path}.{key}", told, f"add shards = 64 to [{path}], or take it out")
         if database.servers is not None and database.servers != 1:
@@ -93,12 +94,36 @@ def _shards(path: str, database: Database, broken: frozenset[str]) -> Iterator[P
             if not _SQL_NAME.fullmatch(name):
                 hint = "write it as PostgreSQL stores it, without a schema: small letters, digits and _"
                 yield Problem(f"{path}.keys.{table}", f"{name!r} is not the name of a {what}", hint)
+    yield from _joins(path, database)
     for index, table in enumerate(database.reference):
         if table in database.keys:
             hint = "a table is spread by a key, or whole on every server"
             yield Problem(f"{path}.reference[{index}]", f"{table} is in keys too", hint)
         elif not _SQL_NAME.fullmatch(table):
             yield Problem(f"{path}.reference[{index}]", f"{table!r} is not the name of a table", "without a schema")
+
+
+def _joins(path: str, database: Database) -> Iterator[Problem]:
+    """Each names a parent among the tables with keys, and none comes back to itself."""
+    parents: dict[str, str] = {}
+    for table, text in database.joins.items():
+        where, join = f"{path}.joins.{table}", parse_join(text)
+        if join is None:
+            hint = 'write it like "order_id = orders.id": its own column, and the parent\'s table and column'
+            yield Problem(where, f"{text!r} is no join", hint)
+        elif table not in database.keys:
+            yield Problem(where, f"{table} is not in keys", f'add {table} = "…" to keys: the column that it is to get')
+        elif join.parent not in database.keys:
+            yield Problem(where, f"{join.parent} is not in keys", "the parent has to be a table with a key")
+        else:
+            parents[table] = join.parent
+    for table in parents:
+        seen, at = {table}, parents[table]
+        while at in parents and at not in seen:
+            seen.add(at)
+            at = parents[at]
+        if at == table:
+            yield Problem(f"{path}.joins.{table}", "comes back to itself", "one of these tables has the key itself")
 
 
 def _has_broken(path: str, broken: frozenset[str]) -> bool:

@@ -376,6 +376,12 @@ class Database(Declared):
         description="The sharding key of each table: the column by whose value its rows find their shard.",
         examples=['{ orders = "customer_id" }'],
     )
+    joins: dict[str, str] = Field(
+        default_factory=dict,
+        description="How a table without the column of its key, as rows come in by an import or an INSERT, finds it: "
+        "by the row of another table, its parent.",
+        examples=['{ order_lines = "order_id = orders.id" }'],
+    )
     reference: Texts = Field(
         (),
         description="Tables without a key that every server holds whole.",

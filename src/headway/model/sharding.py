@@ -6,6 +6,7 @@ one with every change, so that of two maps the newer is known.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -33,6 +34,24 @@ class TableKey:
 
     column: str
     kind: KeyKind
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """How a row without a key of its own finds it: `column` has the value of its parent's `parent_column`."""
+
+    column: str
+    parent: str
+    parent_column: str
+
+
+_JOIN = re.compile(r"\s*([a-z_][a-z0-9_$]*)\s*=\s*([a-z_][a-z0-9_$]*)\s*\.\s*([a-z_][a-z0-9_$]*)\s*")
+
+
+def parse_join(text: str) -> Join | None:
+    """`order_id = orders.id`; None when it is not of that form."""
+    found = _JOIN.fullmatch(text)
+    return Join(found[1], found[2], found[3]) if found else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,16 @@ CREATE TABLE IF NOT EXISTS headway.moves (
     ended_at   timestamptz
 );
 CREATE UNIQUE INDEX IF NOT EXISTS moves_one_a_shard ON headway.moves (shard) WHERE ended_at IS NULL;
+CREATE TABLE IF NOT EXISTS headway.imports (
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    source     text NOT NULL,  -- a declared name, or a URL without a password
+    stage      text NOT NULL,
+    facts      jsonb NOT NULL DEFAULT '{}',
+    began_at   timestamptz NOT NULL DEFAULT now(),
+    changed_at timestamptz NOT NULL DEFAULT now(),
+    ended_at   timestamptz
+);
+CREATE UNIQUE INDEX IF NOT EXISTS imports_one_at_a_time ON headway.imports ((true)) WHERE ended_at IS NULL;
 CREATE TABLE IF NOT EXISTS headway.decisions (
     transaction text PRIMARY KEY,  -- of a two-phase commit
     decision    text NOT NULL CHECK (decision IN ('commit', 'abort')),

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from psycopg.conninfo import make_conninfo
+
+from headway.errors import EngineError, HeadwayError
 from headway.process.folders import Folders
 from headway.process.spec import ProcessState
 from headway.process.supervisor_client import SupervisorClient
 from headway.runtimes.local.databases import Database, Spawn, Tell, WantedDatabase
 from headway.runtimes.local.sharded import ShardedDatabase, WantedSharded
+from headway.sharding import settings
+from headway.sharding.importing.nouns import Source
 
 
 @dataclass(slots=True)
@@ -47,6 +52,24 @@ class Databases:
         """What apps are told, by database: those whose addresses are known. Holds passwords."""
         told = {name: database.access() for name, database in self.held.items()}
         return {name: access for name, access in told.items() if access is not None}
+
+    def plain_source(self, name: str) -> Source:
+        """A plain database as an import reads it. HeadwayError when there is none that answers. Holds passwords."""
+        found = self.held.get(name)
+        if not isinstance(found, Database):
+            names = ", ".join(each for each, one in self.held.items() if isinstance(one, Database))
+            hint = f"There is: {names}. Or give a URL." if names else "Give a URL: --from '{env.SOURCE_URL}'"
+            raise HeadwayError(f"no plain database {name!r} is declared", hint=hint)
+        if not found.fields:
+            raise EngineError(f"database {name} has not been reached yet", hint="headway status")
+        if found.server is None:
+            way = found.wanted.url or found.fields["url"]
+        else:
+            server = found.server
+            way = make_conninfo(
+                host=str(server.socket_folder), port=server.port, user=settings.SUPERUSER, dbname=server.database
+            )
+        return Source(name, way, way)
 
     def stop(self) -> None:
         """End all embedded servers."""

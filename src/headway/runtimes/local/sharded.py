@@ -45,6 +45,7 @@ class WantedSharded:
     active_max: int
     idle_max: int
     migrations: str | None = None  # the folder of SQL files
+    joins: tuple[tuple[str, str], ...] = ()  # by table: how its key is found in another one
 
 
 @dataclass(slots=True)
