@@ -150,6 +150,7 @@ class Controller:
             servers=tuple(resolve_servers(database, environment=os.environ, root=root).items()),
             keys=tuple(database.keys.items()),
             joins=tuple(database.joins.items()),
+            import_from=database.import_from,
             reference=database.reference,
             schema_file=database.schema_file,
             memory_bytes=self.machine.memory_bytes,

@@ -134,6 +134,12 @@ class Imports:
             source = Source(without_password(given), given, given)
         else:
             source = self._declared(given)
+        declared = self._database.wanted.import_from
+        if declared is not None and source.shown != declared and self._database.map_now().at_source:
+            raise Conflict(
+                f"{self._name} has its rows in {declared}, by import_from",
+                hint=f"headway db import {self._name} --from {declared}, or take import_from out.",
+            )
         alone: list[str] = []
         running = self.now()
         if running is not None and running.source == source.shown:

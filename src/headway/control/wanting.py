@@ -79,7 +79,10 @@ def request_limit(service: Service, replicas_total: int, machine: Machine) -> in
 def needs(service: Service, databases: Mapping[str, object]) -> tuple[str, ...]:
     """Databases a service waits for: those it `uses` and those its environment speaks of."""
     named = [name for name in databases if any(f"{{{name}." in text for text in service.env.values())]
-    return tuple(dict.fromkeys([name for name in service.uses if name in databases] + named))
+    used = [name for name in service.uses if name in databases] + named
+    # Where rows are until they are imported, the app looks for them as well.
+    sources = [str(getattr(databases[name], "import_from", None)) for name in used]
+    return tuple(dict.fromkeys(used + [name for name in sources if name in databases]))
 
 
 def active_max(machine: Machine) -> int:

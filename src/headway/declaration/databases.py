@@ -22,6 +22,7 @@ def check_databases(system: System, environment: Mapping[str, str], broken: froz
                 f"databases.{name}", f"a database cannot be called {name}", f"{{{name}.…}} means something else"
             )
         yield from _shards(f"databases.{name}", database, broken)
+        yield from _source(f"databases.{name}.import_from", database, system)
         if database.url is not None:
             yield from _given(f"databases.{name}.url", database.url, environment)
         if isinstance(database.servers, dict):
@@ -75,7 +76,7 @@ def _shards(path: str, database: Database, broken: frozenset[str]) -> Iterator[P
     """What belongs to a sharded database, and what a sharded one needs."""
     if database.shards is None:
         told = "belongs to a sharded database"
-        for key in ("keys", "joins", "reference", "migrations"):
+        for key in ("keys", "joins", "import_from", "reference", "migrations"):
             if getattr(database, key):
                 yield Problem(f"{path}.{key}", told, f"add shards = 64 to [{path}], or take it out")
         if database.servers is not None and database.servers != 1:
@@ -101,6 +102,17 @@ def _shards(path: str, database: Database, broken: frozenset[str]) -> Iterator[P
             yield Problem(f"{path}.reference[{index}]", f"{table} is in keys too", hint)
         elif not _SQL_NAME.fullmatch(table):
             yield Problem(f"{path}.reference[{index}]", f"{table!r} is not the name of a table", "without a schema")
+
+
+def _source(path: str, database: Database, system: System) -> Iterator[Problem]:
+    """It names a plain database of this system."""
+    if database.shards is None or database.import_from is None:
+        return
+    found = system.databases.get(database.import_from)
+    if found is None or found.shards is not None:
+        plain = [name for name, one in system.databases.items() if one.shards is None]
+        hint = f"there is: {', '.join(plain)}" if plain else "declare it: [databases.main], with its url"
+        yield Problem(path, f"no plain database is called {database.import_from}", hint)
 
 
 def _joins(path: str, database: Database) -> Iterator[Problem]:

@@ -376,6 +376,12 @@ class Database(Declared):
         description="The sharding key of each table: the column by whose value its rows find their shard.",
         examples=['{ orders = "customer_id" }'],
     )
+    import_from: str | None = Field(
+        None,
+        description="The plain database that has this one's rows until `headway db import` has brought them into the "
+        "shards; the app finds them there until then.",
+        examples=['"main"'],
+    )
     joins: dict[str, str] = Field(
         default_factory=dict,
         description="How a table without the column of its key, as rows come in by an import or an INSERT, finds it: "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 KeyKind = Literal["int", "text", "uuid"]
@@ -24,6 +24,8 @@ MAP_CHANNEL = "headway_map"
 # How a process of the app is told of its databases: a JSON object by name, and a folder for what processes share.
 DATABASES_VARIABLE = "HEADWAY_DATABASES"
 RUN_VARIABLE = "HEADWAY_RUN"
+# What an app calls the database that its rows are imported from, as long as they are there.
+SOURCE_SERVER = "(source)"
 # What a write to a shard that is being handed over fails with.
 FENCED = "HW001"
 
@@ -73,6 +75,7 @@ class ShardMap:
     keys: Mapping[str, TableKey] = field(default_factory=dict)  # by table
     fenced: frozenset[int] = frozenset()  # shards that a move is about to hand over: new transactions wait
     algorithm: str = ALGORITHM
+    at_source: bool = False  # the rows are where they are to be imported from, and the shards are empty or being filled
 
     @property
     def shards(self) -> int:
@@ -83,6 +86,11 @@ class ShardMap:
     def kind(self) -> KeyKind:
         """The type of the keys; of all tables the same."""
         return next(iter(self.keys.values())).kind if self.keys else "int"
+
+    def from_source(self) -> ShardMap:
+        """The map by which an app works on the source: every shard is there."""
+        servers = {**self.servers, SOURCE_SERVER: ShardServer(SOURCE_SERVER, "")}
+        return replace(self, owners=(SOURCE_SERVER,) * self.shards, servers=servers)
 
     def on(self, server: str) -> tuple[int, ...]:
         """The shards of a server."""

@@ -7,7 +7,7 @@ those who listen. One catalog is one database of one system: a second one that f
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import LiteralString, cast
 
 import psycopg
@@ -32,6 +32,7 @@ CREATE TABLE IF NOT EXISTS headway.catalog (
     algorithm  text NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now()
 );
+ALTER TABLE headway.catalog ADD COLUMN IF NOT EXISTS at_source boolean NOT NULL DEFAULT false;
 CREATE TABLE IF NOT EXISTS headway.servers (
     name       text PRIMARY KEY,
     url        text NOT NULL,  -- the app's way in, without a password
@@ -158,6 +159,22 @@ def _save_keys(connection: Connection, keys: Mapping[str, TableKey]) -> None:
     for row in wanted:
         connection.execute("INSERT INTO headway.keys VALUES (%s, %s, %s)", row)
     raise_epoch(connection)
+
+
+def settle_source(connection: Connection, wanted: bool, is_empty: Callable[[], bool]) -> None:
+    """Have the app look for its rows at the source of a coming import, or in the shards. Shards that hold rows, and
+    those that were imported, are the truth whatever is declared; an import under way decides for itself."""
+    row = connection.execute(
+        "SELECT at_source, EXISTS (SELECT FROM headway.imports WHERE ended_at IS NULL), "
+        "EXISTS (SELECT FROM headway.imports WHERE stage = 'done') FROM headway.catalog"
+    ).fetchone()
+    assert row is not None
+    at_source, under_way, imported = row
+    if under_way or at_source == wanted or (wanted and (imported or not is_empty())):
+        return
+    with connection.transaction():
+        connection.execute("UPDATE headway.catalog SET at_source = %s", (wanted,))
+        raise_epoch(connection)
 
 
 def raise_epoch(connection: Connection) -> int:

@@ -11,13 +11,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from headway.errors import Problem
-from headway.model.sharding import LEDGER_TABLE, MARKER_TABLE, KeyKind, TableKey, schema_name
+from headway.model.sharding import LEDGER_TABLE, MARKER_TABLE, Join, KeyKind, TableKey, schema_name
 from headway.sharding.keys import shard_sql
 from headway.sharding.script import statements
 
 REFERENCE_SCHEMA = "headway_reference"
 CREATE_REFERENCE = f"CREATE SCHEMA IF NOT EXISTS {REFERENCE_SCHEMA};"
 CONSTRAINT = "headway_shard"
+KEY_TRIGGER = "headway_key"
 OURS = (LEDGER_TABLE, MARKER_TABLE)
 SCHEMA_ENTRY = "schema:"  # how the ledger names what is no migration: the schema file
 SHARDS_ENTRY = f"{SCHEMA_ENTRY}shards"  # and of how many shards this is one, which its constraints rely on
@@ -101,6 +102,36 @@ END $headway$;"""
     return "\n".join(lines)
 
 
+def key_source(schema: str, key: TableKey, join: Join, parent: TableKey) -> str:
+    """The body of what gives a new row without its key the key of its parent, in the same shard."""
+    column = identifier(key.column)
+    return (
+        f"BEGIN IF NEW.{column} IS NULL THEN SELECT p.{identifier(parent.column)} INTO NEW.{column} "
+        f"FROM {identifier(schema)}.{identifier(join.parent)} p "
+        f"WHERE p.{identifier(join.parent_column)} = NEW.{identifier(join.column)}; END IF; RETURN NEW; END"
+    )
+
+
+def key_function(table: str) -> str:
+    """The name of the function of a table's join."""
+    return f"{KEY_TRIGGER}_{table}"[:63]
+
+
+def find_key(schema: str, table: str, source: str) -> str:
+    """Have a table's new rows find their key by its join."""
+    place, name = identifier(schema), identifier(key_function(table))
+    return f"""
+CREATE OR REPLACE FUNCTION {place}.{name}() RETURNS trigger LANGUAGE plpgsql AS {_literal(source)};
+CREATE OR REPLACE TRIGGER {KEY_TRIGGER} BEFORE INSERT ON {place}.{identifier(table)}
+  FOR EACH ROW EXECUTE FUNCTION {place}.{name}();
+"""
+
+
+def forget_key(schema: str, function: str) -> str:
+    """A join that is not declared any more."""
+    return f"DROP FUNCTION IF EXISTS {identifier(schema)}.{identifier(function)}() CASCADE;"
+
+
 def grant(schema: str, role: str) -> str:
     """The app reads and writes rows; it creates nothing, and what is ours it only reads."""
     place, who = identifier(schema), identifier(role)
@@ -147,6 +178,10 @@ REVOKE CREATE ON SCHEMA public FROM {who};
 SCHEMAS = """
 SELECT nspname, has_schema_privilege(%s, n.oid, 'USAGE') FROM pg_namespace n
  WHERE nspname ~ %s AND EXISTS (SELECT FROM pg_class WHERE relnamespace = n.oid AND relname = %s)
+"""
+KEY_FUNCTIONS = f"""
+SELECT nspname, proname, prosrc FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace
+ WHERE nspname = ANY(%s) AND proname LIKE '{KEY_TRIGGER.replace("_", chr(92) + "_")}\\_%%'
 """
 COLUMNS = """
 SELECT c.relname, a.attname, format_type(a.atttypid, NULL), a.attnotnull

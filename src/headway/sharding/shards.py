@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 import psycopg
 
 from headway.errors import AppError, Conflict, EngineError, HeadwayError
-from headway.model.sharding import LEDGER_TABLE, ShardMap, ShardServer, TableKey, schema_name, spread
+from headway.model.sharding import LEDGER_TABLE, Join, ShardMap, ShardServer, TableKey, schema_name, spread
 from headway.sharding import layout
-from headway.sharding.catalog import create_catalog, read_map
+from headway.sharding.catalog import create_catalog, read_map, settle_source
 from headway.sharding.reference import reference_copied
 from headway.sharding.script import single_transaction
 
@@ -62,6 +62,8 @@ class Layout:
     keys: Mapping[str, str]
     reference: tuple[str, ...]
     schema_file: Path | None
+    joins: Mapping[str, Join] = field(default_factory=dict)
+    import_from: str | None = None  # the plain database that has the rows until they are imported
 
     @property
     def path(self) -> str:
@@ -138,6 +140,7 @@ def lay_out(wanted: Layout, servers: Sequence[AdminServer]) -> tuple[ShardMap, b
                 _make(wanted, connection, server, shard, own, checksum, keys)
             elif owner == server.name and fresh:
                 _constrain(wanted, connection, shard, fresh)
+        find_keys(wanted.joins, connection, [schema_name(wanted.name, s) for s in map_on(owners, server.name)], keys)
         return len(missing[server.name])
 
     count = sum(on_each(servers, fill).values())
@@ -152,6 +155,7 @@ def lay_out(wanted: Layout, servers: Sequence[AdminServer]) -> tuple[ShardMap, b
         )
         if first.is_apart:
             _run(connection, layout.grant_catalog(first.role))
+        settle_source(connection, wanted.import_from is not None, lambda: _are_empty(wanted, servers, owners, keys))
         return read_map(connection), bool(count) or map_ is None
 
 
@@ -220,6 +224,52 @@ def _constrain(wanted: Layout, connection: Connection, shard: int, keys: Mapping
             f"{wanted.path}.keys: shard {shard}: {error.diag.message_primary}",
             hint="Its rows are of other shards' keys, or a migration has not reached it: headway db migrate",
         ) from error
+
+
+def _are_empty(
+    wanted: Layout, servers: Sequence[AdminServer], owners: Sequence[str], keys: Mapping[str, TableKey]
+) -> bool:
+    """Whether no shard holds a row."""
+
+    def look(server: AdminServer, connection: Connection) -> bool:
+        for shard in map_on(owners, server.name):
+            schema = layout.identifier(schema_name(wanted.name, shard))
+            some = [f"EXISTS (SELECT FROM {schema}.{layout.identifier(table)})" for table in keys]
+            row = connection.execute(f"SELECT {' OR '.join(some)}".encode()).fetchone()
+            if row is not None and row[0]:
+                return False
+        return True
+
+    return all(on_each(servers, look).values())
+
+
+def map_on(owners: Sequence[str], server: str) -> list[int]:
+    """The shards of a server."""
+    return [shard for shard, owner in enumerate(owners) if owner == server]
+
+
+def find_keys(
+    joins: Mapping[str, Join], connection: Connection, schemas: Sequence[str], keys: Mapping[str, TableKey]
+) -> None:
+    """Have new rows of the tables with a join find their key, in shards where they do not do so yet."""
+    found: dict[str, dict[str, str]] = {schema: {} for schema in schemas}
+    for schema, function, source in connection.execute(layout.KEY_FUNCTIONS.encode(), (list(schemas),)):
+        found[str(schema)][str(function)] = str(source)
+    usable = {table: join for table, join in joins.items() if table in keys and join.parent in keys}
+    for schema in schemas:
+        wanted = {
+            table: layout.key_source(schema, keys[table], join, keys[join.parent]) for table, join in usable.items()
+        }
+        names = {layout.key_function(table) for table in wanted}
+        lines = [layout.forget_key(schema, name) for name in found[schema].keys() - names]
+        lines += [
+            layout.find_key(schema, table, source)
+            for table, source in wanted.items()
+            if found[schema].get(layout.key_function(table)) != source
+        ]
+        if lines:
+            with connection.transaction():
+                _run(connection, "".join(lines))
 
 
 def _there(wanted: Layout, connection: Connection, server: AdminServer) -> dict[int, bool]:

@@ -121,7 +121,7 @@ class Shop:
     def lay_out(self, keys: Mapping[str, str] | None = None, schema: str = SHARD) -> None:
         file = self.place.folder / "shards.sql"
         file.write_text(schema)
-        wanted = Layout("shop", "orders", SHARDS, keys or KEYS, self.reference, file)
+        wanted = Layout("shop", "orders", SHARDS, keys or KEYS, self.reference, file, self.joins)
         servers = []
         for name, server in self.servers.items():
             if name != "main":
@@ -300,7 +300,7 @@ class Customer:
     done: int = 0
     refused: int = 0
     faults: list[str] = field(default_factory=list)
-    pause_s: float = 0.002
+    pause_s: float = 0.005
 
     def live(self, stopping: threading.Event) -> None:
         chance = random.Random(self.seed)

@@ -27,7 +27,7 @@ def test_all_goes_into_the_shards_while_it_is_written_to(place):
     import_id, checked = place.importer().begin(place.source)
     assert checked.left_alone == ("visits",)
     with shopping(place) as customers:
-        carrier = run_import(place, import_id)
+        carrier = run_import(place, import_id, switch_max_s=80.0)
         wait_for(lambda: stage(place) == "verified" or not carrier.is_alive(), "it follows", 60)
         assert carrier.is_alive(), carrier.error
         before = sum(one.done for one in customers)
@@ -53,7 +53,7 @@ def test_all_goes_into_the_shards_while_it_is_written_to(place):
 
 def test_the_shards_are_the_truth_after_it(place):
     import_id, _ = place.importer().begin(place.source)
-    carrier = run_import(place, import_id)
+    carrier = run_import(place, import_id, switch_max_s=80.0)
     place.importer().switch()
     carrier.join(60)
     assert (carrier.error, place.importer().read(import_id).stage) == (None, "done")
@@ -70,6 +70,10 @@ def test_the_shards_are_the_truth_after_it(place):
             for _ in range(3):
                 made = app.execute("INSERT INTO orders (customer_id) VALUES (%s) RETURNING id", (customer,))
                 numbers.append(made.fetchone()[0])
+            # As it was written for one server: the row's key is its parent's.
+            app.execute("INSERT INTO order_lines (order_id, product, quantity) VALUES (%s, 1, 1)", (numbers[-1],))
+            made = app.execute("SELECT customer_id FROM order_lines WHERE order_id = %s", (numbers[-1],))
+            assert made.fetchone()[0] == customer
     assert len(set(numbers)) == 3 * SHARDS
     assert min(numbers) > highest
     with psycopg.connect(place.servers["main"].url) as app, pytest.raises(psycopg.Error) as refused:
@@ -82,7 +86,7 @@ def test_an_abort_leaves_nothing(place):
         for wanted in ("prepared", "copied", "verified"):
             place.told.clear()
             import_id, _ = place.importer().begin(place.source)
-            carrier = run_import(place, import_id)
+            carrier = run_import(place, import_id, switch_max_s=80.0)
             wait_for(lambda w=wanted: any(told.stage == w for told in place.told), wanted, 60)
             place.importer().abort()
             carrier.join(60)

@@ -51,6 +51,10 @@ class Databases:
     def access(self) -> dict[str, dict[str, object]]:
         """What apps are told, by database: those whose addresses are known. Holds passwords."""
         told = {name: database.access() for name, database in self.held.items()}
+        for name, database in self.held.items():
+            access, source = told[name], database.wanted.import_from if isinstance(database, ShardedDatabase) else None
+            if access is not None and source is not None and (of_source := told.get(source)) is not None:
+                access["source"] = {"name": source, "url": of_source["url"], "active_max": of_source["active_max"]}
         return {name: access for name, access in told.items() if access is not None}
 
     def plain_source(self, name: str) -> Source:

@@ -14,7 +14,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from headway.errors import EngineError, HeadwayError
-from headway.model.sharding import ShardMap
+from headway.model.sharding import ShardMap, parse_join
 from headway.process.folders import Folders
 from headway.process.spec import ProcessState
 from headway.process.supervisor_client import SupervisorClient
@@ -45,6 +45,7 @@ class WantedSharded:
     active_max: int
     idle_max: int
     migrations: str | None = None  # the folder of SQL files
+    import_from: str | None = None  # the plain database that has the rows until they are imported
     joins: tuple[tuple[str, str], ...] = ()  # by table: how its key is found in another one
 
 
@@ -250,6 +251,8 @@ class ShardedDatabase:
             keys=dict(wanted.keys),
             reference=wanted.reference,
             schema_file=Path(wanted.schema_file) if wanted.schema_file else None,
+            joins={table: join for table, text in wanted.joins if (join := parse_join(text)) is not None},
+            import_from=wanted.import_from,
         )
 
     def _lay_out(self) -> None:
@@ -258,6 +261,9 @@ class ShardedDatabase:
         if made:
             told = f"{map_.shards} shards on {len(self.servers)} servers"
             self.tell(self.process, "laid out", told, "note")
+        if self.wanted.import_from is not None and not map_.at_source:
+            told = f"its rows are in the shards: import_from can be taken out of [databases.{self.wanted.name}]"
+            self.tell(self.process, "import_from", told, "note")
 
     @property
     def is_counted(self) -> bool:

@@ -121,7 +121,9 @@ class Connections:
         if caches is None:
             caches = connection.caches = {}
         caches[connection.shard] = connection._stmt_cache
-        await asyncpg.Connection.execute(connection, f"SET search_path = {self.places.schemas(shard)}")
+        await asyncpg.Connection.execute(
+            connection, f"SET search_path = {self.places.schemas(shard, self.server) or 'DEFAULT'}"
+        )
         connection._stmt_cache = caches.get(shard) or asyncpg_connection._StatementCache(
             loop=connection._loop,
             max_size=connection._config.statement_cache_size,
@@ -133,7 +135,7 @@ class Connections:
     async def _connect(self, shard: int) -> Connection:
         self.places.check_up(self.server)
         settings = {"application_name": "headway"}
-        if schemas := self.places.schemas(shard):
+        if schemas := self.places.schemas(shard, self.server):
             settings["search_path"] = schemas
         self.open += 1
         try:

@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 
 from headway.errors import CannotScatter, ShardMoved
-from headway.model.sharding import ShardMap, schema_name
+from headway.model.sharding import SOURCE_SERVER, ShardMap, schema_name
 from headway.sharding.client.checkout import CheckOut, Pool
 from headway.sharding.client.place import AGAIN_MAX, FENCE_WAIT_S, ShardNumber, pause_s
 from headway.sharding.merge import Column, Order, distinct_rows, merge_groups, sorter
@@ -64,6 +64,13 @@ class Everywhere:
         until_s = time.monotonic() + max(wait_s, FENCE_WAIT_S)
         for attempt in range(AGAIN_MAX):
             map_ = await pool.map()
+            if SOURCE_SERVER in map_.owners:
+                try:
+                    return await _ask_source(pool, sql, arguments, wait_s)
+                except ShardMoved:
+                    if time.monotonic() >= until_s:
+                        raise
+                    continue
             plan = self.plan(map_, sql, pool.places.told.reference)
             if len(arguments) < plan.needs:
                 raise CannotScatter(f"the statement has ${plan.needs}, and {len(arguments)} arguments are given")
@@ -104,6 +111,10 @@ class Everywhere:
     ) -> AsyncIterator[Row]:
         """Rows as they come, server after server, without holding them. Of a plain SELECT alone."""
         map_ = await pool.map()
+        if SOURCE_SERVER in map_.owners:
+            for row in await _ask_source(pool, sql, arguments, wait_s):
+                yield row
+            return
         plan = self.plan(map_, sql, pool.places.told.reference)
         if plan.groups is not None or plan.order or plan.distinct or plan.limit or plan.offset:
             raise CannotScatter(
@@ -122,6 +133,16 @@ class Everywhere:
                     if kind is None:
                         kind = type("Row", (Row,), {"__slots__": (), "_names": tuple(record.keys())})
                     yield kind(record)
+
+
+async def _ask_source(pool: Pool, sql: str, arguments: tuple[Any, ...], wait_s: float) -> list[Row]:
+    """All rows are still in one database: the statement is asked there as it is."""
+    async with CheckOut(pool, ShardNumber(0), wait_s) as connection:
+        records = await connection.fetch(sql, *arguments)
+    if not records:
+        return []
+    kind: type[Row] = type("Row", (Row,), {"__slots__": (), "_names": tuple(records[0].keys())})
+    return [kind(record) for record in records]
 
 
 async def _ask_all(

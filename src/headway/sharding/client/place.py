@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from headway.errors import DatabaseBusy, DatabaseError, ServerDown, ShardMoved, WrongShard
-from headway.model.sharding import FENCED, ShardMap, ShardServer, schema_name
+from headway.model.sharding import FENCED, SOURCE_SERVER, ShardMap, ShardServer, schema_name
 from headway.sharding.client.permits import Permits
 from headway.sharding.client.told import Told
 from headway.sharding.client.watch import MapWatch
@@ -68,7 +68,7 @@ class Places:
 
     def __init__(self, told: Told) -> None:
         self.told = told
-        self.watch = MapWatch(told.name, told.url) if told.is_sharded else None
+        self.watch = MapWatch(told.name, told.url, has_source=told.source is not None) if told.is_sharded else None
         self._permits: dict[str, Permits] = {}
         self._down_until_s: dict[str, float] = {}
         self._lock = threading.Lock()
@@ -91,9 +91,9 @@ class Places:
         shard = SHARD_OF[map_.kind](key, len(owners))
         return Place(map_, shard, owners[shard])
 
-    def schemas(self, shard: int) -> str:
-        """The search_path of a shard; empty for a plain database."""
-        if self.watch is None:
+    def schemas(self, shard: int, server: str) -> str:
+        """The search_path of a shard; empty, for the server's own, at a plain database."""
+        if self.watch is None or server == SOURCE_SERVER:
             return ""
         if shard == NO_SHARD:
             return REFERENCE_SCHEMA
@@ -101,6 +101,8 @@ class Places:
 
     def url(self, map_: ShardMap, server: str) -> str:
         """The URL of a server, with the password."""
+        if server == SOURCE_SERVER and self.told.source is not None:
+            return self.told.source.url
         return self.told.url if self.watch is None else self.told.url_of(server, map_.servers[server].url)
 
     def permits(self, server: str) -> Permits:
@@ -110,8 +112,11 @@ class Places:
             with self._lock:
                 found = self._permits.get(server)
                 if found is None:
-                    name = f"{self.told.name}.{server}"
-                    found = self._permits[server] = Permits(name, self.told.active_max, self.told.folder)
+                    source = self.told.source if server == SOURCE_SERVER else None
+                    # At the source they are the same for those who come by its own name.
+                    name = f"{source.name}.main" if source is not None else f"{self.told.name}.{server}"
+                    most = source.active_max if source is not None else self.told.active_max
+                    found = self._permits[server] = Permits(name, most, self.told.folder)
         return found
 
     # -- servers that do not answer ----------------------------------------------------------------------------------
@@ -176,6 +181,11 @@ class Places:
         """The error to raise, when the newest map is known: ShardMoved, or the driver's own."""
         is_fenced = getattr(error, "sqlstate", None) == FENCED
         if is_fenced or (newest is not None and self.is_elsewhere(place)(newest)):
+            if place.server == SOURCE_SERVER:
+                return ShardMoved(
+                    f"database {self.told.name} goes from its source into shards; nothing was committed",
+                    hint="Do the whole transaction again; `run` does so by itself.",
+                )
             return ShardMoved(
                 f"shard {place.shard} of database {self.told.name} is moving to another server; nothing was committed",
                 hint="Do the whole transaction again; `run` does so by itself.",

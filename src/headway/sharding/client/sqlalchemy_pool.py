@@ -196,7 +196,7 @@ class ServerPool(Pool):
         record: Record = rec
         place = record.place
         self.places.check_up(place.server)
-        connection = self._connect(record, self.places.schemas(place.shard))
+        connection = self._connect(record, self.places.schemas(place.shard, place.server))
         self.places.answered(place.server)
         record.serves(place)
         return connection
@@ -294,7 +294,8 @@ class ThreadsPool(ServerPool):
         connection: Any = record.dbapi_connection
         statement = "DEALLOCATE ALL"
         if record.place.shard != place.shard:
-            statement = f"SET search_path = {self.places.schemas(place.shard)}; {statement}"
+            path = self.places.schemas(place.shard, place.server) or "DEFAULT"
+            statement = f"SET search_path = {path}; {statement}"
         connection.autocommit = True
         connection.execute(statement)
         connection.autocommit = False
@@ -357,7 +358,8 @@ class LoopPool(ServerPool):
         if record.place.shard == place.shard:
             return
         connection: Any = record.dbapi_connection
-        await_only(connection.driver_connection.execute(f"SET search_path = {self.places.schemas(place.shard)}"))
+        path = self.places.schemas(place.shard, place.server) or "DEFAULT"
+        await_only(connection.driver_connection.execute(f"SET search_path = {path}"))
         # Each shard has statements of its own: they hold the types of its tables.
         statements = record.info.setdefault("headway.statements", {})
         prepared = statements[record.place.shard] = connection._prepared_statement_cache

@@ -83,7 +83,7 @@ class _Server:
         connection = kept.connection
         try:
             if kept.shard != shard:
-                text = self._places.schemas(shard)
+                text = self._places.schemas(shard, self.name) or "DEFAULT"
                 connection.execute(sql.SQL("SET search_path = ") + sql.SQL(text))
             connection.execute("DEALLOCATE ALL")
             connection.commit()
@@ -96,7 +96,7 @@ class _Server:
     def _connect(self, shard: int) -> Connection:
         self._places.check_up(self.name)
         options: dict[str, Any] = {}
-        if schemas := self._places.schemas(shard):
+        if schemas := self._places.schemas(shard, self.name):
             options["options"] = f"-c search_path={schemas.replace(' ', '')}"
         try:
             connection = psycopg.connect(

@@ -30,6 +30,15 @@ class Login:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """The plain database that this one's rows are imported from."""
+
+    name: str
+    url: str = field(repr=False)
+    active_max: int = 4
+
+
+@dataclass(frozen=True, slots=True)
 class Told:
     """One database: how to get to it, and within which bounds."""
 
@@ -42,6 +51,7 @@ class Told:
     wait_s: float = WAIT_S  # how long a check-out may wait
     reference: tuple[str, ...] = ()  # tables that every server has whole
     by_code_point: bool = False  # texts are ordered as Python orders them
+    source: Source | None = None  # where the rows are until they are imported
     folder: Path | None = None  # None: bounds hold in this process alone
 
     def url_of(self, server: str, url: str) -> str:
@@ -87,6 +97,7 @@ def told(name: str, environ: Mapping[str, str] | None = None) -> Told:
             wait_s=float(entry.get("wait_s", WAIT_S)),
             reference=tuple(entry.get("reference", ())),
             by_code_point=bool(entry.get("by_code_point", False)),
+            source=_source(entry.get("source")),
             folder=Path(run) if run else None,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -94,3 +105,7 @@ def told(name: str, environ: Mapping[str, str] | None = None) -> Told:
             f"{DATABASES_VARIABLE} cannot be read: {type(error).__name__}",
             hint="Headway sets it; an app of another version than Headway may not know its form.",
         ) from None
+
+
+def _source(entry: Mapping[str, Any] | None) -> Source | None:
+    return Source(entry["name"], entry["url"], int(entry["active_max"])) if entry else None

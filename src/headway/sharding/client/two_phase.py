@@ -17,9 +17,10 @@ from typing import Any
 import asyncpg
 
 from headway.errors import DatabaseBusy, ShardMoved
+from headway.model.sharding import SOURCE_SERVER
 from headway.sharding.client.checkout import CheckOut, Pool
 from headway.sharding.client.connections import Connection
-from headway.sharding.client.place import NEWER_WAIT_S, OnServer
+from headway.sharding.client.place import NEWER_WAIT_S, OnServer, ShardNumber
 
 GID_PREFIX = "headway"  # of a prepared transaction: headway:<database>:<id>:<server>:<shard>
 PARTS_MAX = 64
@@ -42,7 +43,7 @@ class Transaction:
         map_ = await self._pool.map()
         places = [self._pool.places.find(map_, key) for key in self._keys]
         # Everybody takes them in the same order, so that no two wait for each other.
-        at = [(place.server, place.shard) for place in places]
+        at = [(place.server, 0 if place.server == SOURCE_SERVER else place.shard) for place in places]
         key_of = dict(zip(at, self._keys, strict=True))
         try:
             held: set[str] = set()
@@ -149,6 +150,9 @@ async def write_reference(pool: Pool, sql: str, arguments: tuple[Any, ...], wait
     One writer at a time, so that all servers see the writes in one order. DatabaseBusy when one is away for too long,
     ServerDown when a server does not answer: then nothing was written on any.
     """
+    if SOURCE_SERVER in (await pool.map()).owners:
+        async with CheckOut(pool, ShardNumber(0), wait_s) as connection:
+            return str(await connection.execute(sql, *arguments))
     for _ in range(_SERVERS_TRIES):
         servers = sorted((await pool.map()).servers)
         async with Transaction(pool, tuple(OnServer(name) for name in servers), wait_s) as connections:

@@ -31,8 +31,9 @@ Wake = Callable[[], object]
 class MapWatch:
     """Holds the newest known map of one database. Safe from any thread; a forked child begins anew."""
 
-    def __init__(self, database: str, catalog_url: str) -> None:
+    def __init__(self, database: str, catalog_url: str, *, has_source: bool = False) -> None:
         self.database = database
+        self._has_source = has_source  # rows are looked for there, as long as the catalog says so
         self._url = catalog_url
         self._pipe: tuple[int, int] = (-1, -1)
         self._begin()
@@ -111,6 +112,8 @@ class MapWatch:
         if row is None:
             raise RuntimeError("its catalog is empty")
         found = map_of(row)
+        if found.at_source and self._has_source:
+            found = found.from_source()
         with self._changed:
             # Of two maps the newer; a catalog that was restored to an older state is an operator's deed, not a race.
             self.map, self.error = found, ""

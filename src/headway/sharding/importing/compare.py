@@ -26,6 +26,7 @@ _PAGES = 4096  # 32 MiB of a table in a statement
 _BATCH = 2000  # changed rows that are compared at once
 _ARRIVES_S = 30.0
 _NAMED_MAX = 5
+_LOOKS, _PAUSE_S = 4, 0.1  # at a row that looks wrong
 
 Buckets = dict[int, tuple[int, int, int]]  # bucket -> rows, hash, other hash
 Keys = dict[str, set[str]]  # table -> keys, as JSON
@@ -83,7 +84,8 @@ def compare_all(work: Work) -> None:
     if late := caught_up(work, _ARRIVES_S):
         raise GivenUp(f"server {late[0]} does not follow the source", "Its log says why.")
     noted = {server: _noted(work, server, unlike) for server in work.servers}
-    refuse({table: keys - set().union(*(one[table] for one in noted.values())) for table, keys in unlike.items()})
+    left = {table: keys - set().union(*(one[table] for one in noted.values())) for table, keys in unlike.items()}
+    refuse(_examine(work, left))
     work.advance("verified", rows=compared)
 
 
@@ -256,25 +258,44 @@ def compare_changed(work: Work) -> bool:
         return False
     if not keys:
         return True
-    before = _of_source(work, keys)
-    if late := caught_up(work, _ARRIVES_S):
-        raise NotYet(f"server {late[0]} is behind the source by more than {_ARRIVES_S:.0f} s")
-    theirs = _of_shards(work, keys)
-    after = _of_source(work, keys)
-    wrong: Keys = {}
-    for table in keys:
-        unlike = _differ(before[table], theirs[table], work.plan.table(table))
-        # One that has changed in between comes again by its note.
-        wrong[table] = {key for key in unlike if before[table].get(key) == after[table].get(key)}
-    if any(wrong.values()):
-        # It may have changed and changed back: what differs still, though nobody has noted it, is wrong.
-        again = _of_shards(work, wrong)
-        still = {
-            table: _differ(_of_source(work, wrong)[table], again[table], work.plan.table(table)) for table in wrong
-        }
-        refuse({table: wrong[table] & still[table] for table in wrong})
+    refuse(_examine(work, keys))
     _forget(work, upto)
     return False
+
+
+def _examine(work: Work, keys: Keys) -> Keys:
+    """Those of the keys whose rows are wrong. What only looked so is noted, to be compared again.
+
+    Source and servers are not seen at one moment: a row may have changed in between, may be on its way from one server
+    to another, or may have arrived before its commit is seen at the source. What is wrong stays so, unchanged.
+    """
+    suspects, seen = keys, _of_source(work, keys)
+    unlike: Keys = {}
+    for attempt in range(_LOOKS):
+        work.wait(_PAUSE_S * attempt)
+        if late := caught_up(work, _ARRIVES_S):
+            raise NotYet(f"server {late[0]} is behind the source by more than {_ARRIVES_S:.0f} s")
+        theirs, now = _of_shards(work, suspects), _of_source(work, suspects)
+        differ = {table: _differ(now[table], theirs[table], work.plan.table(table)) for table in suspects}
+        if not attempt:
+            unlike = differ
+        suspects = {
+            table: {key for key in keys if now[table].get(key) == seen[table].get(key)}
+            for table, keys in differ.items()
+        }
+        if not any(suspects.values()):
+            break
+    _note_again(work, {table: keys - suspects.get(table, set()) for table, keys in unlike.items()})
+    return suspects
+
+
+def _note_again(work: Work, keys: Keys) -> None:
+    place = statements.place(work.plan.space, statements.CHANGED)
+    server = next(iter(work.servers))
+    for table, wanted in keys.items():
+        if wanted:
+            question = f"INSERT INTO {place} (table_name, key) SELECT %s, unnest(%s::jsonb[])"
+            work.on(server).execute(question.encode(), (table, sorted(wanted)))
 
 
 def compare_whole_again(work: Work) -> None:

@@ -45,6 +45,9 @@ def fill(work: Work) -> None:
             if work.interrupted():
                 return
             done[server] += _fill_shard(work.plan, connection, shard, schema)
+            # What carries changes on is planned once, by these numbers.
+            own = [table.name for table in work.plan.tables if not table.is_reference]
+            run(connection, f"ANALYZE {', '.join(statements.place(schema, name) for name in own)}")
         _fill_reference(work.plan, connection)
         with connection.transaction():
             run(connection, f"DELETE FROM {statements.place(work.plan.space, statements.CHANGED)}")

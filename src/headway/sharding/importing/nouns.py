@@ -66,13 +66,13 @@ class ImportBounds:
     stuck_max_s: float = 600.0
     # A server that does not answer after the commit point: the caller comes again.
     away_max_s: float = 60.0
-    # While a lock is waited for, new writers wait behind it: give up soon and come again.
+    # While a lock is waited for, new writers wait behind it: give up soon and come again, each time with more patience.
     lock_timeout_ms: int = 40
-    # All locks together, and how long the last writes may take to arrive, before writes go on at the source.
-    fence_max_ms: int = 500
+    lock_timeout_max_ms: int = 1000
+    # How long the last writes may take to arrive before writes go on at the source.
     drain_max_ms: int = 1000
     # How long a switch tries before it is told that now is not the moment.
-    switch_max_s: float = 30.0
+    switch_max_s: float = 45.0
     # Changed rows that are compared behind the fence, at most.
     compared_max: int = 2000
 

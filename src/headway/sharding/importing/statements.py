@@ -223,7 +223,7 @@ def carriers(plan: Plan, here: Sequence[int]) -> str:
     lines = []
     for number, table in enumerate(plan.tables):
         lines.append(_key_of(plan, number, table))
-        lines += [_put(plan, number, table, here), _take(plan, number, table, here)]
+        lines += [make(plan, number, table, here) for make in (_put, _take, _change)]
         if table.join is not None:
             name = f"headway_import_{number}"
             lines.append(
@@ -275,16 +275,25 @@ def _note(plan: Plan, table: TablePlan, row: str) -> str:
     )
 
 
-def _for_shard(plan: Plan, here: Sequence[int], statement: str) -> str:
-    """Execute a statement on row `r` and key `k` in the shard of the key, if it is on this server."""
-    prefix = literal(schema_name(plan.database, 0)[:-4])
-    return f"""
-  IF headway_k IS NULL THEN RETURN; END IF;
-  headway_s := {shard_sql("headway_k", plan.shards, plan.kind)};
-  IF headway_s = ANY ({_array(here)}) THEN
-    EXECUTE replace({literal(statement)}, '{_SHARD}', {prefix} || lpad(headway_s::text, 4, '0'))
-      USING headway_r, headway_k;
-  END IF;"""
+def _for_shard(plan: Plan, here: Sequence[int], note: str, statement: str) -> str:
+    """Carry a statement out in the shard of key `headway_k`, if it is on this server, and note it.
+
+    The statement is written out for each shard, so that its plan is made once and not for every row.
+    """
+    lines = [
+        f"  IF headway_k IS NULL THEN {note} RETURN; END IF;",  # on no shard: the comparison has to see it
+        f"  headway_s := {shard_sql('headway_k', plan.shards, plan.kind)};",
+    ]
+    word = "IF"
+    for shard in here:
+        lines.append(
+            f"  {word} headway_s = {shard} THEN {statement.replace(_SHARD, schema_name(plan.database, shard))};"
+        )
+        word = "ELSIF"
+    if here:
+        lines.append("  ELSE RETURN; END IF;")
+        lines.append(f"  {note}")
+    return "\n".join(lines)
 
 
 def _array(numbers: Iterable[int]) -> str:
@@ -293,43 +302,53 @@ def _array(numbers: Iterable[int]) -> str:
 
 def _put(plan: Plan, number: int, table: TablePlan, here: Sequence[int]) -> str:
     columns = [column.name for column in table.columns]
-    values = [
-        f"($1).{identifier(column.name)}" + ("" if column.is_plain else f"::{table.types[column.name]}")
-        for column in table.columns
-    ]
+    values = [_value(table, column.name, "headway_r") for column in table.columns]
     if table.join is not None:
         columns.append(table.shard_key)
-        values.append(f"$2::{table.types[table.shard_key]}")
-    schema = REFERENCE_SCHEMA if table.is_reference else _SHARD
+        values.append(f"headway_k::{table.types[table.shard_key]}")
     statement = (
-        f"INSERT INTO {place(schema, table.name)} ({', '.join(map(identifier, columns))}) OVERRIDING SYSTEM VALUE "
+        f"INSERT INTO {_where(table)} ({', '.join(map(identifier, columns))}) OVERRIDING SYSTEM VALUE "
         f"VALUES ({', '.join(values)})"
     )
     return _of_row(plan, f"put_{number}", table, here, statement)
 
 
 def _take(plan: Plan, number: int, table: TablePlan, here: Sequence[int]) -> str:
-    schema = REFERENCE_SCHEMA if table.is_reference else _SHARD
-    plain = {column.name: column.is_plain for column in table.columns}
-    by_key = [
-        f"t.{identifier(name)} = ($1).{identifier(name)}" + ("" if plain[name] else f"::{table.types[name]}")
-        for name in table.key
-    ]
+    return _of_row(plan, f"take_{number}", table, here, f"DELETE FROM {_where(table)} t WHERE {_same_row(table)}")
+
+
+def _change(plan: Plan, number: int, table: TablePlan, here: Sequence[int]) -> str:
+    """For a row that stays the same one, in the same shard."""
+    others = [column.name for column in table.columns if column.name not in table.key]
+    if not others:
+        return _of_row(plan, f"change_{number}", table, here, "NULL")
+    values = ", ".join(f"{identifier(name)} = {_value(table, name, 'headway_r')}" for name in others)
+    return _of_row(
+        plan, f"change_{number}", table, here, f"UPDATE {_where(table)} t SET {values} WHERE {_same_row(table)}"
+    )
+
+
+def _where(table: TablePlan) -> str:
+    return place(REFERENCE_SCHEMA if table.is_reference else _SHARD, table.name)
+
+
+def _value(table: TablePlan, column: str, row: str) -> str:
+    is_plain = next(one for one in table.columns if one.name == column).is_plain
+    return f"{row}.{identifier(column)}" + ("" if is_plain else f"::{table.types[column]}")
+
+
+def _same_row(table: TablePlan) -> str:
+    by_key = [f"t.{identifier(name)} = {_value(table, name, 'headway_r')}" for name in table.key]
     if not table.is_reference:
-        by_key.append(f"t.{identifier(table.shard_key)} = $2")
-    statement = f"DELETE FROM {place(schema, table.name)} t WHERE {' AND '.join(by_key)}"
-    return _of_row(plan, f"take_{number}", table, here, statement)
+        by_key.append(f"t.{identifier(table.shard_key)} = headway_k")
+    return " AND ".join(by_key)
 
 
 def _of_row(plan: Plan, name: str, table: TablePlan, here: Sequence[int], statement: str) -> str:
-    if table.is_reference:
-        doing = f"EXECUTE {literal(statement)} USING headway_r;"
-    else:
-        doing = _for_shard(plan, here, statement)
+    note = _note(plan, table, "headway_r")
+    doing = f"  {note} {statement};" if table.is_reference else _for_shard(plan, here, note, statement)
     arguments = f"headway_r {_row(plan, table)}, headway_k {SQL_TYPE[plan.kind]}"
-    return _function(
-        plan, name, arguments, "void", "DECLARE headway_s int;", f"  {_note(plan, table, 'headway_r')}\n  {doing}"
-    )
+    return _function(plan, name, arguments, "void", "DECLARE headway_s int;", doing)
 
 
 def _with_children(plan: Plan, number: int, table: TablePlan) -> str:
@@ -355,12 +374,12 @@ def _carry(plan: Plan, number: int, table: TablePlan, here: Sequence[int]) -> st
         return f"{place(plan.space, f'{name}_{number}')}({', '.join(arguments)})"
 
     kind = SQL_TYPE[plan.kind]
-    # What others find it by: while that stays, its children stay where they are.
-    links = {child.join.parent_column for child in plan.children(table.name) if child.join is not None}
+    # What others find it by, and what tells it apart: while that stays, it stays in its place, and its children do.
+    fixed = {child.join.parent_column for child in plan.children(table.name) if child.join is not None} | {*table.key}
     same = " AND ".join(
         [
             "was IS NOT DISTINCT FROM becomes",
-            *(f"OLD.{identifier(one)} = NEW.{identifier(one)}" for one in sorted(links)),
+            *(f"OLD.{identifier(one)} = NEW.{identifier(one)}" for one in sorted(fixed)),
         ]
     )
     body = f"""
@@ -369,7 +388,7 @@ def _carry(plan: Plan, number: int, table: TablePlan, here: Sequence[int]) -> st
   IF TG_OP = 'DELETE' THEN PERFORM {call("drop", "OLD", "was")}; RETURN NULL; END IF;
   becomes := {call("key", "NEW")};
   IF {same} THEN
-    PERFORM {call("take", "OLD", "was")}; PERFORM {call("put", "NEW", "becomes")};
+    PERFORM {call("change", "NEW", "becomes")};
   ELSE
     PERFORM {call("drop", "OLD", "was")}; PERFORM {call("bring", "NEW", "becomes")};
   END IF;

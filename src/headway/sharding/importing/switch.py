@@ -34,6 +34,8 @@ def follow(work: Work) -> None:
                 _try_to_switch(work)
                 return
             except NotYet as error:
+                if work.record.stage != "verified":
+                    return  # all rows are to be compared again first
                 work.note(switch_answered=asked, refused=str(error))
                 work.tell(f"the switch was given up: {error}", force=True)
         try:
@@ -57,10 +59,11 @@ def _try_to_switch(work: Work) -> None:
     """With growing pauses, so that an app whose writers never let the lock through is not slowed down by it."""
     deadline_s = time.monotonic() + work.bounds.switch_max_s
     pause_s = _PAUSE_S
+    patience_ms = float(work.bounds.lock_timeout_ms)
     for _ in itertools.count():
         try:
             _prepare_switch(work)
-            _switch(work)
+            _switch(work, round(patience_ms))
             return
         except NotYet as error:
             if work.record.stage != "verified" or time.monotonic() > deadline_s:
@@ -68,6 +71,7 @@ def _try_to_switch(work: Work) -> None:
             work.tell(f"trying again after {pause_s:.2g} s: {error}")
             work.wait(pause_s)
             pause_s = min(_PAUSE_MAX_S, pause_s * 1.6)
+            patience_ms = min(work.bounds.lock_timeout_max_ms, patience_ms * 1.6)
 
 
 def _prepare_switch(work: Work) -> None:
@@ -82,14 +86,14 @@ def _prepare_switch(work: Work) -> None:
         raise NotYet(f"server {late[0]} is behind the source by more than {_CALM_S * 1000:.0f} ms")
 
 
-def _switch(work: Work) -> None:
+def _switch(work: Work, patience_ms: int) -> None:
     began_s = time.time()
     with work.catalog.transaction():
         work.record = advance(work.catalog, work.record, "switching", pause_began=began_s)
         _set_fenced(work, True)
     committing = False
     try:
-        _fence(work)
+        _fence(work, patience_ms)
         if shape_of(work.at_source, work.plan.schema, [t.name for t in work.plan.tables]) != work.record.facts["shape"]:
             raise GivenUp("tables of the source were changed during the import", "Import again when no migration runs.")
         if late := caught_up(work, work.bounds.drain_max_ms / 1000):
@@ -102,7 +106,9 @@ def _switch(work: Work) -> None:
         committing = True
         with work.catalog.transaction():
             record = advance(work.catalog, work.record, "switched", compared=compared)
-            _set_fenced(work, False)
+            # New transactions wait on until the shards are open.
+            work.catalog.execute("UPDATE headway.catalog SET at_source = false")
+            raise_epoch(work.catalog)
         work.record = record
     except BaseException as error:
         # While the commit was under way only the record knows whether it has happened: the caller reads it again.
@@ -111,15 +117,15 @@ def _switch(work: Work) -> None:
         raise
 
 
-def _fence(work: Work) -> None:
+def _fence(work: Work, patience_ms: int) -> None:
     """No more writes at the source, table after table. NotYet, with some fenced, when a writer does not end in time."""
     source = work.at_source
-    deadline_s = time.monotonic() + work.bounds.fence_max_ms / 1000
+    deadline_s = time.monotonic() + 2 * patience_ms / 1000
     run(source, statements.close_source(work.plan))
     for table in work.plan.tables:
         left_ms = round((deadline_s - time.monotonic()) * 1000)
         try:
-            run(source, statements.fence_source(work.plan, table, min(left_ms, work.bounds.lock_timeout_ms)))
+            run(source, statements.fence_source(work.plan, table, min(left_ms, patience_ms)))
         except _NOT_GIVEN as error:
             raise NotYet(f"a writer of table {table.name} did not end in time") from error
 
@@ -157,5 +163,8 @@ def resume_switching(work: Work) -> None:
 def open_shards(work: Work) -> None:
     """The shards take writes: the end of the pause."""
     work.each(lambda server: run(work.on(server), statements.open_shards(work.plan)))
-    pause_ms = (time.time() - work.record.number("pause_began")) * 1000
-    work.advance("opened", write_pause_ms=round(pause_ms, 2))
+    with work.catalog.transaction():
+        pause_ms = (time.time() - work.record.number("pause_began")) * 1000
+        work.record = advance(work.catalog, work.record, "opened", write_pause_ms=round(pause_ms, 2))
+        _set_fenced(work, False)
+    work.tell(force=True)

@@ -104,7 +104,7 @@ class DjangoServer(_Server):
             "tcp_user_timeout": 30_000,
             **self._options,
         }
-        if schemas := places.schemas(shard):
+        if schemas := places.schemas(shard, self.name):
             path = f"-c search_path={schemas.replace(' ', '')}"
             options["options"] = f"{options.get('options', '')} {path}".strip()
         try:
