@@ -108,6 +108,8 @@ class Imports:
             self._file.unlink(missing_ok=True)
             pause_ms = ended.number("write_pause_ms")
             told = f"from {ended.source}, {int(ended.number('rows')):,} rows, writes stood still for {pause_ms:.0f} ms"
+            if self._database.wanted.import_from is not None:
+                told += f"; import_from can be taken out of [databases.{self._name}]"
             self._tell(about, "imported", told, "note")
 
     def _has_ended(self, import_id: int) -> bool:

@@ -374,13 +374,13 @@ class Database(Declared):
     keys: dict[str, str] = Field(
         default_factory=dict,
         description="The sharding key of each table: the column by whose value its rows find their shard.",
-        examples=['{ orders = "customer_id" }'],
+        examples=['{ orders = "customer_id", order_lines = "customer_id" }'],
     )
     import_from: str | None = Field(
         None,
         description="The plain database that has this one's rows until `headway db import` has brought them into the "
         "shards; the app finds them there until then.",
-        examples=['"main"'],
+        examples=['"old"'],
     )
     joins: dict[str, str] = Field(
         default_factory=dict,

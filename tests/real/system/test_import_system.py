@@ -171,7 +171,6 @@ def test_a_plain_database_goes_into_shards(system):
     assert list(system.state.glob("import-*")) == []
     # The key has done its service.
     file = system.folder / "headway.toml"
-    system.ok("up", "--detach")
     wait_for(lambda: "import_from can be taken out" in system.ok("explain"), 30, "it is told")
     file.write_text(file.read_text().replace('import_from = "main"', ""))
     system.ok("up", "--detach")
@@ -179,6 +178,12 @@ def test_a_plain_database_goes_into_shards(system):
 
 
 def test_a_url_and_an_abort_and_no_password_anywhere(system):
+    refused = system.run("db", "import", "orders", "--from", "postgresql://somebody@127.0.0.1:1/elsewhere")
+    assert refused.returncode == 1
+    assert "orders has its rows in main, by import_from" in refused.stderr
+    file = system.folder / "headway.toml"
+    file.write_text(file.read_text().replace('import_from = "main"', ""))
+    system.ok("up", "--detach")
     said = system.run("run", "web", "--", "printenv", "MAIN_URL")
     url = said.stdout.strip()
     password = url.partition("://")[2].partition(":")[2].partition("@")[0]

@@ -51,7 +51,7 @@ def test_the_references_examples_are_declarations(folder) -> None:
     (folder.path / "migrations").mkdir()
     blocks = re.findall(r"```toml\n(.*?)```", reference_markdown(), re.DOTALL)
     assert len(blocks) == len(SECTIONS)
-    everything = "\n".join(blocks)
+    everything = "\n".join([*blocks, "[databases.old]"])
     assert "\nreplicas = 2\n" in everything
     everything = everything.replace("\nreplicas = 2\n", "\n")
     environment = {"DATABASE_URL": "postgresql://u@h/d"}
