@@ -12,10 +12,10 @@ run: $(STAMP)
 	cd examples/shop && ../../$(BIN)/headway up
 
 ## Everything that CI runs: style, types, layers, docs, and all tests with the real engines.
-## What needs no quiet machine runs on two cores at once, what times itself alone.
+## What measures times or loads has the machine to itself, after all else, which runs side by side.
 test: check
-	$(BIN)/pytest -m "not long" -n 2 tests/unit tests/property tests/golden tests/simulation tests/docs tests/apps
-	$(BIN)/pytest -m "not long" tests/real
+	$(BIN)/pytest -m "not long and not alone" -n 4 tests
+	$(BIN)/pytest -m "alone and not long" tests/real
 
 ## Many seeds and long faults; writes the table in docs/reliability.md.
 test-long: $(STAMP)

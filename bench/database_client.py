@@ -26,6 +26,7 @@ from headway.sharding.client.told import told
 HOT_KEY = 42
 HOT_ROWS = 5
 KEYS_APART = 1_000_003  # of two clients
+BARE_EACH = 2  # connections of a shard, where a list of them is all there is
 KEYS_EACH = 2_000  # in turn; enough that every shard is met
 SELECT = "SELECT note FROM orders WHERE customer_id = $1 AND id = 1"
 UPDATE = "UPDATE orders SET count = count + 1 WHERE customer_id = $1 AND id = $2"
@@ -61,6 +62,22 @@ async def opened(kind: str, work: str, tasks: int) -> Callable[[int], Awaitable[
             entry["orders"]["active_max"] = max(8, entry["orders"]["active_max"]) if work == "select" else 4
             held = Database("orders", Places(told("orders", {**os.environ, DATABASES_VARIABLE: json.dumps(entry)})))
         return lambda key: by(lambda key: held.at(HOT_KEY if work == "storm" else key, wait_s=60), key)
+    if name == "bare":  # what the server makes of so many sessions, whoever holds them
+        kept: dict[int, asyncio.LifoQueue[Any]] = {}
+
+        async def of_shard(key: int) -> None:
+            shard = orders.shard_of(key)
+            idle = kept.get(shard)
+            if idle is None:
+                idle = kept[shard] = asyncio.LifoQueue()
+                for _ in range(BARE_EACH):
+                    settings = {"search_path": f"orders_{shard:04d}"}
+                    idle.put_nowait(await asyncpg.connect(url, server_settings=settings))
+            connection = await idle.get()
+            await connection.fetchrow(SELECT, key)
+            idle.put_nowait(connection)
+
+        return of_shard
     if name == "direct":
         # All of them before the clock runs: it is about what they do to each other, not about logging in.
         settings = {"search_path": schema}

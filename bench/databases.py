@@ -55,8 +55,11 @@ CREATE TABLE orders (customer_id bigint NOT NULL, id bigint NOT NULL, note text,
 ACCESS = {
     "asyncpg pool of 8 pinned to one schema, no reset": "pinned:8",
     "the same with asyncpg's default reset": "pool:8",
-    "`at(key)`, keys of 8 of the shards, 16 connections kept": "headway:16/8",
-    "`at(key)`, keys of 16 of the shards, 16 connections kept": "headway:16/16",
+    "two connections for each of 8 shards in a list, nothing else": "bare:/8",
+    "`at(key)`, keys of 8 shards, 64 connections kept": "headway:64/8",
+    "the same for 16 shards": "bare:/16",
+    "`at(key)`, keys of 16 shards, 64 connections kept": "headway:64/16",
+    "the same for 64 shards": "bare:",
     "`at(key)`, keys of all 64 shards, 64 connections kept": "headway:64",
     "`at(key)`, keys of all 64 shards, 8 connections kept": "headway:8",
 }

@@ -8,6 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# What is found must not depend on how busy the machine is.
+settings.register_profile("headway", deadline=None)
+settings.load_profile("headway")
 
 _HEAD = """# Reliability
 

@@ -20,6 +20,8 @@ from headway.errors import MachineError
 from headway.lab.drill.findings import Drill, Subject
 from headway.lab.drill.search import Capacity
 
+pytestmark = pytest.mark.alone
+
 DRILL_S = 110.0
 # The same command with every part of a quick drill, each shorter: figures are told, not judged by here.
 IN_A_HURRY = """

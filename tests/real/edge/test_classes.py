@@ -16,6 +16,8 @@ from headway.edge.servers import learned_file
 from headway.model.edge import EdgeClass, EdgeService
 from headway.model.overload import SLOW, QueueBound
 
+pytestmark = pytest.mark.alone
+
 LONG_S = 60.0
 
 

@@ -23,6 +23,8 @@ from headway.edge.haproxy import argv, find_haproxy, validate
 from headway.errors import EngineError, MachineError
 from headway.model.edge import EdgeService
 
+pytestmark = pytest.mark.alone
+
 
 def test_finds_an_haproxy_that_is_new_enough() -> None:
     engine = find_haproxy()

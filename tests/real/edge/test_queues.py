@@ -13,6 +13,8 @@ from queue_clients import Asking, Clients
 from headway.model.edge import EdgeClass
 from headway.model.overload import MAIN, SLOW, QueueBound
 
+pytestmark = pytest.mark.alone
+
 LONG_S = 60.0
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 import pytest
 from harness import on_a_terminal
 
+pytestmark = pytest.mark.alone
+
 PROGRAM = """
 import asyncio, signal, sys, time
 from headway.lab.interrupt import ended_like_ctrl_c, run

@@ -19,6 +19,8 @@ import pytest
 import trustme
 from harness import HEADWAY, Running, wait_for
 
+pytestmark = pytest.mark.alone
+
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 COMMAND_S = 60.0
 APP = """

@@ -21,6 +21,8 @@ from headway.lab.drill.loads import Loads
 from headway.lab.load import LoadPlan, LoadResult, Progress, Request, burst, load, run_load
 from headway.lab.steady import SteadyLoad
 
+pytestmark = pytest.mark.alone
+
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 

@@ -14,6 +14,8 @@ from harness import die_with_parent
 from headway.lab.generator import Effort, judged
 from headway.lab.own_core import CoreTime
 
+pytestmark = pytest.mark.alone
+
 RUN_S = 0.3
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.alone
+
 LIMIT_BYTES = 200 << 20
 PROGRAM = """
 import sys

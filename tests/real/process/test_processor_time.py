@@ -7,10 +7,13 @@ import subprocess
 import sys
 import time
 
+import pytest
 from harness import die_with_parent, wait_for
 
 from headway.process.machine import busy_core_seconds
 from headway.runtimes.local.processes import _cpu_s, _family_cpu_s
+
+pytestmark = pytest.mark.alone
 
 # A parent that only waits; a grandchild works for a moment and ends, a child works on.
 PREFORK = """

@@ -14,6 +14,8 @@ import psutil
 import pytest
 from harness import HEADWAY, Running, is_alive, on_a_terminal, wait_for
 
+pytestmark = pytest.mark.alone
+
 RATE = "200"  # a second: what is measured by the hundred is measured sooner
 APP = """
 async def app(scope, receive, send):

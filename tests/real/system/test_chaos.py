@@ -13,6 +13,8 @@ from harness import Running, descendants_of_session, is_alive, wait_for
 from headway.control.client import ControlClient
 from headway.lab.steady import SteadyLoad
 
+pytestmark = pytest.mark.alone
+
 APP = """
 import asyncio
 async def app(scope, receive, send):

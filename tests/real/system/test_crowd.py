@@ -12,6 +12,8 @@ from harness import Running
 
 from headway.lab.load import burst, load
 
+pytestmark = pytest.mark.alone
+
 COUNT = 10_000
 APP = """
 import asyncio

@@ -17,6 +17,8 @@ from harness import Running, wait_for
 from headway.lab.steady import SteadyLoad
 from headway.process.machine import available_cores, busy_core_seconds
 
+pytestmark = pytest.mark.alone
+
 DECLARATION = """
 [edge]
 bind = ["127.0.0.1:$PORT"]
@@ -73,21 +75,35 @@ def others_rest() -> bool:
     return after_s - before_s < 0.7 * available_cores() * (time.monotonic() - began_s)
 
 
+def comes(system: Running) -> list[str]:
+    """The steps up, as far as they may go, under a load that does not wait."""
+    assert web(system)["wanted"] == 1
+    assert steps(system) == []
+    wait_for(others_rest, 120, "a machine that others leave some of")
+    with SteadyLoad(system.url, rate_per_s=70, deadline_s=20) as steady:
+        wait_for(lambda: web(system)["ready"] == 3, 60, "three replicas", every_s=0.5)
+        so_far = steady.progress().offered
+        steady.wait_for(offered=so_far + 70)
+    assert steady.result.failed_requests == ()
+    up = steps(system)
+    assert [step.partition(":")[0] for step in up[:2]] == ["1 → 2 replicas", "2 → 3 replicas"]
+    assert "of the limit" in up[0]
+    return up
+
+
+@pytest.mark.timeout(300)
+def test_replicas_come_with_the_load(tmp_path: Path) -> None:
+    (tmp_path / "waits.py").write_text(WAITS)
+    with Running(tmp_path, DECLARATION, detached=True) as system:
+        comes(system)
+
+
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_replicas_come_with_the_load_and_go_when_it_has_gone(tmp_path: Path) -> None:
     (tmp_path / "waits.py").write_text(WAITS)
     with Running(tmp_path, DECLARATION, detached=True) as system:
-        assert web(system)["wanted"] == 1
-        assert steps(system) == []
-        wait_for(others_rest, 120, "a machine that others leave some of")
-        with SteadyLoad(system.url, rate_per_s=70, deadline_s=20) as steady:
-            wait_for(lambda: web(system)["ready"] == 3, 60, "three replicas", every_s=0.5)
-            so_far = steady.progress().offered
-            steady.wait_for(offered=so_far + 70)
-        assert steady.result.failed_requests == ()
-        up = steps(system)
-        assert [step.partition(":")[0] for step in up[:2]] == ["1 → 2 replicas", "2 → 3 replicas"]
-        assert "of the limit" in up[0]
+        up = comes(system)
         # A light load is no reason to stay.
         with SteadyLoad(system.url, rate_per_s=4) as steady:
             wait_for(lambda: web(system)["wanted"] == 1, 150, "one replica", every_s=1.0)

@@ -12,6 +12,8 @@ from headway.lab.load import LoadResult, Request
 from headway.lab.outcome import Part
 from headway.lab.steady import SteadyLoad
 
+pytestmark = pytest.mark.alone
+
 # Four threads: four slow requests at once, without queues of their own, would leave nothing to the quick.
 THREADS = DECLARATION.replace("costs:app", "costs:sync") + "threads = 4\n"
 QUICK = Request(path="/quick?cpu=1&wait=4")

@@ -16,6 +16,8 @@ import pytest
 from harness import Running, wait_for
 from holding import DECLARATION, POOL_PER_S, offer, overload, system_of
 
+pytestmark = pytest.mark.alone
+
 HEAD = b"POST /slow?wait=5 HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
 
 

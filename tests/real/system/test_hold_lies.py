@@ -11,6 +11,8 @@ from holding import DECLARATION, GIVE_UP_S, POOL, POOL_PER_S, SLO_S, overload, s
 
 from headway.lab.steady import SteadyLoad
 
+pytestmark = pytest.mark.alone
+
 RATE = 3 * POOL_PER_S
 
 

@@ -20,6 +20,8 @@ from holding import BURN, DECLARATION, POOL, POOL_PER_S, SLO_S, capacity, offer,
 from headway.lab.outcome import LoadResult
 from headway.lab.steady import SteadyLoad
 
+pytestmark = pytest.mark.alone
+
 TOLD_START = 16  # an async replica's limit while nothing is known
 ASYNC = DECLARATION + 'slo = "250ms"\n'
 WSGI = ASYNC.replace("costs:app", "costs:sync") + "threads = 4\n"

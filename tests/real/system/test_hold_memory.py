@@ -13,6 +13,8 @@ from holding import DECLARATION, overload, system_of, tell
 
 from headway.lab.load import burst, load
 
+pytestmark = pytest.mark.alone
+
 HOLD_MIB = 4
 SHARE_MIB = 256
 

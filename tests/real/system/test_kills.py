@@ -15,6 +15,8 @@ from harness import HEADWAY, Running, descendants_of_session, is_alive, wait_for
 from headway.lab.load import Request
 from headway.lab.steady import SteadyLoad
 
+pytestmark = pytest.mark.alone
+
 ASGI = """
 import os
 async def app(scope, receive, send):

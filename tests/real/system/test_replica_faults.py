@@ -17,6 +17,8 @@ from harness import Running, is_alive, wait_for
 
 from headway.lab.steady import SteadyLoad
 
+pytestmark = pytest.mark.alone
+
 ASGI = """
 import asyncio, os, time
 held = []

@@ -15,6 +15,8 @@ from harness import HEADWAY, Running
 
 from headway.lab.steady import SteadyLoad
 
+pytestmark = pytest.mark.alone
+
 APP = """
 import time
 def app(environ, start_response):
