@@ -55,14 +55,18 @@ def system(tmp_path: Path) -> Iterator[Running]:
 
 def shopping(url: str, stopping: threading.Event, number: int, placed: list[str], faults: list[str]) -> None:
     """Somebody who orders until the fence is met."""
+    product = 20
     with httpx.Client(base_url=url, timeout=30) as client:
-        while not stopping.is_set():
-            order = {"email": f"c{number}-{len(placed) % 20}@example.com", "lines": [{"product_id": 21, "quantity": 1}]}
+        while not stopping.wait(0.02):
+            order = {
+                "email": f"c{number}-{len(placed) % 20}@example.com",
+                "lines": [{"product_id": product, "quantity": 1}],
+            }
             answer = client.post("/api/orders", json=order, headers={"idempotency-key": uuid.uuid4().hex})
             if answer.status_code == 201:
                 placed.append(answer.json()["reference"])
             elif answer.status_code == 409:
-                order["lines"][0]["product_id"] += 1  # type: ignore[index]
+                product -= 1  # it is sold out
             elif not stopping.is_set():
                 faults.append(f"{answer.status_code} {answer.text[:100]}")
                 stopping.wait(0.05)

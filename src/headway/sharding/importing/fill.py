@@ -41,6 +41,10 @@ def fill(work: Work) -> None:
         connection = work.on(server)
         for table in work.plan.tables:
             run(connection, f"ANALYZE {statements.place(work.plan.schema, table.name)}")
+        # Reference tables first, and for that no rows that refer to them: not everybody may leave their keys unchecked.
+        for schema in work.schemas(server).values():
+            _empty_shard(work.plan, connection, schema)
+        _fill_reference(work.plan, connection)
         for shard, schema in work.schemas(server).items():
             if work.interrupted():
                 return
@@ -48,7 +52,6 @@ def fill(work: Work) -> None:
             # What carries changes on is planned once, by these numbers.
             own = [table.name for table in work.plan.tables if not table.is_reference]
             run(connection, f"ANALYZE {', '.join(statements.place(schema, name) for name in own)}")
-        _fill_reference(work.plan, connection)
         with connection.transaction():
             run(connection, f"DELETE FROM {statements.place(work.plan.space, statements.CHANGED)}")
             run(connection, statements.carriers(work.plan, work.map.on(server)))
@@ -102,12 +105,18 @@ def unhindered(plan: Plan, connection: Connection, schemas: list[str]) -> Iterat
             run(connection, f"ALTER TABLE {where} ENABLE TRIGGER USER")
 
 
+def _empty_shard(plan: Plan, connection: Connection, schema: str) -> None:
+    """What an attempt that was cut off has brought."""
+    names = ", ".join(statements.place(schema, table.name) for table in plan.tables if not table.is_reference)
+    with unhindered(plan, connection, [schema]):
+        run(connection, f"TRUNCATE {names}")
+
+
 def _fill_shard(plan: Plan, connection: Connection, shard: int, schema: str) -> int:
-    """One shard, whole or not at all: what an attempt that was cut off has brought is replaced."""
+    """One shard, whole or not at all."""
     count = 0
     tables = [table for table in plan.tables if not table.is_reference]
     with unhindered(plan, connection, [schema]):
-        run(connection, f"TRUNCATE {', '.join(statements.place(schema, table.name) for table in tables)}")
         for table in tables:
             count += connection.execute(statements.fill(plan, table, shard).encode()).rowcount
     return count

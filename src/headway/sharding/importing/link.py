@@ -16,7 +16,6 @@ from headway.sharding.layout import REFERENCE_SCHEMA, identifier
 from headway.sharding.move.link import drop_subscription, marker_arrived, subscription_id, write_marker
 from headway.sharding.move.look import copying, oldest_writer
 from headway.sharding.move.sessions import NO_TIMEOUTS, Connection, connect, scalar
-from headway.sharding.move.statements import create_subscription
 
 _POLL_S, _POLL_MAX_S = 0.02, 0.5
 _SLOTS_GONE_S = 10.0
@@ -92,7 +91,12 @@ def link(work: Work) -> None:
     # Known before the first copy begins, for copies have slots of their own that only these numbers find.
     work.note(subids=subids)
     for server in work.servers:
-        run(work.on(server), f"ALTER SUBSCRIPTION {identifier(work.link(server))} ENABLE")
+        name = identifier(work.link(server))
+        run(work.on(server), f"ALTER SUBSCRIPTION {name} ENABLE")
+        try:
+            run(work.on(server), f"ALTER SUBSCRIPTION {name} REFRESH PUBLICATION")
+        except psycopg.Error as error:
+            raise _refused(server, error) from None
     work.advance("replicating", copy_began=time.time())
 
 
@@ -111,17 +115,20 @@ def _subscribe(work: Work, server: str, connection: Connection) -> None:
         with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
             apart.execute(_UNTOLD)
         try:
-            apart.execute(create_subscription(name, told, major=apart.info.server_version // 10000))
+            run(apart, statements.create_subscription(name, told, major=apart.info.server_version // 10000))
         except psycopg.Error as error:
-            said = error.diag.message_primary or "it refused"
-            if any(word in said for word in _NEVER):
-                raise GivenUp(
-                    f"server {server} cannot subscribe to the source: {said}",
-                    "Let it reach the source: its address, pg_hba.conf, and a role with REPLICATION.",
-                ) from None
-            if isinstance(error, psycopg.OperationalError):
-                raise psycopg.OperationalError(f"server {server} cannot subscribe to the source: {said}") from None
-            raise GivenUp(f"server {server} cannot subscribe to the source: {said}") from None
+            raise _refused(server, error) from None
+
+
+def _refused(server: str, error: psycopg.Error) -> Exception:
+    """The error for a server that does not subscribe. What the server says holds no password; its context might."""
+    said = error.diag.message_primary or "it refused"
+    if any(word in said for word in _NEVER):
+        hint = "Let it reach the source: its address, pg_hba.conf, and a role with REPLICATION."
+        return GivenUp(f"server {server} cannot subscribe to the source: {said}", hint)
+    if isinstance(error, psycopg.OperationalError):
+        return psycopg.OperationalError(f"server {server} cannot subscribe to the source: {said}")
+    return GivenUp(f"server {server} cannot subscribe to the source: {said}")
 
 
 def _make_slot(work: Work, name: str) -> None:

@@ -67,6 +67,23 @@ def create_publication(plan: Plan, name: str, shards: Sequence[int]) -> str:
     return f"CREATE PUBLICATION {identifier(name)} FOR TABLE {', '.join(parts)}"
 
 
+def create_subscription(name: str, conninfo: str, *, major: int) -> str:
+    """Bound to a slot that exists already, and without a word to the source: a failure must not repeat the password.
+
+    Commits are applied one after the other (no parallel apply), so that a marker that arrives says all before it has.
+    While tables are copied, commits wait for the disk: a copy that is complete drops its slot at the source.
+    """
+    options = (
+        f"connect = false, slot_name = {literal(name)}, streaming = off, synchronous_commit = 'on', binary = false"
+    )
+    if major >= 16:
+        options += ", origin = any"
+    publication = identifier(name)
+    return (
+        f"CREATE SUBSCRIPTION {publication} CONNECTION {literal(conninfo)} PUBLICATION {publication} WITH ({options})"
+    )
+
+
 def close_source(plan: Plan) -> str:
     """What the fence does from now on: refuse every write, whoever comes."""
     told = f"this table has gone into the shards of database {plan.database}"
