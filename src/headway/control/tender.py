@@ -10,7 +10,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +232,10 @@ class Tender:
         with connect(self._first) as catalog:
             map_ = read_map(catalog)
             moving = frozenset(move.shard for move in open_moves(catalog))
-        return asdict(compare(map_.owners, look_at_all(self.name, self.database.admin()), moving))
+        held = look_at_all(self.name, self.database.admin())
+        if self.imports.now() is not None:  # its links are no leftovers
+            held = {name: replace(one, leftovers=_of_others(one.leftovers)) for name, one in held.items()}
+        return asdict(compare(map_.owners, held, moving))
 
     def plan(self, empty: tuple[str, ...] = ()) -> tuple[PlannedMove, ...]:
         """Moves that would spread the bytes evenly."""
@@ -290,6 +293,10 @@ class Tender:
 
     def _note(self, progress: MoveProgress) -> None:
         self._progress[progress.move_id] = progress
+
+
+def _of_others(leftovers: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(one for one in leftovers if "headway_import" not in one)
 
 
 def told_move(result: MoveResult) -> dict[str, Any]:

@@ -149,6 +149,7 @@ def test_a_plain_database_goes_into_shards(system):
         wait_for(lambda: system.run("db", "status", "orders").returncode == 0, 60, "the next controller")
         assert "\n  importing from main: " in system.ok("db", "status", "orders")
         assert not writers.refused
+        assert json.loads(system.ok("db", "verify", "orders", "--json"))["extra"] == []
         refused = system.run("db", "move", "orders", "1", "--to", "s2")
         assert refused.returncode == 1
         assert "has to wait: orders is being imported from main" in refused.stderr

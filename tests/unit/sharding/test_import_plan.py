@@ -51,6 +51,22 @@ def test_parents_come_before_their_children():
     assert found.table("lines").join == Join("order_id", "orders", "id")
 
 
+def test_what_others_refer_to_comes_before_them():
+    names = ("a", "b", "c")
+    keys = {name: TableKey("id", "int") for name in names}
+    found = {name: FoundTable(name, (column("id"),), ("id",)) for name in names}
+
+    def order(**refers: str) -> list[str]:
+        shard = {name: replace(found[name], refers=frozenset(refers.get(name, ""))) for name in names}
+        planned, reasons = make_plan(Declared("orders", 4, keys, (), {}), "public", found, shard, SCHEMA)
+        assert reasons == []
+        return [table.name for table in planned.tables]
+
+    assert order(a="b", b="c") == ["c", "b", "a"]
+    assert order(a="c", c="b") == ["b", "c", "a"]
+    assert order(a="b", b="a") == ["c", "a", "b"]
+
+
 def test_a_type_of_the_shards_own_is_the_same_in_each():
     found, _ = plan()
     assert found.table("orders").types["mood"] == '"@@".mood'

@@ -49,7 +49,9 @@ SELECT c.oid::bigint, c.relname::text, c.relkind::text, c.relpersistence <> 'u',
               WHERE i.indrelid = c.oid AND i.indisunique AND i.indnkeyatts = 1 AND i.indpred IS NULL),
        COALESCE((SELECT x.relname::text FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
                   WHERE i.indrelid = c.oid AND i.indisreplident AND NOT i.indisprimary AND c.relreplident = 'i'), ''),
-       pg_has_role(c.relowner, 'USAGE'), c.relispartition OR EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid)
+       pg_has_role(c.relowner, 'USAGE'), c.relispartition OR EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid),
+       ARRAY(SELECT DISTINCT b.relname::text FROM pg_constraint o JOIN pg_class b ON b.oid = o.confrelid
+              WHERE o.contype = 'f' AND o.conrelid = c.oid AND b.oid <> c.oid)
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'f') ORDER BY c.relname
 """
@@ -126,6 +128,7 @@ def tables_of(connection: Connection, schema: str) -> tuple[tuple[FoundTable, ..
             is_logged=bool(row[3]),
             identity=str(row[4]),
             rows=int(cast(int, row[5])),
+            refers=frozenset(cast(list[str], row[11])),
         )
         for row in rows
     )

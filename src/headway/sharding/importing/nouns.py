@@ -102,6 +102,7 @@ class FoundTable:
     is_logged: bool = True
     identity: str = "d"  # of replicas
     rows: int = 0  # as estimated
+    refers: frozenset[str] = frozenset()  # tables that its foreign keys name
 
     def column(self, name: str) -> Column | None:
         """One of its columns."""

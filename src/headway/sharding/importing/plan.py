@@ -153,7 +153,7 @@ def make_plan(
             name, columns, found.key, types, key.column if key else "", join, by_index=bool(found.by_index)
         )
     kind = next(iter(declared.keys.values())).kind if declared.keys else "int"
-    ordered, circle = _parents_first(tables)
+    ordered, circle = _parents_first(tables, {name: shard[name].refers for name in tables})
     if circle:
         told = f"joins of [databases.{declared.database}] go in a circle: {', '.join(circle)}"
         reasons.append(Objection(told, "One of them has to have the key itself."))
@@ -162,13 +162,17 @@ def make_plan(
     return Plan(schema, declared.database, declared.shards, kind, tuple(ordered)), reasons
 
 
-def _parents_first(tables: Mapping[str, TablePlan]) -> tuple[list[TablePlan], list[str]]:
+def _parents_first(
+    tables: Mapping[str, TablePlan], refers: Mapping[str, frozenset[str]]
+) -> tuple[list[TablePlan], list[str]]:
+    """In the order in which rows can be filled in: after those that they refer to. And a circle of joins."""
     ordered: list[TablePlan] = []
     left = list(tables.values())
     while left:
-        done = {table.name for table in ordered}
-        ready = [table for table in left if table.join is None or table.join.parent in done]
-        ready = ready or [table for table in left if table.join and table.join.parent not in tables]
+        waiting = {table.name for table in left}
+        free = [table for table in left if table.join is None or table.join.parent not in waiting]
+        # Foreign keys may go in a circle; then the servers have to be told not to look at them.
+        ready = [table for table in free if not refers[table.name] & waiting] or free[:1]
         if not ready:
             return [*ordered, *left], [table.name for table in left]
         ordered += ready
