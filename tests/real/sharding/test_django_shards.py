@@ -478,3 +478,21 @@ def test_a_killed_server_refuses_and_comes_back():
             except (ServerDown, OperationalError):
                 assert time.monotonic() < until_s
                 time.sleep(0.05)
+
+
+def test_until_its_rows_are_imported_a_block_works_on_the_source(place):
+    with place.admin("s2") as admin:
+        admin.execute("CREATE TABLE public.orders (customer_id bigint, id bigint, note text, count int)")
+        admin.execute(f'GRANT ALL ON public.orders TO "{place.servers["s2"].role}"')  # type: ignore[arg-type]
+        place.tell("UPDATE headway.catalog SET at_source = true")
+        source = {"name": "old", "url": place.servers["s2"].url, "active_max": 2}
+        key = key_on("s1", 77)
+        with told(place, source=source):
+            with shard("orders", key):
+                Order.objects.create(customer_id=key, id=77, note="at the source")
+            assert admin.execute("SELECT id, note FROM public.orders").fetchall() == [(77, "at the source")]
+            place.tell("UPDATE headway.catalog SET at_source = false")
+            wait_for(lambda: not client._databases["orders"].map.at_source, "the newer map")
+            with shard("orders", key):
+                assert not Order.objects.filter(id=77).exists()
+        admin.execute("DROP TABLE public.orders")
