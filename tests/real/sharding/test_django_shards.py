@@ -16,6 +16,7 @@ from client_place import Sharded, sharded
 from django.apps import apps
 from django.conf import settings
 from django.db import IntegrityError, OperationalError, ProgrammingError, connections, models, transaction
+from postgresql_place import wait_for
 
 from headway.errors import Conflict, DatabaseBusy, ServerDown, ShardMoved, WrongShard
 from headway.model.sharding import FENCED, schema_name
