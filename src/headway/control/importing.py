@@ -229,6 +229,8 @@ def _told(checked: Checked, say: Say) -> list[str]:
     say(f"importing {names}: about {checked.rows:,} rows")
     if checked.left_alone:
         say(f"left alone, for they are not declared: {', '.join(checked.left_alone)}")
+    for note in checked.notes:
+        say(note)
     return list(checked.left_alone)
 
 

@@ -145,7 +145,11 @@ def test_a_table_in_the_way_of_the_copies(place):
 
 
 def test_one_at_a_time(place):
-    import_id, _ = place.importer().begin(place.source)
+    with place.admin("main") as admin:
+        admin.execute("ALTER SYSTEM SET max_slot_wal_keep_size = '512MB'")
+        admin.execute("SELECT pg_reload_conf()")
+    import_id, checked = place.importer().begin(place.source)
+    assert "no more than 512 MiB of log" in checked.notes[0]
     with pytest.raises(Conflict, match="is under way"):
         place.importer().begin(place.source)
     carrier = run_import(place, import_id, switch_max_s=80.0)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from headway.model.sharding import Join, TableKey, parse_join
 from headway.sharding.importing import statements
 from headway.sharding.importing.nouns import Column, FoundTable
-from headway.sharding.importing.plan import Declared, ServerFacts, SourceFacts, make_plan, of_servers
+from headway.sharding.importing.plan import Declared, ServerFacts, SourceFacts, make_plan, notes, of_servers
 
 SCHEMA = "orders_0000"
 
@@ -130,6 +130,12 @@ def test_servers_that_do_not_allow_it():
     assert "the source runs PostgreSQL 14, and 15 is the oldest that can be imported" in told(
         of_servers(old, [one], "public")
     )
+
+
+def test_a_source_that_throws_log_away_is_told_of():
+    source = SourceFacts(180000, "a")
+    assert notes(source) == notes(replace(source, kept_max_mib=4096)) == ()
+    assert "no more than 64 MiB of log" in notes(replace(source, kept_max_mib=64))[0]
 
 
 def test_the_source_filters_where_the_key_is_in_what_tells_rows_apart():

@@ -37,7 +37,7 @@ from headway.sharding.importing.nouns import (
     Stage,
     space_of,
 )
-from headway.sharding.importing.plan import Declared, Objection, make_plan, of_servers, orphaned
+from headway.sharding.importing.plan import Declared, Objection, make_plan, notes, of_servers, orphaned
 from headway.sharding.importing.record import (
     StageChanged,
     advance,
@@ -80,6 +80,7 @@ class Checked:
     plan: Plan
     rows: int  # as estimated
     left_alone: tuple[str, ...]  # tables of the source that are not declared
+    notes: tuple[str, ...] = ()
 
 
 class Importer:
@@ -198,7 +199,7 @@ class Importer:
         wanted = {table.name for table in plan.tables}
         rows = sum(table.rows for table in found if table.name in wanted)
         alone = tuple(table.name for table in found if table.name not in wanted and table.kind in ("r", "p"))
-        return Checked(plan, rows, alone), reasons
+        return Checked(plan, rows, alone, notes(facts)), reasons
 
     def _shard_tables(self, map_: ShardMap) -> dict[str, FoundTable]:
         server = map_.owners[0]

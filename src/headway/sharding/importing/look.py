@@ -18,7 +18,8 @@ SELECT current_setting('server_version_num')::int,
        current_setting('wal_level'),
        current_setting('max_replication_slots')::int - (SELECT count(*) FROM pg_replication_slots),
        current_setting('max_wal_senders')::int - (SELECT count(*) FROM pg_stat_replication),
-       rolname::text
+       rolname::text,
+       (SELECT setting::bigint FROM pg_settings WHERE name = 'max_slot_wal_keep_size')
   FROM pg_roles WHERE rolname = current_user
 """
 _SERVER = """
@@ -77,6 +78,7 @@ def look_at_source(connection: Connection) -> SourceFacts:
         slots_free=int(cast(int, row[5])),
         senders_free=int(cast(int, row[6])),
         role=str(row[7]),
+        kept_max_mib=int(cast(int, row[8])),
     )
 
 

@@ -11,6 +11,7 @@ from headway.sharding.importing.nouns import FoundTable, Plan, TablePlan
 
 VERSION_MIN = 15
 _NAMED_MAX = 5
+_KEPT_MIB = 1024  # a server that is started again catches up with so much
 _KINDS = {
     "int": re.compile(r"smallint|integer|bigint"),
     "text": re.compile(r"text|character varying(\(\d+\))?"),
@@ -30,6 +31,7 @@ class SourceFacts:
     slots_free: int = 20
     senders_free: int = 20
     role: str = ""
+    kept_max_mib: int = -1  # of log for those who follow; -1: all of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,16 @@ def of_servers(source: SourceFacts, servers: Sequence[ServerFacts], schema: str)
             told = f"server {server.name} has tables {_some(server.in_the_way)} in schema {schema}"
             reasons.append(Objection(told, "The copies of the source's tables go there: rename or drop them."))
     return reasons
+
+
+def notes(source: SourceFacts) -> tuple[str, ...]:
+    """What does not stand against an import, and is worth knowing before it."""
+    if not 0 <= source.kept_max_mib < _KEPT_MIB:
+        return ()
+    return (
+        f"the source keeps no more than {source.kept_max_mib} MiB of log for it (max_slot_wal_keep_size): while more "
+        "is written than that, no server may be away",
+    )
 
 
 def make_plan(
