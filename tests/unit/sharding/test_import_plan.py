@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from headway.model.sharding import Join, TableKey, parse_join
 from headway.sharding.importing import statements
+from headway.sharding.importing.carriers import carriers
 from headway.sharding.importing.nouns import Column, FoundTable
 from headway.sharding.importing.plan import Declared, ServerFacts, SourceFacts, make_plan, notes, of_servers
 
@@ -156,7 +157,7 @@ def test_names_with_odd_letters_are_quoted():
     for text in (
         statements.staging(found, found.tables[0], "it's"),
         statements.fill(found, found.tables[0], 1),
-        statements.carriers(found, [0, 1]),
+        carriers(found, [0, 1]),
         statements.create_publication(found, 'n"ame', [0]),
     ):
         assert 'o"rders"' not in text.replace('o""rders', "")

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 
 from headway.sharding.importing import statements
+from headway.sharding.importing.carriers import carriers
 from headway.sharding.importing.link import check_log, still
 from headway.sharding.importing.nouns import Plan
 from headway.sharding.importing.work import GivenUp, Work, ask, ask_number, run
@@ -54,7 +55,7 @@ def fill(work: Work) -> None:
             run(connection, f"ANALYZE {', '.join(statements.place(schema, name) for name in own)}")
         with connection.transaction():
             run(connection, f"DELETE FROM {statements.place(work.plan.space, statements.CHANGED)}")
-            run(connection, statements.carriers(work.plan, work.map.on(server)))
+            run(connection, carriers(work.plan, work.map.on(server)))
 
     _watch(work, lambda: work.each(on), lambda: (sum(done.values()), total, began_s))
     work.wait(0)
