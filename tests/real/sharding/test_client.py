@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -222,6 +223,59 @@ def test_two_at_once_on_one_shard_take_no_other_shards_connection(orders):
         assert connections.open <= SHARDS // 2 + 4
 
     asyncio.run(use())
+
+
+def test_a_shards_own_connection_is_waited_for_when_all_are_in_use(orders):
+    """A turn costs more than most transactions; one that takes long is not waited for."""
+
+    async def use() -> None:
+        database = orders.database(idle_max=SHARDS // 2, active_max=4)
+        keys = [key_on("s1", skip) for skip in range(40)]
+        by_shard = {shard_of(key, SHARDS, "int"): key for key in keys}
+        busy, *others = by_shard.values()
+        for key in [busy, *others]:  # until there are as many as there may be; the busy one has one alone
+            async with database.at(key), contextlib.AsyncExitStack() as more:
+                for _ in range(0 if key == busy else 2):
+                    await more.enter_async_context(database.at(key))
+        connections, _ = database._loop_pool().server(database._places.map, "s1")
+        assert connections.open == SHARDS // 2 + 4
+        pids: dict[int, set[int]] = {}
+
+        async def one(number: int, pause_s: float) -> None:
+            async with database.at(busy, wait_s=5) as connection:
+                pids.setdefault(number, set()).add(connection.get_server_pid())
+                await asyncio.sleep(pause_s)
+
+        await asyncio.gather(*(one(0, 0) for _ in range(2)))
+        await asyncio.gather(*(one(1, 0.2) for _ in range(2)))
+        assert (len(pids[0]), len(pids[1])) == (1, 2)
+        assert connections.open == SHARDS // 2 + 4
+        assert not connections._waiting
+
+    asyncio.run(use())
+
+
+def test_a_server_that_takes_no_more_sessions_is_served_by_those_there_are(orders):
+    role = orders.servers["s2"].role
+    with orders.admin("s2") as admin:
+        there = admin.execute("SELECT count(*) FROM pg_stat_activity WHERE usename = %s", (role,)).fetchone()
+        admin.execute(f'ALTER ROLE "{role}" CONNECTION LIMIT {there[0] + 2}')
+    try:
+
+        async def use() -> None:
+            database = orders.database(idle_max=SHARDS, active_max=2)
+            seen = set()
+            for key in [key_on("s2", skip) for skip in range(20)]:
+                async with database.at(key) as connection:
+                    place = await connection.fetchval("SHOW search_path")
+                    assert place.strip('"').startswith(schema_name("orders", shard_of(key, SHARDS, "int")))
+                    seen.add(connection.get_server_pid())
+            assert len(seen) <= 2
+
+        asyncio.run(use())
+    finally:
+        with orders.admin("s2") as admin:
+            admin.execute(f'ALTER ROLE "{role}" CONNECTION LIMIT -1')
 
 
 # -- bounds -----------------------------------------------------------------------------------------------------------

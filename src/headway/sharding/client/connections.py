@@ -6,7 +6,8 @@ least lately. Each shard has its own cache of prepared statements then, so that 
 none meets another shard's types.
 
 Where as many may be kept as the server has shards, each shard keeps its own: two transactions on one shard at once need
-a second connection, and must not take another shard's for it. So there may be as many more as work at once.
+a second connection, and must not take another shard's for it. So there may be as many more as work at once; and when
+these are in use too, the second waits a moment for the first to be done, for a turn costs more than most transactions.
 """
 
 from __future__ import annotations
@@ -15,16 +16,19 @@ import asyncio
 import contextlib
 import re
 import time
+from collections import deque
 from typing import Any
 
 import asyncpg
 from asyncpg import connection as asyncpg_connection
 
+from headway.errors import ServerDown
 from headway.sharding.client.place import Places
 
 _CONNECT_S = 2.0
 _CLEAN_S = 1.0
 _IDLE_S = 300.0
+_BUSY_S = 0.002
 # At the beginning of a statement: what outlives the transaction. asyncpg's own `BEGIN;` and `COMMIT;` are none.
 _CHANGES_SESSION = re.compile(
     r"(?:^|;)\s*(?:SET\s+(?!LOCAL|TRANSACTION|CONSTRAINTS)|RESET|LISTEN|UNLISTEN|PREPARE\s+(?!TRANSACTION)|DECLARE|DISCARD"
@@ -56,6 +60,14 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]
         return bool(protocol.is_in_transaction() or protocol._is_cancelling())
 
 
+def _give(waits: asyncio.Future[Connection | None], connection: Connection | None) -> bool:
+    """False where nobody waits any more."""
+    if waits.done():
+        return False
+    waits.set_result(connection)
+    return True
+
+
 class Connections:
     """Those to one server, of one event loop."""
 
@@ -67,6 +79,7 @@ class Connections:
         self._most = idle_max
         self._idle: dict[int, list[Connection]] = {}  # by shard; the shard that was needed last is at the end
         self._doubled: dict[int, None] = {}  # shards with more than one idle
+        self._waiting: dict[int, deque[asyncio.Future[Connection | None]]] = {}  # for a shard's that is in use
         self.open = 0
         self._swept_at_s = time.monotonic()
 
@@ -90,7 +103,23 @@ class Connections:
 
     async def get(self, shard: int) -> Connection:
         """One that serves the shard: turned to it when enough are kept, else opened. Raises as `Places.failed` says."""
-        while self.open >= self._most and self._idle:
+        if self._most > self._idle_max and self.open >= self._most and (found := await self._when_done(shard)):
+            return found
+        is_full = False
+        while True:
+            if (self.open >= self._most or is_full) and (turned := await self._turned(shard)):
+                return turned
+            try:
+                return await self._connect(shard)
+            except ServerDown as down:
+                # The server takes no more sessions: those that it has can still be turned.
+                if not self._idle or not isinstance(down.__cause__, asyncpg.TooManyConnectionsError):
+                    raise
+                is_full = True
+
+    async def _turned(self, shard: int) -> Connection | None:
+        """An idle one of another shard's, turned to this one; None when there is none."""
+        while self._idle:
             connection = self._oldest()
             if connection.is_closed():
                 self.open -= 1
@@ -104,7 +133,31 @@ class Connections:
                 self.drop(connection)
                 raise
             return connection
-        return await self._connect(shard)
+        return None
+
+    async def _when_done(self, shard: int) -> Connection | None:
+        """One of the shard's that is given back soon; None when none is."""
+        loop = asyncio.get_running_loop()
+        waits: asyncio.Future[Connection | None] = loop.create_future()
+        queue = self._waiting.setdefault(shard, deque())
+        queue.append(waits)
+        timer = loop.call_later(_BUSY_S, _give, waits, None)
+        try:
+            connection = await waits
+        except BaseException:
+            if waits.done() and not waits.cancelled() and (given := waits.result()) is not None:
+                self.give_back(given)
+            raise
+        finally:
+            timer.cancel()
+            with contextlib.suppress(ValueError):
+                queue.remove(waits)
+            if not queue and self._waiting.get(shard) is queue:
+                del self._waiting[shard]
+        if connection is not None and connection.is_closed():
+            self.open -= 1
+            return None
+        return connection
 
     def _oldest(self) -> Connection:
         shard = next(iter(self._doubled or self._idle))
@@ -158,6 +211,10 @@ class Connections:
         if connection.is_closed():
             self.open -= 1
             return
+        if self._waiting and (queue := self._waiting.get(connection.shard)):
+            while queue:
+                if _give(queue.popleft(), connection):
+                    return
         if self.open > self._most and sum(map(len, self._idle.values())) >= self._most:
             self.drop(connection)
             return
