@@ -6,6 +6,7 @@ import os
 import platform
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -14,6 +15,7 @@ from hypothesis import settings
 settings.register_profile("headway", deadline=None)
 settings.load_profile("headway")
 
+_CACHE = "headway/reliability"
 _HEAD = """# Reliability
 
 What `make test-long` ran last: many seeds and long faults, with the real engines where the test says so. A seed replays
@@ -28,21 +30,26 @@ Run {when} on {cores} cores ({machine}), {passed} of {count} passed, in {minutes
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--reliability", metavar="FILE", help="write the outcomes as a table in Markdown")
+    parser.addoption("--go-on", action="store_true", help="the table begins with what the run before this one found")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     path = config.getoption("--reliability")
-    if path:
-        config.pluginmanager.register(_Reliability(Path(path)))
+    if path and not hasattr(config, "workerinput"):
+        former = config.cache.get(_CACHE, {}) if config.getoption("--go-on") and config.cache else {}
+        config.pluginmanager.register(_Reliability(Path(path), config, former))
 
 
 class _Reliability:
     """Collects outcomes by test function."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, config: pytest.Config, former: dict[str, Any]) -> None:
         self._path = path
-        self._began_s = time.monotonic()
-        self._outcomes: dict[str, list[tuple[bool, float]]] = {}
+        self._config = config
+        self._began_s = time.monotonic() - former.get("took_s", 0.0)
+        self._outcomes: dict[str, list[tuple[bool, float]]] = {
+            name: [(passed, took_s) for passed, took_s in runs] for name, runs in former.get("outcomes", {}).items()
+        }
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or report.failed:
@@ -50,6 +57,9 @@ class _Reliability:
             self._outcomes.setdefault(name, []).append((report.passed, report.duration))
 
     def pytest_sessionfinish(self) -> None:
+        if self._config.cache:
+            took_s = time.monotonic() - self._began_s
+            self._config.cache.set(_CACHE, {"took_s": took_s, "outcomes": self._outcomes})
         runs = [run for outcome in self._outcomes.values() for run in outcome]
         text = _HEAD.format(
             when=time.strftime("%Y-%m-%d"),
