@@ -1,7 +1,7 @@
 """The nouns of a sharded database. Standard library only: the app imports them too.
 
-A key belongs to a shard for ever; a shard lies on a server for now. The shard map says which, and its epoch grows by
-one with every change, so that of two maps the newer is known.
+A key belongs to a shard, until the shards are doubled; a shard lies on a server for now. The shard map says which, and
+its epoch grows by one with every change, so that of two maps the newer is known.
 """
 
 from __future__ import annotations
@@ -76,6 +76,12 @@ class ShardMap:
     fenced: frozenset[int] = frozenset()  # shards that a move is about to hand over: new transactions wait
     algorithm: str = ALGORITHM
     at_source: bool = False  # the rows are where they are to be imported from, and the shards are empty or being filled
+    split: str = ""  # while the shards are doubled: filling, then switched
+
+    @property
+    def is_parting(self) -> bool:
+        """Whether the first halves of split shards may still hold the rows of the second as well."""
+        return self.split == "switched"
 
     @property
     def shards(self) -> int:
@@ -100,6 +106,18 @@ class ShardMap:
 def schema_name(database: str, shard: int) -> str:
     """The PostgreSQL schema that is this shard: `orders_0007`."""
     return f"{database}_{shard:04d}"
+
+
+def half_schema(database: str, shard: int) -> str:
+    """The schema in which a shard's tables are views, without rows that are in its second half as well."""
+    return f"{schema_name(database, shard)[:58]}_half"
+
+
+def read_schema(map_: ShardMap, shard: int) -> str:
+    """Where to read a shard from beside all others, so that no row is seen twice while shards are split."""
+    if map_.is_parting and shard < map_.shards // 2:
+        return half_schema(map_.database, shard)
+    return schema_name(map_.database, shard)
 
 
 def spread(shards: int, servers: tuple[str, ...]) -> tuple[str, ...]:

@@ -30,9 +30,15 @@ CREATE TABLE IF NOT EXISTS headway.catalog (
     shards     integer NOT NULL,
     epoch      bigint NOT NULL DEFAULT 1,
     algorithm  text NOT NULL,
+    split      text NOT NULL DEFAULT '',  -- filling, switched: the shards are being doubled
     created_at timestamptz NOT NULL DEFAULT now()
 );
 ALTER TABLE headway.catalog ADD COLUMN IF NOT EXISTS at_source boolean NOT NULL DEFAULT false;
+DO $headway$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'headway.catalog'::regclass AND attname = 'split') THEN
+    ALTER TABLE headway.catalog ADD COLUMN split text NOT NULL DEFAULT '';
+  END IF;
+END $headway$;
 CREATE TABLE IF NOT EXISTS headway.servers (
     name       text PRIMARY KEY,
     url        text NOT NULL,  -- the app's way in, without a password
@@ -71,6 +77,23 @@ CREATE TABLE IF NOT EXISTS headway.imports (
     ended_at   timestamptz
 );
 CREATE UNIQUE INDEX IF NOT EXISTS imports_one_at_a_time ON headway.imports ((true)) WHERE ended_at IS NULL;
+CREATE TABLE IF NOT EXISTS headway.splits (
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    shards     integer NOT NULL,  -- before
+    stage      text NOT NULL,
+    facts      jsonb NOT NULL DEFAULT '{}',
+    began_at   timestamptz NOT NULL DEFAULT now(),
+    changed_at timestamptz NOT NULL DEFAULT now(),
+    ended_at   timestamptz
+);
+CREATE UNIQUE INDEX IF NOT EXISTS splits_one ON headway.splits ((true)) WHERE ended_at IS NULL;
+CREATE TABLE IF NOT EXISTS headway.split_shards (
+    split      bigint NOT NULL REFERENCES headway.splits,
+    shard      integer NOT NULL,
+    stage      text NOT NULL,
+    rows       bigint NOT NULL DEFAULT 0,  -- of its second half
+    PRIMARY KEY (split, shard)
+);
 CREATE TABLE IF NOT EXISTS headway.decisions (
     transaction text PRIMARY KEY,  -- of a two-phase commit
     decision    text NOT NULL CHECK (decision IN ('commit', 'abort')),
@@ -111,12 +134,16 @@ def create_catalog(
                 )
         _save_keys(connection, keys)
         kind: KeyKind = next(iter(keys.values())).kind if keys else "int"
-        connection.execute(
-            sql.SQL(
-                "CREATE OR REPLACE FUNCTION headway.shard_of({}) RETURNS integer LANGUAGE sql IMMUTABLE "
-                "PARALLEL SAFE AS {}"
-            ).format(sql.Identifier(SQL_TYPE[kind]), sql.Literal(f"SELECT {shard_sql('$1', len(owners), kind)}"))
-        )
+        create_shard_of(connection, len(owners), kind)
+
+
+def create_shard_of(connection: Connection, shards: int, kind: KeyKind) -> None:
+    """The function that finds the shard of a key in SQL."""
+    connection.execute(
+        sql.SQL(
+            "CREATE OR REPLACE FUNCTION headway.shard_of({}) RETURNS integer LANGUAGE sql IMMUTABLE PARALLEL SAFE AS {}"
+        ).format(sql.Identifier(SQL_TYPE[kind]), sql.Literal(f"SELECT {shard_sql('$1', shards, kind)}"))
+    )
 
 
 def _same(row: tuple[object, ...], system: str, database: str, shards: int) -> None:

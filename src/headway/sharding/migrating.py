@@ -90,6 +90,11 @@ def _nothing_moves(catalog: Connection, database: str) -> None:
             f"database {database} cannot be migrated while shard {row[0]} moves: its copy would miss the change",
             hint=f"Wait until it has ended: headway db status {database}",
         )
+    if catalog.execute("SELECT FROM headway.splits WHERE ended_at IS NULL").fetchone() is not None:
+        raise Conflict(
+            f"database {database} cannot be migrated while its shards are split: the new halves would miss the change",
+            hint=f"Wait until that has ended: headway db status {database}",
+        )
 
 
 def _ledgers(map_: ShardMap, servers: Sequence[AdminServer]) -> dict[int, dict[str, str]]:

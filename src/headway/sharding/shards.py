@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -102,6 +102,8 @@ def lay_out(wanted: Layout, servers: Sequence[AdminServer]) -> tuple[ShardMap, b
     shared, own = layout.split_script(sql, wanted.reference)
     first = servers[0]
     map_ = existing_map(wanted, first)
+    if map_ is not None:
+        wanted = replace(wanted, shards=map_.shards)  # the catalog decides: they may have been doubled
     owners = map_.owners if map_ is not None else _owners(wanted, servers)
     if map_ is not None and (gone := sorted(set(owners) - {server.name for server in servers})):
         raise Conflict(
@@ -173,12 +175,23 @@ def existing_map(wanted: Layout, first: AdminServer) -> ShardMap | None:
                 f"{wanted.path}: its first server holds the catalog of database {told[1]} of system {told[0]}",
                 hint="Give every sharded database a PostgreSQL database of its own: another name at the URL's end.",
             )
-        if told[2] != wanted.shards:
+        if told[2] != wanted.shards and not was_split_from(connection, wanted.shards):
+            hint = f"Write shards = {told[2]}."
+            if wanted.shards == 2 * int(str(told[2])):
+                hint = f"Write shards = {told[2]}, then double them while it runs: headway db split {wanted.name}"
             raise Conflict(
-                f"{wanted.path}.shards: it was created with {told[2]}, and {wanted.shards} are declared",
-                hint=f"Write shards = {told[2]}.",
+                f"{wanted.path}.shards: it was created with {told[2]}, and {wanted.shards} are declared", hint=hint
             )
         return read_map(connection)
+
+
+def was_split_from(connection: Connection, shards: int) -> bool:
+    """Whether there were so many shards before they were doubled."""
+    row = connection.execute("SELECT to_regclass('headway.splits')").fetchone()
+    if row is None or row[0] is None:
+        return False
+    done = "SELECT FROM headway.splits WHERE shards = %s AND stage IN ('switched', 'swept', 'done')"
+    return connection.execute(done, (shards,)).fetchone() is not None
 
 
 def _owners(wanted: Layout, servers: Sequence[AdminServer]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 
 from headway.errors import CannotScatter, ShardMoved
-from headway.model.sharding import SOURCE_SERVER, ShardMap, schema_name
+from headway.model.sharding import SOURCE_SERVER, ShardMap, read_schema
 from headway.sharding.client.checkout import CheckOut, Pool
 from headway.sharding.client.place import AGAIN_MAX, FENCE_WAIT_S, ShardNumber, pause_s
 from headway.sharding.merge import Column, Order, distinct_rows, merge_groups, sorter
@@ -76,7 +76,7 @@ class Everywhere:
                 raise CannotScatter(f"the statement has ${plan.needs}, and {len(arguments)} arguments are given")
             try:
                 answers = await _ask_all(pool, map_, plan, arguments, wait_s)
-                if pool.places.map is not None and pool.places.map.owners == map_.owners:
+                if pool.places.map is not None and _is_same(pool.places.map, map_):
                     return self._merge(plan, answers, arguments)
             except ShardMoved:
                 if time.monotonic() >= until_s:
@@ -123,7 +123,7 @@ class Everywhere:
             )
         for server in sorted({*map_.owners}):
             shards = map_.on(server)
-            statement = plan.server_sql([schema_name(map_.database, shard) for shard in shards])
+            statement = plan.server_sql([read_schema(map_, shard) for shard in shards])
             async with (
                 CheckOut(pool, ShardNumber(shards[0]), wait_s) as connection,
                 connection.transaction(isolation="repeatable_read", readonly=True),
@@ -145,6 +145,11 @@ async def _ask_source(pool: Pool, sql: str, arguments: tuple[Any, ...], wait_s: 
     return [kind(record) for record in records]
 
 
+def _is_same(one: ShardMap, other: ShardMap) -> bool:
+    """Whether rows are to be looked for in the same places."""
+    return one.owners == other.owners and one.is_parting == other.is_parting
+
+
 async def _ask_all(
     pool: Pool, map_: ShardMap, plan: Scatter, arguments: tuple[Any, ...], wait_s: float
 ) -> list[list[asyncpg.Record]]:
@@ -152,7 +157,7 @@ async def _ask_all(
 
     async def ask(server: str) -> list[asyncpg.Record]:
         shards = map_.on(server)
-        statement = plan.server_sql([schema_name(map_.database, shard) for shard in shards])
+        statement = plan.server_sql([read_schema(map_, shard) for shard in shards])
         async with CheckOut(pool, ShardNumber(shards[0]), wait_s) as connection:
             rows: list[asyncpg.Record] = await connection.fetch(statement, *arguments)
         if len(rows) > ROWS_MAX:
@@ -170,8 +175,8 @@ async def _ask_all(
         if pool.places.may_have_moved(failure):
             assert pool.places.watch is not None
             pool.places.watch.ask()
-            newest = await pool.until(lambda newer: newer.owners != map_.owners, 0.3)
-            if newest.owners != map_.owners:
+            newest = await pool.until(lambda newer: not _is_same(newer, map_), 0.3)
+            if not _is_same(newest, map_):
                 raise ShardMoved(f"a shard of database {map_.database} moved") from failure
         raise failure
     return [one for one in done if not isinstance(one, BaseException)]

@@ -27,6 +27,7 @@ FENCE_WAIT_S = 1.0  # while a shard is about to be handed over
 MAP_WAIT_S = 5.0
 NEWER_WAIT_S = 0.5  # an error says that the map is old: the newer one is on its way
 AGAIN_MAX = 20
+_AGAIN_HINT = "Do the whole transaction again; `run` does so by itself."
 _DOWN_S = 0.5
 # SQLSTATEs with which a server refuses a connection because of its own state.
 _NOT_NOW = ("57P03", "53300", "08")
@@ -175,7 +176,11 @@ class Places:
         """Whether a map has the shard on another server, or as about to go there."""
         if place.shard == NO_SHARD:
             return lambda map_: place.server not in map_.servers
-        return lambda map_: map_.owners[place.shard] != place.server or place.shard in map_.fenced
+        return lambda map_: (
+            map_.shards != place.map.shards  # split meanwhile: the key may be on another shard
+            or map_.owners[place.shard] != place.server
+            or place.shard in map_.fenced
+        )
 
     def read(self, place: Place, error: BaseException, newest: ShardMap | None) -> BaseException:
         """The error to raise, when the newest map is known: ShardMoved, or the driver's own."""
@@ -188,7 +193,7 @@ class Places:
                 )
             return ShardMoved(
                 f"shard {place.shard} of database {self.told.name} is moving to another server; nothing was committed",
-                hint="Do the whole transaction again; `run` does so by itself.",
+                hint=_AGAIN_HINT,
             )
         return error
 
@@ -199,6 +204,11 @@ class Places:
         details = getattr(error, "diag", error)
         if getattr(details, "constraint_name", None) != "headway_shard":
             return None
+        if self.map is not None and self.map.shards != place.map.shards:
+            return ShardMoved(
+                f"shard {place.shard} of database {self.told.name} has been split; nothing was committed",
+                hint=_AGAIN_HINT,
+            )
         table = getattr(details, "table_name", "a table")
         return WrongShard(
             f"{table}: the row's key is of another shard than the one checked out ({place.shard})",

@@ -24,6 +24,7 @@ from headway.sharding.map_row import MAP_SQL, map_of
 _CONNECT_S = 2
 _RETRY_S, _RETRY_MAX_S = 0.2, 5.0
 _LOOK_S = 30.0  # a notification that was lost, with the connection that only looks alive
+_LOOK_SPLIT_S = 2.0  # the same while shards are split: what waits for all clients waits for this
 
 Wake = Callable[[], object]
 
@@ -98,7 +99,7 @@ class MapWatch:
                     while True:
                         self._load(connection)
                         pause_s = _RETRY_S
-                        select.select([connection.fileno(), self._pipe[0]], [], [], _LOOK_S)
+                        select.select([connection.fileno(), self._pipe[0]], [], [], self._look_s())
                         with contextlib.suppress(OSError):
                             os.read(self._pipe[0], 4096)
             except (psycopg.Error, OSError, RuntimeError, ValueError) as error:
@@ -106,6 +107,9 @@ class MapWatch:
                 self._tell()
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, _RETRY_MAX_S)
+
+    def _look_s(self) -> float:
+        return _LOOK_SPLIT_S if self.map is not None and self.map.split else _LOOK_S
 
     def _load(self, connection: psycopg.Connection[tuple[object, ...]]) -> None:
         row = connection.execute(MAP_SQL).fetchone()

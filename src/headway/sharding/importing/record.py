@@ -26,15 +26,17 @@ def _import(row: tuple[object, ...]) -> Import:
 
 
 def insert_import(catalog: Connection, source: str, **facts: object) -> int:
-    """Record a new import. Conflict when one is under way."""
+    """Record a new import. Conflict when one is under way, or shards are being split."""
     try:
         row = catalog.execute(
-            "INSERT INTO headway.imports (source, stage, facts) VALUES (%s, 'begun', %s::jsonb) RETURNING id",
+            "INSERT INTO headway.imports (source, stage, facts) SELECT %s, 'begun', %s::jsonb "
+            "WHERE NOT EXISTS (SELECT FROM headway.splits WHERE ended_at IS NULL) RETURNING id",
             (source, json.dumps(facts)),
         ).fetchone()
     except psycopg.errors.UniqueViolation:
         raise Conflict("an import is under way already", hint="headway db status shows it.") from None
-    assert row is not None
+    if row is None:
+        raise Conflict("the shards are being split", hint="Wait until that has ended: headway db status")
     return int(cast(int, row[0]))
 
 

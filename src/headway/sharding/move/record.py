@@ -33,15 +33,20 @@ def _move(row: tuple[object, ...]) -> Move:
 
 
 def insert_move(catalog: Connection, shard: int, source: str, target: str) -> int:
-    """Record a new move. Conflict when one of this shard is under way."""
+    """Record a new move. Conflict when one of this shard is under way, or shards are being split."""
     try:
         row = catalog.execute(
-            "INSERT INTO headway.moves (shard, source, target, stage) VALUES (%s, %s, %s, 'begun') RETURNING id",
+            "INSERT INTO headway.moves (shard, source, target, stage) SELECT %s, %s, %s, 'begun' "
+            "WHERE NOT EXISTS (SELECT FROM headway.splits WHERE ended_at IS NULL) RETURNING id",
             (shard, source, target),
         ).fetchone()
     except psycopg.errors.UniqueViolation:
         raise under_way(catalog, shard) from None
-    assert row is not None
+    if row is None:
+        raise Conflict(
+            f"shard {shard} cannot move while the shards are being split",
+            hint="Wait until that has ended: headway db status",
+        )
     return int(cast(int, row[0]))
 
 

@@ -1,0 +1,116 @@
+"""Looks at a shard before it is split: its tables, and what a split could not do with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from headway.model.sharding import LEDGER_TABLE, MARKER_TABLE, TableKey
+from headway.sharding.move.look import look_at_schema
+from headway.sharding.move.objections import Objection
+from headway.sharding.move.sessions import Connection, scalar
+from headway.sharding.split.nouns import Halves, SplitTable
+
+_TABLES = """
+SELECT c.relname::text,
+       (SELECT coalesce(array_agg(ARRAY[a.attname::text, format_type(a.atttypid, a.atttypmod)] ORDER BY k.place), '{}')
+          FROM pg_index i, unnest(i.indkey::int2[]) WITH ORDINALITY k (number, place), pg_attribute a
+         WHERE i.indrelid = c.oid AND i.indisprimary AND k.place <= i.indnkeyatts
+           AND a.attrelid = c.oid AND a.attnum = k.number),
+       (SELECT coalesce(array_agg(attname::text ORDER BY attnum), '{}') FROM pg_attribute
+         WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = ''),
+       (SELECT coalesce(array_agg(attname::text), '{}') FROM pg_attribute
+         WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attidentity = 'a')
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %s AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND NOT c.relname = ANY(%s)
+ ORDER BY 1
+"""
+_DEFERRED = """
+SELECT DISTINCT c.relname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
+  JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND NOT i.indimmediate
+"""
+# Foreign keys within the shard that do not carry the key along: their two rows could part.
+_LOOSE = """
+SELECT c.relname::text, o.conname::text,
+       ARRAY(SELECT a.attname::text FROM unnest(o.conkey) WITH ORDINALITY k (number, place)
+               JOIN pg_attribute a ON a.attrelid = o.conrelid AND a.attnum = k.number ORDER BY k.place),
+       f.relname::text,
+       ARRAY(SELECT a.attname::text FROM unnest(o.confkey) WITH ORDINALITY k (number, place)
+               JOIN pg_attribute a ON a.attrelid = o.confrelid AND a.attnum = k.number ORDER BY k.place)
+  FROM pg_constraint o JOIN pg_class c ON c.oid = o.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_class f ON f.oid = o.confrelid
+ WHERE n.nspname = %s AND f.relnamespace = n.oid AND o.contype = 'f' AND o.conparentid = 0
+"""
+_NAMING = """
+SELECT p.proname::text FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+ WHERE n.nspname = %s AND NOT p.proname LIKE 'headway%%'
+   AND (position(n.nspname::text IN p.prosrc) > 0 OR p.proconfig::text LIKE '%%' || n.nspname || '%%')
+"""
+_SCHEMA = "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s"
+
+
+def tables_of(connection: Connection, schema: str, keys: Mapping[str, TableKey]) -> tuple[SplitTable, ...]:
+    """The app's tables that have a key."""
+    rows: list[Any] = connection.execute(_TABLES, (schema, [LEDGER_TABLE, MARKER_TABLE])).fetchall()
+    return tuple(
+        SplitTable(name, keys[name], tuple((one, kind) for one, kind in primary), tuple(columns), frozenset(fixed))
+        for name, primary, columns, fixed in rows
+        if name in keys
+    )
+
+
+def objections(connection: Connection, halves: Halves, keys: Mapping[str, TableKey], ours: str) -> list[Objection]:
+    """Everything against splitting this shard. `ours`: the beginning of the comment of what a split has made."""
+    schema = halves.old
+    found = look_at_schema(connection, schema)
+    rows: list[Any] = connection.execute(_TABLES, (schema, [LEDGER_TABLE, MARKER_TABLE])).fetchall()
+    deferred = [str(row[0]) for row in connection.execute(_DEFERRED, (schema,))]
+    joined: list[Any] = connection.execute(_LOOSE, (schema,)).fetchall()
+    loose = [
+        f"{table} ({name})"
+        for table, name, columns, target, targets in joined
+        if table in keys
+        and target in keys
+        and (keys[table].column, keys[target].column) not in zip(columns, targets, strict=True)
+    ]
+    naming = [str(row[0]) for row in connection.execute(_NAMING, (schema,))]
+    listed = (
+        ([row[0] for row in rows if row[0] not in keys], "tables without a sharding key", "Declare it in keys."),
+        ([row[0] for row in rows if not row[1]], "tables without a primary key", "ALTER TABLE … ADD PRIMARY KEY (…)"),
+        (found.foreign, "foreign tables", "Drop them for the time of the split."),
+        (found.materialized, "materialized views", "Drop them, and create them again afterwards."),
+        (found.always_triggers, "triggers that fire always", "ALTER TABLE … ENABLE TRIGGER … (without ALWAYS)"),
+        (
+            found.inherited,
+            "tables with a parent or child in another schema",
+            "Keep partitions in their table's schema.",
+        ),
+        (deferred, "tables with a deferrable unique constraint", "Create the constraint without DEFERRABLE."),
+        (
+            loose,
+            "foreign keys without the sharding key, so that their rows could part",
+            "Let the foreign key hold the sharding key as well, or drop it.",
+        ),
+        (naming, f"functions that name the schema {schema}", "Leave the schema out: the search_path finds it."),
+        (found.prepared, "locks of prepared transactions", "Wait until they are decided: headway db status"),
+    )
+    reasons = [
+        Objection(f"shard {halves.shard} has {what}: {', '.join(map(str, names[:5]))}", hint)
+        for names, what, hint in listed
+        if names
+    ]
+    for taken in (halves.new, halves.beside):
+        row = connection.execute(_SCHEMA, (taken,)).fetchone()
+        if row is not None and not str(row[0] or "").startswith(ours):
+            reasons.append(Objection(f"there is a schema {taken} already", f"Rename it: {taken} is to be made."))
+    return reasons
+
+
+def rights_lacking(connection: Connection) -> str:
+    """The statement that gives the administrator the right he lacks for a split; empty: he has it."""
+    may = scalar(connection, "SELECT has_parameter_privilege('session_replication_role', 'SET')")
+    if may:
+        return ""
+    return (
+        f"GRANT SET ON PARAMETER session_replication_role TO {scalar(connection, 'SELECT quote_ident(current_user)')}"
+    )
