@@ -1,4 +1,4 @@
-"""`headway db …`: sharded databases seen, moved, balanced, verified and migrated."""
+"""`headway db …`: sharded databases seen, moved, split, balanced, verified and migrated."""
 
 from __future__ import annotations
 
@@ -47,6 +47,10 @@ def status(system: System, name: str | None, *, as_json: bool) -> None:
             click.echo(
                 f"\n  moving shard {move['shard']}: {move['from']} → {move['to']}, {move['told'] or move['stage']}"
             )
+        if told["split"] is not None:
+            click.echo(f"\n  splitting {told['split']['told'] or told['split']['stage']}")
+        elif told["shards"] != told["declared"]:
+            click.echo(f"\n  declared are {told['declared']} shards: write shards = {told['shards']}")
 
 
 def move(system: System, name: str, shard: int, target: str, *, as_json: bool) -> None:
@@ -62,10 +66,23 @@ def move(system: System, name: str, shard: int, target: str, *, as_json: bool) -
     )
 
 
-def abort(system: System, name: str, shard: int, *, as_json: bool) -> None:
-    """Undo a move that has not been committed."""
+def split(system: System, name: str, *, as_json: bool) -> None:
+    """Double the shards, and show how far it is."""
+    done = _follow(system, "split", {"database": name}, quiet=as_json)
+    if as_json:
+        click.echo(json.dumps(done))
+        return
+    click.echo(f"{name} has {done['shards']} shards: {done['rows']:,} rows are on new ones, epoch {done['epoch']}")
+    click.echo(f"hint: write {done['write']} in [databases.{name}]")
+
+
+def abort(system: System, name: str, shard: int | None, *, as_json: bool) -> None:
+    """Undo a move, or without a shard the split, that has not been committed."""
     asked = {"database": name, "shard": shard}
     done: dict[str, Any] = system.client.ask("POST", "/db/abort", asked, timeout_s=90.0)
+    if shard is None:
+        click.echo(json.dumps(done) if as_json else f"{name} keeps its {done['shards']} shards; the split is undone")
+        return
     click.echo(json.dumps(done) if as_json else f"shard {shard} stays on {done['on']}; the move is undone")
 
 

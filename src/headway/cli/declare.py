@@ -8,12 +8,13 @@ from pathlib import Path
 
 import click
 
-from headway.cli.start import system_of
+from headway.cli.start import System, system_of
 from headway.control.stored import Store
 from headway.declaration.changes import changes, check_shards
 from headway.declaration.discover import discover
 from headway.declaration.load import load
 from headway.declaration.starter import starter_text, write_starter
+from headway.errors import Conflict
 
 
 def init(folder: Path, *, only_print: bool) -> None:
@@ -33,7 +34,10 @@ def check(target: str | None, *, overlay: str | None, state: str | None, as_json
     running = system.client.is_running()
     applied = Store(system.folders.state, system.folders.run).load_applied() if running else None
     if applied is not None:
-        check_shards(applied.system, loaded.system)
+        try:
+            check_shards(applied.system, loaded.system)
+        except Conflict:
+            check_shards(applied.system, loaded.system, _shards_now(system))
     found = changes(applied.system, loaded.system) if applied else ()
     if as_json:
         warnings = [{"path": w.path, "message": w.message, "hint": w.hint} for w in loaded.warnings]
@@ -55,3 +59,9 @@ def check(target: str | None, *, overlay: str | None, state: str | None, as_json
         click.echo("headway up would change:")
         for change in found:
             click.echo(f"  {change.sentence}")
+
+
+def _shards_now(system: System) -> dict[str, int]:
+    """By database, how many shards there are: a split has doubled them."""
+    found = system.client.ask("GET", "/db", timeout_s=60.0)["databases"]
+    return {name: int(told["shards"]) for name, told in found.items()}

@@ -316,7 +316,7 @@ def walls(state: str | None, as_json: bool) -> None:
 
 @cli.group(cls=_Group)
 def db() -> None:
-    """Sharded databases: the map, moves between servers, balance, migrations."""
+    """Sharded databases: the map, moves between servers, splits, balance, migrations."""
 
 
 _DATABASE = click.argument("database")
@@ -358,13 +358,24 @@ def db_move(database: str, shard: int, target: str, state: str | None, as_json: 
     run(_system(state), database, shard, target, as_json=as_json)
 
 
-@db.command("abort")
+@db.command("split")
 @_DATABASE
-@click.argument("shard", type=click.IntRange(0, 4095))
 @_STATE
 @_JSON
-def db_abort(database: str, shard: int, state: str | None, as_json: bool) -> None:
-    """Undo the move of SHARD that is under way; past its commit point it only goes on."""
+def db_split(database: str, state: str | None, as_json: bool) -> None:
+    """Double the shards while they are read and written: each splits in two, on its own server."""
+    from headway.cli.db import split as run
+
+    run(_system(state), database, as_json=as_json)
+
+
+@db.command("abort")
+@_DATABASE
+@click.argument("shard", type=click.IntRange(0, 4095), required=False)
+@_STATE
+@_JSON
+def db_abort(database: str, shard: int | None, state: str | None, as_json: bool) -> None:
+    """Undo the move of SHARD, or without one the split, that is under way; past its commit point it only goes on."""
     from headway.cli.db import abort as run
 
     run(_system(state), database, shard, as_json=as_json)

@@ -59,7 +59,7 @@ class Applying:
             raise Conflict("the system is stopping", hint="headway up, when it has stopped")
         before = controller.applied
         after = replace(before, system=system, root=root, source=source)
-        check_shards(before.system, system)
+        check_shards(before.system, system, self._shards_now())
         self._check_servers(replace(before, system=system, root=root, source=source))
         fresh = {name: value for name, value in environ.items() if os.environ.get(name) != value}
         found = [change.sentence for change in changes(before.system, system)]
@@ -82,6 +82,13 @@ class Applying:
             raise
         controller.journal.write("controller", "apply", "; ".join(found))
         return {"changes": found, "reloaded": controller.edge.reloads > reloads}
+
+    def _shards_now(self) -> dict[str, int]:
+        """By database, how many shards there are: a split has doubled them."""
+        held = self._controller.databases.held.items()
+        return {
+            name: one.map_now().shards for name, one in held if isinstance(one, ShardedDatabase) and one.map is not None
+        }
 
     def _check_servers(self, after: Applied) -> None:
         """Conflict where a server would go that holds shards."""

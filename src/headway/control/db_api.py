@@ -61,7 +61,10 @@ def routes(
 
     async def abort(request: Request) -> Response:
         data = await body(request)
-        return JSONResponse(await asyncio.to_thread(tender(data.get("database")).abort, int(data["shard"])))
+        one = tender(data.get("database"))
+        if data.get("shard") is None:
+            return JSONResponse(await asyncio.to_thread(one.splits.abort))
+        return JSONResponse(await asyncio.to_thread(one.abort, int(data["shard"])))
 
     async def begin(request: Request) -> Response:
         data = await body(request)
@@ -99,6 +102,8 @@ def _work(one: Tender, verb: str, data: Mapping[str, Any]) -> Work:
     if verb == "move":
         shard, target = int(data["shard"]), str(data["to"])
         return lambda say, stop: one.move(shard, target, say, stop)
+    if verb == "split":
+        return one.splits.split
     if verb == "import":
         if data.get("switch"):
             return one.imports.switch

@@ -17,6 +17,7 @@ from typing import Any
 import psycopg
 
 from headway.control.importing import Declared, Imports
+from headway.control.splitting import Splits
 from headway.errors import Conflict, HeadwayError
 from headway.model.sharding import ShardMap
 from headway.runtimes.local.sharded import ShardedDatabase
@@ -49,6 +50,7 @@ class Tender:
         self.name = database.wanted.name
         self._tell = tell
         self._stop = threading.Event()
+        self.splits = Splits(database, tell, self._stop)
         self.imports = Imports(database, tell, declared, self._stop)
         self._progress: dict[int, MoveProgress] = {}
         self._results: dict[int, MoveResult | HeadwayError] = {}
@@ -72,6 +74,7 @@ class Tender:
                 self.database.map_now()  # for `status`
                 self._carry_open()
                 self.imports.carry()
+                self.splits.carry()
                 if time.monotonic() >= doubts_s:
                     doubts_s = time.monotonic() + _DOUBTS_S
                     self._end_doubts()
@@ -193,6 +196,7 @@ class Tender:
         return {
             "shards": map_.shards,
             "epoch": map_.epoch,
+            "declared": self.database.wanted.shards,
             "keys": {table: {"column": key.column, "type": key.kind} for table, key in map_.keys.items()},
             "servers": [
                 {
@@ -216,6 +220,7 @@ class Tender:
                 for move in moves
             ],
             "import": self.imports.status(),
+            "split": self.splits.status(),
         }
 
     def _sizes(self, map_: ShardMap, up: set[str]) -> dict[str, tuple[int, int]]:
@@ -232,6 +237,8 @@ class Tender:
         with connect(self._first) as catalog:
             map_ = read_map(catalog)
             moving = frozenset(move.shard for move in open_moves(catalog))
+        if (split := self.splits.now()) is not None:
+            moving |= frozenset(range(2 * split.shards))
         held = look_at_all(self.name, self.database.admin())
         if self.imports.now() is not None:  # its links are no leftovers
             held = {name: replace(one, leftovers=_of_others(one.leftovers)) for name, one in held.items()}

@@ -6,9 +6,10 @@ process reads once, when it starts), or nothing that anybody notices.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from types import MappingProxyType
 from typing import Any, Literal
 
 from headway.declaration.keys import key_of
@@ -85,14 +86,21 @@ def changes(before: System, after: System) -> tuple[Change, ...]:
     )
 
 
-def check_shards(before: System, after: System) -> None:
-    """Conflict where a database that exists would get another number of shards: its rows would not be found."""
+def check_shards(before: System, after: System, now: Mapping[str, int] = MappingProxyType({})) -> None:
+    """Conflict where a database that exists would get another number of shards: its rows would not be found.
+
+    `now`: by database, how many shards there are by the catalog, which is more after a split.
+    """
     for name, database in after.databases.items():
         old = before.databases.get(name)
-        if old is not None and old.shards != database.shards:
+        if old is not None and old.shards != database.shards and now.get(name) != (database.shards or 0):
+            has = now.get(name) or old.shards
+            hint = "The number of shards is fixed when a database is created; declare another database beside it."
+            if has and database.shards and database.shards > has:
+                hint = f"headway db split {name} doubles its shards while it runs; declare {2 * has} afterwards."
             raise Conflict(
-                f"databases.{name}.shards: it has {old.shards or 'none'}, and {database.shards or 'none'} are declared",
-                hint="The number of shards is fixed when a database is created; declare another database beside it.",
+                f"databases.{name}.shards: it has {has or 'none'}, and {database.shards or 'none'} are declared",
+                hint=hint,
             )
 
 
@@ -138,7 +146,7 @@ def _database(name: str, old: Database, new: Database, after: System) -> Iterato
     path = f"databases.{name}"
     if old.shards != new.shards:
         sentence = (
-            f"{path}.shards: {_shown(old.shards)} → {_shown(new.shards)}; refused: it was created with the former"
+            f"{path}.shards: {_shown(old.shards)} → {_shown(new.shards)}; refused unless headway db split has done so"
         )
         yield Change(f"{path}.shards", "changed", sentence)
     if old.servers != new.servers:

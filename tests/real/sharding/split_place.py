@@ -40,7 +40,9 @@ CREATE TABLE lines (
     PRIMARY KEY (customer_id, order_id, number),
     FOREIGN KEY (customer_id, order_id) REFERENCES orders ON DELETE CASCADE
 );
-CREATE TABLE audit (customer_id bigint NOT NULL, number bigserial, id bigint NOT NULL, PRIMARY KEY (customer_id, number));
+CREATE TABLE audit (
+    customer_id bigint NOT NULL, number bigserial, id bigint NOT NULL, PRIMARY KEY (customer_id, number)
+);
 CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS
     'BEGIN INSERT INTO audit (customer_id, id) VALUES (NEW.customer_id, NEW.id); RETURN NULL; END';
 CREATE TRIGGER note AFTER INSERT ON orders FOR EACH ROW EXECUTE FUNCTION noted();

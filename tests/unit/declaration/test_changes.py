@@ -170,7 +170,7 @@ def test_a_sharded_database_tells_its_changes_without_urls() -> None:
     other = SHARDED | {"shards": 16, "servers": {"b": "postgresql://u:secret@b/d"}, "active_max": 3}
     found = [change.sentence for change in changes(before, system(services={"web": WEB}, databases={"orders": other}))]
     assert found == [
-        "databases.orders.shards: 8 → 16; refused: it was created with the former",
+        "databases.orders.shards: 8 → 16; refused unless headway db split has done so",
         "databases.orders.servers: others than before; no shard moves by itself",
         "databases.orders.active_max: changed; its services' replicas are replaced",
     ]
@@ -185,3 +185,14 @@ def test_the_number_of_shards_stays(shards, told) -> None:
     check_shards(before, before)
     check_shards(before, system())
     check_shards(system(), after)
+
+
+def test_the_number_of_shards_follows_the_catalog() -> None:
+    before = system(databases={"orders": SHARDED})
+    after = system(databases={"orders": SHARDED | {"shards": 16}})
+    check_shards(before, after, {"orders": 16})
+    with pytest.raises(Conflict, match="it has 32, and 16 are declared"):
+        check_shards(before, after, {"orders": 32})
+    with pytest.raises(Conflict) as refused:
+        check_shards(before, after, {"orders": 8})
+    assert "headway db split orders" in refused.value.hint
