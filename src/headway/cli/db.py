@@ -68,7 +68,7 @@ def move(system: System, name: str, shard: int, target: str, *, as_json: bool) -
 
 def split(system: System, name: str, *, as_json: bool) -> None:
     """Double the shards, and show how far it is."""
-    done = _follow(system, "split", {"database": name}, quiet=as_json)
+    done = follow(system, "split", {"database": name}, quiet=as_json)
     if as_json:
         click.echo(json.dumps(done))
         return
