@@ -28,6 +28,8 @@ from headway.sharding.shards import AdminServer, Layout, lay_out
 from headway.sharding.split.nouns import SplitBounds, SplitProgress, SplitResult
 from headway.sharding.split.splitter import Splitter
 
+# The last is how asyncpg says that the connection ended in the middle of a COMMIT.
+_BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, DatabaseError, asyncpg.InternalClientError)
 CHILD = Path(__file__).with_name("split_child.py")
 BOUNDS = {"chunk_rows": 200, "grace_s": 1.0, "readers_max_s": 2.0}
 SCHEMA = """
@@ -219,7 +221,7 @@ def writing(place: Splitting, writers: int, seed: int, base: int) -> Iterator[Ac
 
             try:
                 done = await database.run(row[0], do)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, DatabaseError) as error:
+            except _BROKEN as error:
                 account.refused.append(repr(error))
                 account.doubtful.add(row)
                 if row in mine:
