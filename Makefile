@@ -19,8 +19,8 @@ test: check
 
 ## Many seeds and long faults; writes the table in docs/reliability.md.
 test-long: $(STAMP)
-	$(BIN)/pytest -m "long and not alone" -n 2 --timeout 1800 --reliability docs/reliability.md
-	$(BIN)/pytest -m "long and alone" --timeout 1800 --reliability docs/reliability.md --go-on
+	$(BIN)/pytest -m "long and not alone" -n 2 --timeout 1800 --reliability=docs/reliability.md tests
+	$(BIN)/pytest -m "long and alone" --timeout 1800 --reliability=docs/reliability.md --go-on tests/real
 
 check: $(STAMP)
 	$(BIN)/ruff check
