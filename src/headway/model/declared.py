@@ -363,7 +363,7 @@ class Database(Declared):
         None,
         ge=1,
         le=SHARDS_MAX,
-        description="Split it into so many logical shards, each a schema of PostgreSQL; fixed when it is created.",
+        description="Split it into so many shards, each a schema of PostgreSQL; `headway db split` doubles them.",
         examples=["64"],
     )
     servers: Annotated[int | dict[str, str] | None, WrapValidator(_servers)] = Field(
