@@ -168,6 +168,43 @@ def test_nothing_else_begins_meanwhile(place):
         splitter.begin()
 
 
+# Two keys of shard 1 that a split into eight parts.
+ONE = next(key for key in range(1000) if shard_of(key, 8, "int") == 1)
+OTHER = next(key for key in range(1000) if shard_of(key, 8, "int") == 5)
+BY_ID = (
+    "ALTER TABLE lines DROP CONSTRAINT lines_customer_id_order_id_fkey; ALTER TABLE orders ADD UNIQUE (id); "
+    "ALTER TABLE lines ADD CONSTRAINT by_id FOREIGN KEY (order_id) REFERENCES orders (id)"
+)
+
+
+def test_a_foreign_key_without_the_sharding_key_is_split_where_its_rows_stay_together(place):
+    for server, shards in (("s1", (0, 1)), ("s2", (2, 3))):
+        with place.admin(server) as admin:
+            for shard in shards:
+                admin.execute(f"SET search_path = orders_000{shard}; {BY_ID}")  # type: ignore[arg-type]
+
+    async def shop() -> None:
+        database = place.database()
+        for key in range(200):
+            async with database.at(key) as connection, connection.transaction():
+                await connection.execute("INSERT INTO orders (customer_id, id) VALUES ($1, $1)", key)
+                await connection.execute("INSERT INTO lines (customer_id, order_id) VALUES ($1, $1)", key)
+        await database.close()
+
+    asyncio.run(shop())
+    assert place.split().stage == "done"
+    found = 0
+    for server in ("s1", "s2"):
+        with place.admin(server) as admin:
+            schemas = admin.execute("SELECT nspname FROM pg_namespace WHERE nspname ~ '^orders_[0-9]+$'").fetchall()
+            for (schema,) in schemas:
+                pairs = f'SELECT count(*) FROM "{schema}".orders JOIN "{schema}".lines ON order_id = id'
+                found += admin.execute(pairs).fetchone()[0]  # type: ignore[arg-type]
+                by_id = "SELECT FROM pg_constraint WHERE conname = 'by_id' AND conrelid = %s::regclass AND convalidated"
+                assert admin.execute(by_id, (f"{schema}.lines",)).fetchone() is not None
+    assert found == 200
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -176,9 +213,9 @@ def test_nothing_else_begins_meanwhile(place):
         ("CREATE MATERIALIZED VIEW seen AS SELECT 1 AS one", "materialized views: seen"),
         ("ALTER TABLE lines ADD UNIQUE (number) DEFERRABLE", "deferrable unique constraint: lines"),
         (
-            "ALTER TABLE orders ADD UNIQUE (id); ALTER TABLE lines ADD CONSTRAINT by_id "
-            "FOREIGN KEY (order_id) REFERENCES orders (id)",
-            r"rows could part: lines \(by_id\)",
+            f"{BY_ID}; INSERT INTO orders (customer_id, id) VALUES ({ONE}, 7); "
+            f"INSERT INTO lines (customer_id, order_id) VALUES ({OTHER}, 7)",
+            r"from which they would part: lines \(by_id\)",
         ),
         ("CREATE SCHEMA orders_0005", "there is a schema orders_0005 already"),
     ],

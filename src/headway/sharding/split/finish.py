@@ -12,7 +12,8 @@ from headway.model.sharding import LEDGER_TABLE
 from headway.sharding.layout import CONSTRAINT, SHARDS_ENTRY, identifier
 from headway.sharding.split import statements as sql
 from headway.sharding.split.fill import drop_ours, own_ids, runs, verify
-from headway.sharding.split.work import ShardWork
+from headway.sharding.split.look import parted
+from headway.sharding.split.work import GivenUp, ShardWork
 
 _OLDER = """
 SELECT count(*) FROM pg_stat_activity
@@ -24,6 +25,12 @@ def close(work: ShardWork) -> None:
     """From here on each half is alone. Both are compared once more before that."""
     if not _begun(work):
         verify(work)
+        if loose := parted(work.connection, work.halves.old, work.keys):
+            raise GivenUp(
+                f"shard {work.halves.shard} has rows with another sharding key than the row that their foreign key "
+                f"names: {', '.join(loose)}",
+                hint="Give both rows the same key.",
+            )
     halves = work.halves
     own_ids(work)
     for table in work.tables:

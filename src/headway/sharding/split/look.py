@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from headway.model.sharding import LEDGER_TABLE, MARKER_TABLE, TableKey
+from headway.sharding.layout import identifier
 from headway.sharding.move.look import look_at_schema
 from headway.sharding.move.objections import Objection
 from headway.sharding.move.sessions import Connection, scalar
 from headway.sharding.split.nouns import Halves, SplitTable
+from headway.sharding.split.statements import place
 
 _TABLES = """
 SELECT c.relname::text,
@@ -29,7 +31,7 @@ _DEFERRED = """
 SELECT DISTINCT c.relname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
   JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND NOT i.indimmediate
 """
-# Foreign keys within the shard that do not carry the key along: their two rows could part.
+# Foreign keys within the shard.
 _LOOSE = """
 SELECT c.relname::text, o.conname::text,
        ARRAY(SELECT a.attname::text FROM unnest(o.conkey) WITH ORDINALITY k (number, place)
@@ -59,20 +61,38 @@ def tables_of(connection: Connection, schema: str, keys: Mapping[str, TableKey])
     )
 
 
+def parted(connection: Connection, schema: str, keys: Mapping[str, TableKey]) -> list[str]:
+    """Tables, with the foreign key, that have rows with another sharding key than the row that these refer to.
+
+    Of a foreign key that holds the sharding key no row can; of another one that is for the app to see to.
+    """
+    joined: list[Any] = connection.execute(_LOOSE, (schema,)).fetchall()
+    found = []
+    for table, name, columns, target, targets in joined:
+        if table not in keys or target not in keys:
+            continue
+        key, target_key = keys[table].column, keys[target].column
+        if (key, target_key) in zip(columns, targets, strict=True):
+            continue
+        pairs = " AND ".join(
+            f"child.{identifier(own)} = parent.{identifier(other)}" for own, other in zip(columns, targets, strict=True)
+        )
+        differs = (
+            f"SELECT EXISTS (SELECT FROM {place(schema, table)} child JOIN {place(schema, target)} parent ON {pairs} "
+            f"WHERE child.{identifier(key)} <> parent.{identifier(target_key)})"
+        )
+        if scalar(connection, differs):
+            found.append(f"{table} ({name})")
+    return found
+
+
 def objections(connection: Connection, halves: Halves, keys: Mapping[str, TableKey], ours: str) -> list[Objection]:
     """Everything against splitting this shard. `ours`: the beginning of the comment of what a split has made."""
     schema = halves.old
     found = look_at_schema(connection, schema)
     rows: list[Any] = connection.execute(_TABLES, (schema, [LEDGER_TABLE, MARKER_TABLE])).fetchall()
     deferred = [str(row[0]) for row in connection.execute(_DEFERRED, (schema,))]
-    joined: list[Any] = connection.execute(_LOOSE, (schema,)).fetchall()
-    loose = [
-        f"{table} ({name})"
-        for table, name, columns, target, targets in joined
-        if table in keys
-        and target in keys
-        and (keys[table].column, keys[target].column) not in zip(columns, targets, strict=True)
-    ]
+    loose = parted(connection, schema, keys)
     naming = [str(row[0]) for row in connection.execute(_NAMING, (schema,))]
     listed = (
         ([row[0] for row in rows if row[0] not in keys], "tables without a sharding key", "Declare it in keys."),
@@ -88,8 +108,8 @@ def objections(connection: Connection, halves: Halves, keys: Mapping[str, TableK
         (deferred, "tables with a deferrable unique constraint", "Create the constraint without DEFERRABLE."),
         (
             loose,
-            "foreign keys without the sharding key, so that their rows could part",
-            "Let the foreign key hold the sharding key as well, or drop it.",
+            "rows with another sharding key than the row that their foreign key names, from which they would part",
+            "Give both rows the same key, or drop the foreign key.",
         ),
         (naming, f"functions that name the schema {schema}", "Leave the schema out: the search_path finds it."),
         (found.prepared, "locks of prepared transactions", "Wait until they are decided: headway db status"),
