@@ -5,19 +5,25 @@ What the app imports from here is loaded when it is named: importing `headway` c
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headway.sharding.client.database import by_id as by_id
     from headway.sharding.client.database import database as database
+    from headway.sharding.client.uuids import uuid7 as uuid7
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "database"]
+__all__ = ["__version__", "by_id", "database", "uuid7"]
+_HOMES = {
+    "by_id": "headway.sharding.client.database",
+    "database": "headway.sharding.client.database",
+    "uuid7": "headway.sharding.client.uuids",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "database":
-        from headway.sharding.client.database import database
-
-        globals()["database"] = database
-        return database
+    if name in _HOMES:
+        found = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+        return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

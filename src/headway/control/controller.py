@@ -151,6 +151,7 @@ class Controller:
             keys=tuple(database.keys.items()),
             joins=tuple(database.joins.items()),
             import_from=database.import_from,
+            ids=tuple(database.ids.items()),
             reference=database.reference,
             schema_file=database.schema_file,
             memory_bytes=self.machine.memory_bytes,

@@ -153,7 +153,7 @@ def _database(name: str, old: Database, new: Database, after: System) -> Iterato
         # Never the URLs themselves: they may hold passwords.
         sentence = f"{path}.servers: others than before; no shard moves by itself"
         yield Change(f"{path}.servers", "changed", sentence)
-    for key in ("keys", "joins", "import_from", "reference", "active_max", "idle_max"):
+    for key in ("keys", "joins", "import_from", "ids", "reference", "active_max", "idle_max"):
         if getattr(old, key) != getattr(new, key):
             yield Change(f"{path}.{key}", "changed", f"{path}.{key}: changed; its services' replicas are replaced")
     if old.schema_file != new.schema_file:

@@ -76,7 +76,7 @@ def _shards(path: str, database: Database, broken: frozenset[str]) -> Iterator[P
     """What belongs to a sharded database, and what a sharded one needs."""
     if database.shards is None:
         told = "belongs to a sharded database"
-        for key in ("keys", "joins", "import_from", "reference", "migrations"):
+        for key in ("keys", "joins", "import_from", "ids", "reference", "migrations"):
             if getattr(database, key):
                 yield Problem(f"{path}.{key}", told, f"add shards = 64 to [{path}], or take it out")
         if database.servers is not None and database.servers != 1:
@@ -96,6 +96,7 @@ def _shards(path: str, database: Database, broken: frozenset[str]) -> Iterator[P
                 hint = "write it as PostgreSQL stores it, without a schema: small letters, digits and _"
                 yield Problem(f"{path}.keys.{table}", f"{name!r} is not the name of a {what}", hint)
     yield from _joins(path, database)
+    yield from _ids(path, database, broken)
     for index, table in enumerate(database.reference):
         if table in database.keys:
             hint = "a table is spread by a key, or whole on every server"
@@ -136,6 +137,21 @@ def _joins(path: str, database: Database) -> Iterator[Problem]:
             at = parents[at]
         if at == table:
             yield Problem(f"{path}.joins.{table}", "comes back to itself", "one of these tables has the key itself")
+
+
+def _ids(path: str, database: Database, broken: frozenset[str]) -> Iterator[Problem]:
+    """Columns that are filled in with ids."""
+    for table, column in database.ids.items():
+        where = f"{path}.ids.{table}"
+        if table not in database.keys:
+            if not _has_broken(f"{path}.keys", broken):
+                yield Problem(where, f"{table} is not in keys", "ids are of tables that are spread by a key")
+        elif column == database.keys[table]:
+            hint = "a key is known before its row: take headway.uuid7() for it, or a number of your own"
+            yield Problem(where, f"{column} is the sharding key, by which the shard is found", hint)
+        elif not _SQL_NAME.fullmatch(column):
+            hint = "write it as PostgreSQL stores it: small letters, digits and _"
+            yield Problem(where, f"{column!r} is not the name of a column", hint)
 
 
 def _has_broken(path: str, broken: frozenset[str]) -> bool:

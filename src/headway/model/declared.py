@@ -388,6 +388,12 @@ class Database(Declared):
         "by the row of another table, its parent.",
         examples=['{ order_lines = "order_id = orders.id" }'],
     )
+    ids: dict[str, str] = Field(
+        default_factory=dict,
+        description="A column of each table that is filled in with an id which no other shard gives, and which tells "
+        "the row's shard; of type bigint.",
+        examples=['{ orders = "id" }'],
+    )
     reference: Texts = Field(
         (),
         description="Tables without a key that every server holds whole.",

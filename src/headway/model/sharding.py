@@ -28,6 +28,8 @@ RUN_VARIABLE = "HEADWAY_RUN"
 SOURCE_SERVER = "(source)"
 # What a write to a shard that is being handed over fails with.
 FENCED = "HW001"
+# The function of a shard that raises it, from the moment of the hand-over.
+FENCE = "headway_fence"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ and later ones of a shard have a greater time and sequence. It is made by the sh
 not by the app, for processes on several machines cannot agree on 10 bits without asking somebody. Time and sequence are
 one counter there, kept in a sequence: the next is the last plus one, or the clock where that is ahead. So two ids are
 never equal, not when more than 1,024 are drawn in a millisecond, nor when the clock is set back, nor when the shard
-moves to a server whose clock is behind: a move takes the sequence along. Taking the clock and `nextval` modulo 1,024,
+moves to a server whose clock is behind: a move takes the sequence along, and from its fence on none is drawn where the
+shard was. Taking the clock and `nextval` modulo 1,024,
 as is often done, is unique in none of these cases.
 
 The slot is that of the key of the row, not the shard's number: it is of the largest number of shards that doubling
@@ -19,10 +20,10 @@ key before it has a shard (a new customer) takes `uuid7`, which needs nobody; it
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
-from headway.model.sharding import SHARDS_MAX, KeyKind
+from headway.model.sharding import FENCE, FENCED, SHARDS_MAX, KeyKind, TableKey
 from headway.sharding.keys import SQL_TYPE, shard_sql
 from headway.sharding.layout import identifier
 
@@ -31,6 +32,7 @@ _SLOT_BITS, _SEQUENCE_BITS = 12, 10
 _TIME_BITS = 41
 SEQUENCE = "headway_ids"
 FUNCTION = "headway_next_id"
+TRIGGER = "headway_next_id"  # triggers fire in the order of their names: this one after that which finds the key
 # One for all of ours, so that they are told apart from an app's advisory locks; the second number is the sequence's.
 _LOCK = 1_214_600_009
 _UUID_RANDOM_BITS = 74
@@ -78,14 +80,13 @@ def id_function_sql(schema: str, shard: int, shards: int, kind: KeyKind) -> str:
     """
     place, argument = identifier(schema), SQL_TYPE[kind]
     counter = f"{place}.{SEQUENCE}"
-    counter_text = "'" + counter.replace("'", "''") + "'"
     most = (1 << _TIME_BITS + _SEQUENCE_BITS) - 1
     mask = (1 << _SEQUENCE_BITS) - 1
     return f"""
 CREATE SEQUENCE IF NOT EXISTS {counter} MAXVALUE {most};
 CREATE OR REPLACE FUNCTION {place}.{FUNCTION}(key {argument}) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $headway$
 DECLARE
-  counter constant regclass := {counter_text}::regclass;
+  counter constant regclass := {_literal(counter)}::regclass;
   slot constant bigint := {shard_sql("key", slots(shards), kind)};
   clock bigint;
   drawn bigint;
@@ -95,6 +96,10 @@ BEGIN
   END IF;
   PERFORM pg_advisory_lock({_LOCK}, counter::oid::int);
   BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_proc WHERE proname = '{FENCE}' AND prosrc LIKE '%RAISE%'
+                  AND pronamespace = {_literal(place)}::regnamespace) THEN
+      RAISE EXCEPTION USING ERRCODE = '{FENCED}', MESSAGE = 'the shard is being moved to another server';
+    END IF;
     drawn := nextval(counter);
     clock := (floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint - {EPOCH_MS}) << {_SEQUENCE_BITS};
     IF drawn < clock THEN
@@ -110,9 +115,15 @@ END $headway$;
 """
 
 
+def draws_have_ended_sql(schema: str) -> str:
+    """The SQL that waits, behind the fence, for the draws that did not see it yet; of no effect without ids."""
+    counter = f"pg_catalog.to_regclass({_literal(f'{identifier(schema)}.{SEQUENCE}')})::oid::int"
+    return f"SELECT pg_catalog.pg_advisory_xact_lock({_LOCK}, {counter})"
+
+
 def id_trigger_sql(schema: str, table: str, column: str, key: str) -> str:
     """The SQL that fills in `column` of a new row that is given without it, from its key. It may be run again."""
-    place, name = identifier(schema), identifier(f"headway_id_{table}")
+    place, name = identifier(schema), identifier(f"headway_id_{table}"[:63])
     new_id, new_key = f"NEW.{identifier(column)}", f"NEW.{identifier(key)}"
     return f"""
 CREATE OR REPLACE FUNCTION {place}.{name}() RETURNS trigger LANGUAGE plpgsql AS $headway$
@@ -120,9 +131,40 @@ BEGIN
   {new_id} := {place}.{FUNCTION}({new_key});
   RETURN NEW;
 END $headway$;
-CREATE OR REPLACE TRIGGER headway_id BEFORE INSERT ON {place}.{identifier(table)}
+CREATE OR REPLACE TRIGGER {TRIGGER} BEFORE INSERT ON {place}.{identifier(table)}
   FOR EACH ROW WHEN ({new_id} IS NULL) EXECUTE FUNCTION {place}.{name}();
+COMMENT ON TRIGGER {TRIGGER} ON {place}.{identifier(table)} IS {_literal(column)};
 """
+
+
+def ids_sql(schema: str, shard: int, shards: int, ids: Mapping[str, str], keys: Mapping[str, TableKey]) -> str:
+    """The SQL that has a shard fill in the declared columns of those of its tables that have a key."""
+    if not ids or not keys:
+        return ""
+    kind = next(iter(keys.values())).kind
+    triggers = [id_trigger_sql(schema, table, column, keys[table].column) for table, column in ids.items()]
+    return id_function_sql(schema, shard, shards, kind) + "".join(triggers)
+
+
+# Which tables of which schemas fill in their ids: one row each, with the column's name.
+FILLED = f"""
+SELECT n.nspname, c.relname, obj_description(t.oid, 'pg_trigger') FROM pg_trigger t
+  JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE t.tgname = '{TRIGGER}' AND n.nspname = ANY(%s)
+"""
+
+
+def no_id_sql(schema: str, table: str) -> str:
+    """The SQL that leaves a table's column alone from now on."""
+    place = identifier(schema)
+    return f"""
+DROP TRIGGER IF EXISTS {TRIGGER} ON {place}.{identifier(table)};
+DROP FUNCTION IF EXISTS {place}.{identifier(f"headway_id_{table}"[:63])}();
+"""
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def uuid7(unix_ms: int, random_bits: int) -> uuid.UUID:

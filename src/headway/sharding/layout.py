@@ -234,6 +234,21 @@ def table_keys(
     return keys, tuple(problems)
 
 
+def id_problems(path: str, declared: Mapping[str, str], columns: Sequence[Column]) -> tuple[Problem, ...]:
+    """What is wrong with the columns that are to be filled in with ids."""
+    types = {(column.table, column.name): column.type for column in columns}
+    problems = []
+    for table, name in declared.items():
+        found = types.get((table, name))
+        where = f"{path}.ids.{table}"
+        if found is None:
+            have = ", ".join(sorted(column for one, column in types if one == table))
+            problems.append(Problem(where, f"table {table} has no column {name}", f"It has: {have}."))
+        elif found != "bigint":
+            problems.append(Problem(where, f"column {name} is of type {found}", "An id has 64 bits: bigint."))
+    return tuple(problems)
+
+
 def shard_number(database: str, schema: str) -> int:
     """The number of a shard's schema."""
     return int(schema.removeprefix(schema_name(database, 0)[:-4]))

@@ -6,9 +6,10 @@ is there already is seen in one query a server: it can be killed anywhere and do
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from headway.errors import AppError, Conflict, EngineError, HeadwayError
 from headway.model.sharding import LEDGER_TABLE, Join, ShardMap, ShardServer, TableKey, schema_name, spread
 from headway.sharding import layout
 from headway.sharding.catalog import create_catalog, read_map, settle_source
+from headway.sharding.ids import FILLED, ids_sql, no_id_sql
 from headway.sharding.reference import reference_copied
 from headway.sharding.script import single_transaction
 
@@ -64,6 +66,7 @@ class Layout:
     schema_file: Path | None
     joins: Mapping[str, Join] = field(default_factory=dict)
     import_from: str | None = None  # the plain database that has the rows until they are imported
+    ids: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def path(self) -> str:
@@ -143,6 +146,7 @@ def lay_out(wanted: Layout, servers: Sequence[AdminServer]) -> tuple[ShardMap, b
             elif owner == server.name and fresh:
                 _constrain(wanted, connection, shard, fresh)
         find_keys(wanted.joins, connection, [schema_name(wanted.name, s) for s in map_on(owners, server.name)], keys)
+        _fill_in_ids(wanted, connection, server, owners, keys, first if map_ is not None else None)
         return len(missing[server.name])
 
     count = sum(on_each(servers, fill).values())
@@ -285,6 +289,55 @@ def find_keys(
                 _run(connection, "".join(lines))
 
 
+def _fill_in_ids(
+    wanted: Layout,
+    connection: Connection,
+    server: AdminServer,
+    owners: Sequence[str],
+    keys: Mapping[str, TableKey],
+    first: AdminServer | None,
+) -> None:
+    """Bring the shards of a server to the declared `ids`. Conflict while one of them moves: its copy would lack it."""
+    here = {schema_name(wanted.name, shard): shard for shard in map_on(owners, server.name)}
+    there: dict[str, dict[str, str]] = {schema: {} for schema in here}
+    for schema, table, column in connection.execute(FILLED.encode(), (list(here),)):
+        there[str(schema)][str(table)] = str(column)
+    for schema, filled in there.items():
+        if filled == wanted.ids:
+            continue
+        with _kept_here(wanted, first, here[schema]), connection.transaction():
+            for table in sorted(set(filled) - set(wanted.ids)):
+                _run(connection, no_id_sql(schema, table))
+            ids = ids_sql(schema, here[schema], len(owners), wanted.ids, keys)
+            _run(connection, ids + server.rights(schema))
+
+
+@contextlib.contextmanager
+def _kept_here(wanted: Layout, first: AdminServer | None, shard: int) -> Iterator[None]:
+    """Nobody moves or splits the shard meanwhile. Conflict while somebody does."""
+    if first is None:
+        yield
+        return
+    with connect(first) as catalog:
+        query = "SELECT pg_try_advisory_lock(hashtext('headway.move'), %s)"
+        moves = "SELECT FROM headway.moves WHERE shard = %s AND ended_at IS NULL"
+        if catalog.execute(query, (shard,)).fetchone() != (True,) or catalog.execute(moves, (shard,)).fetchone():
+            raise Conflict(
+                f"{wanted.path}.ids: shard {shard} is moving, and its copy would miss the change",
+                hint=f"It is made by itself when the move has ended: headway db status {wanted.name}",
+            )
+        splits = "SELECT FROM headway.splits WHERE ended_at IS NULL"
+        if (
+            catalog.execute("SELECT to_regclass('headway.splits')").fetchone() != (None,)
+            and catalog.execute(splits).fetchone()
+        ):
+            raise Conflict(
+                f"{wanted.path}.ids: the shards are being split, and the new halves would miss the change",
+                hint=f"It is made by itself when the split has ended: headway db status {wanted.name}",
+            )
+        yield
+
+
 def _there(wanted: Layout, connection: Connection, server: AdminServer) -> dict[int, bool]:
     """The shards that are on a server with their tables, and whether the app may get to them."""
     pattern = f"^{re.escape(schema_name(wanted.name, 0)[:-4])}[0-9]{{4}}$"
@@ -348,7 +401,8 @@ def _make(
         _run(connection, layout.create_shard(schema) + layout.search_path(schema))
         _apply(wanted, connection, sql)
         found = dict(keys) if keys is not None else _keys(wanted, connection, schema)
-        _run(connection, layout.constrain(schema, shard, wanted.shards, found) + server.rights(schema))
+        ids = ids_sql(schema, shard, wanted.shards, wanted.ids, found)
+        _run(connection, layout.constrain(schema, shard, wanted.shards, found) + ids + server.rights(schema))
         row = f"INSERT INTO {layout.identifier(schema)}.{LEDGER_TABLE} VALUES (%s, %s)"
         connection.execute(row, (layout.SHARDS_ENTRY, str(wanted.shards)))
         if wanted.schema_file is not None:
@@ -360,6 +414,7 @@ def _keys(wanted: Layout, connection: Connection, schema: str) -> dict[str, Tabl
     rows: list[Any] = connection.execute(layout.COLUMNS, (schema,)).fetchall()
     columns = [layout.Column(*row) for row in rows]
     keys, problems = layout.table_keys(wanted.path, wanted.keys, columns)
+    problems = problems or layout.id_problems(wanted.path, wanted.ids, columns)
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise AppError(f"{problems[0].path}: {problems[0].message}{more}", hint=problems[0].hint)

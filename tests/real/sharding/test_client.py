@@ -18,9 +18,12 @@ import pytest
 from client_place import Sharded, sharded
 from harness import wait_for
 
+import headway
+from headway import by_id
 from headway.errors import DatabaseBusy, NotRunning, ServerDown, ShardMoved, WrongShard
 from headway.model.sharding import FENCED, schema_name
 from headway.sharding.client.told import told
+from headway.sharding.ids import slots
 from headway.sharding.keys import VECTORS, WrongKey, shard_of, shard_sql
 
 SHARDS = 16
@@ -475,6 +478,42 @@ def test_changed_tables_break_no_prepared_statement(orders):
             await database.run(key, read)
 
     asyncio.run(use())
+
+
+def test_an_id_leads_to_its_shard_without_the_key(orders):
+    key = key_on("s2")
+    number = 1 << 22 | shard_of(key, slots(SHARDS), "int") << 10
+    schema = schema_name("orders", shard_of(key, SHARDS, "int"))
+
+    async def use() -> None:
+        database = orders.database()
+        async with database.at_id(number) as connection:
+            assert await connection.fetchval("SELECT current_schema()") == schema
+
+        async def where(connection: asyncpg.Connection) -> str:
+            return str(await connection.fetchval("SELECT current_schema()"))
+
+        assert await database.run(by_id(number), where) == schema
+        assert database.shard_of(by_id(number)) == database.shard_of(key)
+        for wrong, match in ((-1, "is no id"), ("7", "a whole number"), (None, "a whole number")):
+            with pytest.raises(WrongKey, match=match):
+                async with database.at_id(wrong):
+                    pass
+
+    asyncio.run(use())
+    with orders.database().sync.at_id(number) as connection:
+        assert connection.execute("SELECT current_schema()").fetchone() == (schema,)
+
+
+def test_uuids_of_a_parent_and_its_children_are_not_alike():
+    drawn = [headway.uuid7() for _ in range(1000)]
+    assert drawn == sorted(set(drawn))
+    # In one piece that no other writer of the pipe comes between.
+    draw = "os.write(1, ' '.join([str(headway.uuid7()) for _ in range(100)] + ['']).encode())"
+    code = f"import headway, os\nheadway.uuid7()\nos.fork()\n{draw}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    children = done.stdout.split()
+    assert len(set(children)) == len(children) == 200
 
 
 # -- servers and catalogs that are away -------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ from psycopg.conninfo import make_conninfo
 from headway.errors import AppError, Conflict
 from headway.model.sharding import LEDGER_TABLE, MARKER_TABLE
 from headway.sharding import settings
+from headway.sharding.ids import shard_of_id
+from headway.sharding.keys import shard_of
 from headway.sharding.postgresql import Server
 from headway.sharding.shards import AdminServer, Layout, connect, lay_out
 
@@ -154,6 +156,8 @@ def test_a_kill_in_the_middle_is_gone_on_from(servers, tmp_path):
         (SCHEMA, {"keys": {**KEYS, "orders": "id"}}, "keys are of different types: int, text"),
         (SCHEMA.replace("id bigint", "id real"), {"keys": {**KEYS, "orders": "id"}}, "column id is of type real"),
         (SCHEMA, {"reference": ("countries", "cities")}, "reference: the schema creates no table cities"),
+        (SCHEMA, {"ids": {"orders": "number"}}, "ids.orders: table orders has no column number"),
+        (SCHEMA, {"ids": {"lines": "number"}}, "ids.lines: column number is of type integer"),
         (SCHEMA + "SELEC 1;", {}, "schema.sql"),
         (SCHEMA + "ROLLBACK;", {}, "ROLLBACK does not go into a schema"),
     ],
@@ -177,6 +181,53 @@ def test_a_catalog_of_something_else_is_left_alone(servers, tmp_path):
             lay_out(wanted(tmp_path, **other), servers)
     with pytest.raises(Conflict, match="s2 holds shards and is not declared any more"):
         lay_out(wanted(tmp_path), servers[:1])
+
+
+def _draw(server: AdminServer, schema: str, keys: list[str]) -> list[int]:
+    """Ids of new rows that are written without one, as the app does it."""
+    with psycopg.connect(server.admin, options=f"-c search_path={schema}") as app:
+        app.execute(f"SET ROLE {server.role}")  # type: ignore[call-overload]
+        insert = "INSERT INTO orders (customer) VALUES (%s) RETURNING id"
+        rows = [app.execute(insert, (key,)).fetchone() for key in keys]
+    return [int(row[0]) for row in rows if row is not None]
+
+
+def test_declared_ids_are_filled_in_also_where_the_shards_were_there_before(servers, tmp_path):
+    plain = wanted(tmp_path)
+    lay_out(plain, servers)
+    lay_out(replace(plain, ids={"orders": "id"}), servers)
+    by_shard: dict[int, list[str]] = {}
+    for number in range(200):
+        by_shard.setdefault(shard_of(f"c{number}", 8, "text"), []).append(f"c{number}")
+    drawn: list[int] = []
+    for server in servers:
+        for schema in schemas(server):
+            shard = int(schema[-4:])
+            found = _draw(server, schema, by_shard[shard])
+            assert {shard_of_id(number, 8) for number in found} == {shard}
+            assert {shard_of_id(number, 16) % 8 for number in found} == {shard}
+            drawn += found
+    assert len(set(drawn)) == len(drawn) == 200
+    lay_out(plain, servers)  # and no longer, when they are not declared any more
+    with pytest.raises(psycopg.errors.NotNullViolation):
+        _draw(servers[0], schemas(servers[0])[0], by_shard[int(schemas(servers[0])[0][-4:])])
+
+
+def test_a_fresh_shard_has_its_ids_at_once(servers, tmp_path):
+    _, made = lay_out(wanted(tmp_path, ids={"orders": "id"}), servers)
+    assert made
+    key = next(f"c{number}" for number in range(200) if shard_of(f"c{number}", 8, "text") == 0)
+    assert shard_of_id(_draw(servers[0], "orders_0000", [key])[0], 8) == 0
+
+
+def test_ids_wait_for_a_shard_that_moves(servers, tmp_path):
+    plain = wanted(tmp_path)
+    lay_out(plain, servers)
+    with connect(servers[0]) as catalog:
+        catalog.execute("SELECT pg_advisory_lock(hashtext('headway.move'), 5)")
+        with pytest.raises(Conflict, match="shard 5 is moving"):
+            lay_out(replace(plain, ids={"orders": "id"}), servers)
+    lay_out(replace(plain, ids={"orders": "id"}), servers)
 
 
 def test_a_lost_catalog_is_made_anew_from_where_the_shards_are(servers, tmp_path):

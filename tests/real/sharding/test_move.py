@@ -10,10 +10,12 @@ import psycopg
 import pytest
 from move_place import SCHEMA, SHARD, Shop, shop, writing
 
-from headway.model.sharding import ShardServer, TableKey, spread
+from headway.model.sharding import FENCED, ShardServer, TableKey, spread
 from headway.sharding.catalog import create_catalog, read_map
+from headway.sharding.ids import id_function_sql
 from headway.sharding.move.mover import Mover
 from headway.sharding.move.nouns import MoveServer
+from headway.sharding.postgresql import Server
 from headway.sharding.url import without_password
 
 
@@ -75,6 +77,45 @@ def test_sequences_go_on_behind_what_was_given(place):
     before = drawn()
     place.move()
     assert drawn() > before
+
+
+def test_no_id_is_given_twice_while_the_shard_goes_there_and_back(place):
+    """Drawn without a pause on both servers, also by a client that has not heard of the switch."""
+    with place.admin(place.owner()) as admin:
+        admin.execute(id_function_sql(SCHEMA, 0, 1, "int").encode())
+        for server in place.servers.values():
+            admin.execute(f'GRANT USAGE, UPDATE ON SEQUENCE "{SCHEMA}".headway_ids TO {server.role}'.encode())
+    drawn: list[int] = []
+    refused: set[str] = set()
+    ended = threading.Event()
+
+    def draw(server: Server) -> None:
+        while not ended.is_set():
+            try:
+                with psycopg.connect(server.url, autocommit=True) as app:
+                    while not ended.is_set():
+                        row = app.execute(f'SELECT "{SCHEMA}".headway_next_id(7)'.encode()).fetchone()
+                        assert row is not None
+                        drawn.append(int(row[0]))
+            except psycopg.Error as error:
+                refused.add(str(error.sqlstate))
+                ended.wait(0.005)
+
+    threads = [threading.Thread(target=draw, args=(server,)) for server in place.servers.values() for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(2):
+            assert place.move().verified
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join(30)
+    assert len(drawn) > 100
+    assert len(set(drawn)) == len(drawn)
+    assert FENCED in refused
+    with place.admin(place.owner()) as admin:
+        admin.execute(f'DROP FUNCTION "{SCHEMA}".headway_next_id; DROP SEQUENCE "{SCHEMA}".headway_ids'.encode())
 
 
 def test_what_is_in_the_schema_comes_along(place):

@@ -88,6 +88,10 @@ CASES = [
         "digits and _",
     ),
     (WEB + "[databases.a]\nshards = 4\nkeys = { o = 1 }\n", "databases.a.keys.o", "must be text", ""),
+    (SHARDED + 'ids = { p = "id" }\n', "databases.a.ids.p", "p is not in keys", "spread by a key"),
+    (SHARDED + 'ids = { o = "k" }\n', "databases.a.ids.o", "k is the sharding key", "uuid7"),
+    (SHARDED + 'ids = { o = "I d" }\n', "databases.a.ids.o", "not the name of a column", "as PostgreSQL stores it"),
+    (WEB + '[databases.a]\nids = { o = "k" }\n', "databases.a.ids", "belongs to a sharded database", "shards = 64"),
     (SHARDED + 'reference = ["o"]\n', "databases.a.reference[0]", "o is in keys too", "whole on every server"),
     (SHARDED + 'reference = ["x.y"]\n', "databases.a.reference[0]", "is not the name of a table", "schema"),
     (

@@ -44,6 +44,7 @@ class WantedSharded:
     memory_bytes: int
     active_max: int
     idle_max: int
+    ids: tuple[tuple[str, str], ...] = ()
     migrations: str | None = None  # the folder of SQL files
     import_from: str | None = None  # the plain database that has the rows until they are imported
     joins: tuple[tuple[str, str], ...] = ()  # by table: how its key is found in another one
@@ -249,6 +250,7 @@ class ShardedDatabase:
             name=wanted.name,
             shards=wanted.shards,
             keys=dict(wanted.keys),
+            ids=dict(wanted.ids),
             reference=wanted.reference,
             schema_file=Path(wanted.schema_file) if wanted.schema_file else None,
             joins={table: join for table, text in wanted.joins if (join := parse_join(text)) is not None},

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from headway.errors import CannotScatter
 from headway.model.sharding import ShardMap
-from headway.sharding.client.place import MAP_WAIT_S, Places, tell_worker
+from headway.sharding.client.place import MAP_WAIT_S, Places, RowId, tell_worker
 from headway.sharding.client.told import told
 
 if TYPE_CHECKING:
@@ -49,6 +49,13 @@ class Database:
         from headway.sharding.client.checkout import CheckOut
 
         return CheckOut(self._loop_pool(), key, self._places.told.wait_s if wait_s is None else wait_s)
+
+    def at_id(self, number: int, *, wait_s: float | None = None) -> CheckOut:
+        """As `at`, on the shard that holds the row with this id, one of those that `ids` fills in.
+
+        In the place of a key, `by_id(number)` says the same to `run`, `transaction`, `sync` and the others.
+        """
+        return self.at(RowId(number), wait_s=wait_s)
 
     async def run(
         self,
@@ -170,6 +177,11 @@ class Database:
             pool = self._pools[loop] = Pool(self._places)
         self._pool = pool
         return pool
+
+
+def by_id(number: int) -> RowId:
+    """Stands where a key is asked for, and means the shard that holds the row with this id."""
+    return RowId(number)
 
 
 _databases: dict[str, Database] = {}

@@ -16,7 +16,8 @@ from headway.model.sharding import FENCED, SOURCE_SERVER, ShardMap, ShardServer,
 from headway.sharding.client.permits import Permits
 from headway.sharding.client.told import Told
 from headway.sharding.client.watch import MapWatch
-from headway.sharding.keys import SHARD_OF
+from headway.sharding.ids import shard_of_id
+from headway.sharding.keys import SHARD_OF, WrongKey
 
 # What a server answers that has given a shard away: fenced, without rights, without its tables or its schema.
 MOVED = frozenset({FENCED, "42501", "42P01", "3F000"})
@@ -51,8 +52,17 @@ class OnServer:
         self.name = name
 
 
+class RowId:
+    """Instead of a key: an id that says by itself on which shard its row is."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
 NO_SHARD = -1
-_NO_KEYS = (ShardNumber, OnServer)
+_NO_KEYS = (ShardNumber, OnServer, RowId)
 
 
 class Place:
@@ -88,6 +98,9 @@ class Places:
         if isinstance(key, _NO_KEYS):
             if isinstance(key, OnServer):
                 return Place(map_, NO_SHARD, key.name)
+            if isinstance(key, RowId):
+                shard = _shard_of_id(key.number, len(owners))
+                return Place(map_, shard, owners[shard])
             return Place(map_, key.number, owners[key.number])
         shard = SHARD_OF[map_.kind](key, len(owners))
         return Place(map_, shard, owners[shard])
@@ -214,6 +227,15 @@ class Places:
             f"{table}: the row's key is of another shard than the one checked out ({place.shard})",
             hint="Check out by the key of the row that is written.",
         )
+
+
+def _shard_of_id(number: object, shards: int) -> int:
+    if not isinstance(number, int):
+        raise WrongKey(f"an id is a whole number, and not a {type(number).__name__}")
+    try:
+        return shard_of_id(number, shards)
+    except ValueError as error:
+        raise WrongKey(str(error)) from None
 
 
 def patience_s(wait_s: float) -> float:

@@ -26,6 +26,7 @@ from headway.sharding.client.place import (
     NEWER_WAIT_S,
     Place,
     Places,
+    RowId,
     patience_s,
     pause_s,
 )
@@ -144,6 +145,10 @@ class SyncDatabase:
         As psycopg's own pools do, it commits at the end, and rolls back when an error leaves the block.
         """
         return SyncCheckOut(self, key, self._places.told.wait_s if wait_s is None else wait_s)
+
+    def at_id(self, number: int, *, wait_s: float | None = None) -> SyncCheckOut:
+        """As `at`, on the shard that holds the row with this id."""
+        return self.at(RowId(number), wait_s=wait_s)
 
     def run(self, key: object, function: Callable[..., Result], *arguments: Any, wait_s: float | None = None) -> Result:
         """Run `function(connection, *arguments)` in a transaction, again as a whole while its shard moves."""

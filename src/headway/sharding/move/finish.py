@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import psycopg
 from psycopg import sql
 
+from headway.model.sharding import FENCE
 from headway.sharding.catalog import set_fenced
 from headway.sharding.move.compare import Reader, compare
 from headway.sharding.move.link import (
@@ -19,7 +20,7 @@ from headway.sharding.move.link import (
 from headway.sharding.move.look import tables_of
 from headway.sharding.move.nouns import Table
 from headway.sharding.move.sessions import Connection, Side, scalar
-from headway.sharding.move.statements import FENCE, fenced, open_fence
+from headway.sharding.move.statements import fenced, open_fence
 from headway.sharding.move.switch import fence_closed, files_of
 from headway.sharding.move.work import Work
 

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from psycopg import sql
 
-from headway.model.sharding import FENCED, MARKER_TABLE
+from headway.model.sharding import FENCE, FENCED, MARKER_TABLE
 from headway.sharding.move.nouns import Table
 
-FENCE = "headway_fence"
 # Settings that change how a row reads as text: both sides print alike. And all rows, or an error.
 PRINTING = (
     "SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres'; SET TimeZone = 'UTC'; SET extra_float_digits = 1; "

@@ -21,7 +21,9 @@ from collections.abc import Callable, Iterator, Sequence
 import psycopg
 from psycopg import sql
 
+from headway.model.sharding import FENCE
 from headway.sharding.catalog import hand_over, set_fenced
+from headway.sharding.ids import draws_have_ended_sql
 from headway.sharding.move.compare import Reader, Stopped, compare
 from headway.sharding.move.copy import wait_for_calm
 from headway.sharding.move.link import marker_arrived, write_marker
@@ -29,13 +31,14 @@ from headway.sharding.move.look import shape_of, tables_of
 from headway.sharding.move.nouns import Table
 from headway.sharding.move.record import StageChanged, advance
 from headway.sharding.move.sessions import Connection, scalar
-from headway.sharding.move.statements import FENCE, close_fence, fenced, lock_table, open_fence, put_fence
+from headway.sharding.move.statements import close_fence, fenced, lock_table, open_fence, put_fence
 from headway.sharding.move.work import GivenUp, NotYet, Work
 
 # Numbers drawn on the source by a client that has not heard of the switch must not be drawn again on the target.
 SEQUENCE_GAP = 1000
 _PAUSE_S, _PAUSE_MAX_S = 0.05, 2.0
 _COMPARED_MAX = 3
+_DRAWS_MAX_MS = 200
 _LOCKED_MAX = 4  # attempts with a lock on all tables
 _NOT_GIVEN = (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled, psycopg.errors.DeadlockDetected)
 
@@ -266,6 +269,10 @@ def set_sequences(source: Connection, target: Connection, schema: str) -> None:
     What was applied so far did not wait for it; this does for all that came before, so that after the commit point
     a crash of the target loses nothing. The commit has a transaction number, and so is written, also without sequences.
     """
+    try:
+        source.execute(f"SET LOCAL lock_timeout = {_DRAWS_MAX_MS}; {draws_have_ended_sql(schema)}".encode())
+    except _NOT_GIVEN as error:
+        raise NotYet("somebody who draws an id") from error
     rows = source.execute(
         "SELECT sequencename::text, GREATEST(min_value, LEAST(max_value, COALESCE(last_value, start_value)::numeric "
         "+ %s::numeric * increment_by))::bigint FROM pg_sequences WHERE schemaname = %s",
