@@ -50,7 +50,7 @@ def carry_on(place: Shop, import_id: int) -> Import:
     deadline_s = time.monotonic() + 90
     while True:
         # A switch that finds no moment on a busy machine would have to be asked for again.
-        importer = place.importer(switch_max_s=90.0)
+        importer = place.importer(switch_max_s=400.0)
         try:
             return importer.resume(import_id, place.source)
         except EngineError:
