@@ -24,7 +24,7 @@ from headway.sharding.postgresql import prepare
 from headway.sharding.settings import SUPERUSER
 
 HEADWAY = (sys.executable, "-m", "headway.cli.main")
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parent.parent
 ROWS = 200_000
 MOVES, QUICK_MOVES = 50, 6
 COPIES = 5
@@ -83,7 +83,10 @@ def command(folder: Path, *arguments: str, timeout_s: float = 300) -> str:
 
 def client(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """One of the programs below, with the environment of a service."""
-    argv = [*HEADWAY, "run", "client", "--", sys.executable, str(HERE / "database_moves.py"), *arguments]
+    program = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from bench.database_moves import work; work(sys.argv[1:])"
+    )
+    argv = [*HEADWAY, "run", "client", "--", sys.executable, "-c", program, *arguments]
     return subprocess.Popen(argv, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -353,10 +356,11 @@ def put_together(parts: list[list[tuple[int, int, int]]]) -> dict[int, tuple[int
     return totals
 
 
-if __name__ == "__main__":
+def work(arguments: list[str]) -> None:
+    """One of the programs above."""
     import uvloop
 
-    match sys.argv[1:]:
+    match arguments:
         case ["fill"]:
             uvloop.run(fill())
         case ["write", key]:

@@ -25,7 +25,7 @@ from headway.sharding.postgresql import administer, prepare
 
 HERE = Path(__file__).resolve().parent
 HEADWAY = (sys.executable, "-m", "headway.cli.main")
-ROUNDS, QUICK_ROUNDS = 5, 1
+ROUNDS, QUICK_ROUNDS = 3, 1
 SECONDS = 4.0
 STORM_SECONDS = 6.0
 PROCESSES, CLIENTS = 8, 250

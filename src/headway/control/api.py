@@ -107,7 +107,7 @@ def build(controller: Controller, applying: Applying) -> Starlette:
         Route("/apply", _told(apply), methods=["POST"]),
         Route("/reload", _told(reload), methods=["POST"]),
         Route("/stop", _told(stop), methods=["POST"]),
-        *db_api.routes(lambda: dict(controller.tenders), controller.tasks, body, _told),
+        *db_api.routes(controller.tended, controller.tasks, body, _told),
     ]
     return Starlette(routes=routes)
 

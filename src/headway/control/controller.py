@@ -229,6 +229,13 @@ class Controller:
         for name in held.keys() - self.tenders.keys():
             self.tenders[name] = Tender(held[name], self.journal.write, self.databases.plain_source)
 
+    def tended(self) -> dict[str, Tender]:
+        """Who looks after which sharded database; also of one that has come up a moment ago. For other threads."""
+        up = [name for name, held in list(self.databases.held.items()) if getattr(held, "map", None) is not None]
+        if any(name not in self.tenders for name in up) and not self._stopping:
+            self.call(self._tend)
+        return dict(self.tenders)
+
     def _database_failure(self) -> dict[str, str] | None:
         for database in self.databases.held.values():
             if database.error is not None and not database.ready_once:
