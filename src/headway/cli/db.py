@@ -14,7 +14,9 @@ import click
 from headway.cli.show import mark, table
 from headway.cli.start import System
 from headway.errors import AppError, Conflict, HeadwayError
+from headway.model.sharding import ShardMap, ShardServer
 from headway.model.units import format_bytes
+from headway.sharding.pgdog import pgdog
 
 _POLL_S = 0.1
 _LOOK_TIMEOUT_S = 60.0
@@ -51,6 +53,18 @@ def status(system: System, name: str | None, *, as_json: bool) -> None:
             click.echo(f"\n  splitting {told['split']['told'] or told['split']['stage']}")
         elif told["shards"] != told["declared"]:
             click.echo(f"\n  declared are {told['declared']} shards: write shards = {told['shards']}")
+
+
+def print_pgdog(system: System, name: str | None) -> None:
+    """Where the shards of one database are, for PgDog."""
+    if name is None:
+        raise HeadwayError("--pgdog is about one database", hint="headway db status DATABASE --pgdog")
+    found = system.client.ask("GET", f"/db?{urlencode({'database': name})}", timeout_s=_LOOK_TIMEOUT_S)["databases"]
+    told = found[name]
+    owner_of = {shard: server["name"] for server in told["servers"] for shard in server["shards"]}
+    owners = tuple(owner_of[shard] for shard in range(told["shards"]))
+    servers = {server["name"]: ShardServer(server["name"], server["url"]) for server in told["servers"]}
+    click.echo(pgdog(ShardMap(name, told["epoch"], owners, servers)), nl=False)
 
 
 def move(system: System, name: str, shard: int, target: str, *, as_json: bool) -> None:

@@ -324,13 +324,18 @@ _DATABASE = click.argument("database")
 
 @db.command("status")
 @click.argument("database", required=False)
+@click.option("--pgdog", "for_pgdog", is_flag=True, help="Print the map of DATABASE as a configuration of PgDog.")
 @_STATE
 @_JSON
-def db_status(database: str | None, state: str | None, as_json: bool) -> None:
+def db_status(database: str | None, for_pgdog: bool, state: str | None, as_json: bool) -> None:
     """Show which server holds which shard, and what is moving."""
+    from headway.cli.db import print_pgdog
     from headway.cli.db import status as run
 
-    run(_system(state), database, as_json=as_json)
+    if for_pgdog:
+        print_pgdog(_system(state), database)
+    else:
+        run(_system(state), database, as_json=as_json)
 
 
 @db.command("check")
@@ -418,6 +423,22 @@ def db_import(database: str, source: str | None, switch: bool, abort: bool, stat
     from headway.cli.db_import import import_ as run
 
     run(_system(state), database, source, switch=switch, abort=abort, as_json=as_json)
+
+
+@db.command("shell")
+@_DATABASE
+@click.option("--key", metavar="KEY", help="Where the rows of this key are.")
+@click.option("--shard", metavar="N", type=click.IntRange(0, 4095), help="This shard.")
+@click.option("--server", metavar="NAME", help="This server, with its reference tables.")
+@click.option("-c", "sql", metavar="SQL", multiple=True, help="Run this and end, instead of asking.")
+@_STATE
+def db_shell(
+    database: str, key: str | None, shard: int | None, server: str | None, sql: tuple[str, ...], state: str | None
+) -> None:
+    """Open psql on a shard, as the app sees it; also on a plain database."""
+    from headway.cli.db_shell import shell as run
+
+    raise click.exceptions.Exit(run(_system(state), database, key=key, shard=shard, server=server, sql=sql))
 
 
 @db.command("migrate")

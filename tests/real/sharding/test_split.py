@@ -54,10 +54,11 @@ def test_four_become_eight_under_writes(place):
     reader.start()
     try:
         with writing(place, 4, seed=1, base=0) as account:
-            result = place.split()
+            # Time enough for this process, which does all of it at once, to hear of each new map.
+            result = place.split(grace_s=4.0)
             assert (result.stage, result.shards) == ("done", 8)
             # And once more: 8 become 16.
-            assert place.split().shards == 16
+            assert place.split(grace_s=4.0).shards == 16
     finally:
         stop.set()
         reader.join(30)

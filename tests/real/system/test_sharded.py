@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -175,6 +176,26 @@ def test_a_request_that_finds_no_place_is_told_to_come_again(system):
     assert all(answer.headers["retry-after"] == "1" for answer in answers if answer.status_code == 503)
 
 
+def test_the_map_is_told_to_pgdog(system):
+    found = tomllib.loads(system.ok("db", "status", "orders", "--pgdog"))
+    assert [each["shard"] for each in found["databases"]] == [0, 1]
+    assert len(found["sharded_schemas"]) == SHARDS + 2
+
+
+def test_a_shell_is_where_the_rows_of_a_key_are(system):
+    httpx.post(f"{system.url}/4711/1", timeout=10).raise_for_status()
+    ask = ("-c", "SELECT id FROM orders WHERE customer_id = 4711")
+    shard = shard_of(4711, SHARDS, "int")
+    for place in (("--key", "4711"), ("--shard", str(shard))):
+        assert "(1 row)" in system.ok("db", "shell", "orders", *place, *ask)
+    assert "(0 rows)" in system.ok("db", "shell", "orders", "--shard", str((shard + 1) % SHARDS), *ask)
+    assert " ch" in system.ok("db", "shell", "orders", "--server", "s2", "-c", "TABLE countries")
+    # As the app: it creates nothing; and what psql refuses is the command's own status.
+    refused = system.run("db", "shell", "orders", "--key", "1", "-c", "CREATE TABLE mine (id int)")
+    assert refused.returncode == 1
+    assert "permission denied" in refused.stderr
+
+
 def test_shards_move_while_they_are_written_to(system):
     with Writers(system) as writers:
         wait_for(lambda: writers.count > 50, 20, "orders are written")
@@ -315,6 +336,13 @@ def test_migrations_reach_every_shard_or_say_which_refused(system):
         (("abort", "orders", "0"), "shard 0 of database orders is not moving"),
         (("rebalance", "orders", "--empty", "s7"), "database orders has no server s7"),
         (("migrate", "orders", "--folder", "nowhere"), "cannot be read"),
+        (("shell", "orders"), "database orders has 8 shards"),
+        (("shell", "nix"), "there is no database 'nix'"),
+        (("status", "--pgdog"), "--pgdog is about one database"),
+        (("shell", "orders", "--key", "one"), "'one' is not a whole number"),
+        (("shell", "orders", "--key", "1", "--shard", "1"), "--key and --shard say the same thing"),
+        (("shell", "orders", "--shard", "99"), "there is no shard 99"),
+        (("shell", "orders", "--server", "s9"), "there is no server 's9'"),
     ],
 )
 def test_what_cannot_be_done_is_said(system, arguments, told):
