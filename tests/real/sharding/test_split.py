@@ -7,6 +7,7 @@ import random
 import subprocess
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -14,6 +15,7 @@ from split_place import Splitting, carry_on, settle, splitting, writing
 
 from headway.errors import AppError, Conflict
 from headway.sharding.catalog import read_map
+from headway.sharding.ids import shard_of_id
 from headway.sharding.keys import shard_of
 from headway.sharding.migrating import migrate
 from headway.sharding.migrations import migrations
@@ -113,6 +115,32 @@ async def _more(place: Splitting) -> None:
     rows = await database.everywhere("SELECT count(*) AS n FROM lines")
     assert rows[0]["n"] == 100
     await database.close()
+
+
+def test_ids_are_given_once_and_tell_their_shard_through_a_split(place):
+    lay_out(replace(place.layout(), ids={"orders": "id"}), place.admins())
+    stop = threading.Event()
+    given: list[tuple[int, int]] = []
+
+    async def order() -> None:
+        database = place.database()
+        draw = "INSERT INTO orders (customer_id, note) VALUES ($1, 'with an id') RETURNING id"
+        rest = iter(range(60))  # after the split, so that every shard gives some more
+        while not stop.is_set() or next(rest, None) is not None:
+            for key in range(20):
+                given.append((key, await database.run(key, lambda connection, k=key: connection.fetchval(draw, k))))
+        await database.close()
+
+    shopper = threading.Thread(target=lambda: asyncio.run(order()))
+    shopper.start()
+    try:
+        assert place.split(grace_s=4.0).stage == "done"
+    finally:
+        stop.set()
+        shopper.join(60)
+    assert len(given) > 1200
+    assert len({number for _, number in given}) == len(given)
+    assert all(shard_of_id(number, 8) == shard_of(key, 8, "int") for key, number in given)
 
 
 def test_one_with_the_old_map_is_refused_and_not_misled(place):
