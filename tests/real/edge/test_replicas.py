@@ -16,6 +16,8 @@ from edge_site import Site, until
 from headway.edge.errors import EdgeRefused, EdgeUnreachable
 from headway.edge.runtime_api import RuntimeApi
 
+pytestmark = pytest.mark.alone
+
 # How a request that may not be repeated ends when its replica goes: HAProxy answers 502, or closes without a word when
 # the connection to the replica had served another request before.
 CUT = {"502", "closed"}
