@@ -284,7 +284,7 @@ async def write(key: int) -> None:
         "p999_ms": took_s[int(len(took_s) * 0.999)] * 1000,
         "lost": sum(1 for number, count in acknowledged.items() if found.get(number, 0) < count),
         "doubled": sum(1 for number, count in found.items() if count > acknowledged.get(number, 0) + (errors > 0)),
-        "invented": sum(1 for number in found if number not in acknowledged) if not errors else 0,
+        "invented": max(0, sum(1 for number in found if number not in acknowledged) - errors),
     }
     print(json.dumps(told), flush=True)
 

@@ -23,7 +23,7 @@ from headway.sharding.importing.nouns import (
 )
 from headway.sharding.importing.record import add_facts, advance, read_import
 from headway.sharding.move.compare import Stopped
-from headway.sharding.move.sessions import Connection, connect
+from headway.sharding.move.sessions import Connection, connect, end_sessions
 from headway.sharding.move.statements import PRINTING
 from headway.sharding.move.work import GivenUp, NotYet
 
@@ -32,7 +32,6 @@ __all__ = ["Connections", "GivenUp", "NotYet", "Stopped", "Work"]
 Result = TypeVar("Result")
 _TOLD_S = 0.2  # between two words of progress
 _LOOKED_S = 0.5  # between two looks whether an abort or the switch is wanted
-_ORPHANS_S = 5.0
 CATALOG, SOURCE = "", "the source"
 
 
@@ -70,17 +69,7 @@ class Connections:
 
     def end_orphans(self, name: str) -> None:
         """End what a killed carrier's connections still do there."""
-        connection = self.at(name)
-        mine = [opened.info.backend_pid for opened in self._open.values()]
-        deadline_s = time.monotonic() + _ORPHANS_S
-        while connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s "
-            "AND datname = current_database() AND NOT pid = ANY(%s)",
-            (self.name, mine),
-        ).fetchall():
-            if time.monotonic() > deadline_s:
-                break
-            time.sleep(0.01)
+        end_sessions(self.at(name), self.name, [opened.info.backend_pid for opened in self._open.values()])
 
 
 @dataclass

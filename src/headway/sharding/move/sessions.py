@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
@@ -23,6 +24,19 @@ _SETTINGS = (
 )
 # Sent at the start of a connection, for a subscription's way in.
 NO_TIMEOUTS = "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
+
+
+def end_sessions(connection: Connection, application: str, but: Sequence[int] = ()) -> None:
+    """End what others, by the name of their application, do in this database; given up on after some seconds."""
+    deadline_s = time.monotonic() + _ORPHANS_S
+    while connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s "
+        "AND datname = current_database() AND NOT pid = ANY(%s)",
+        (application, list(but)),
+    ).fetchall():
+        if time.monotonic() > deadline_s:
+            break
+        time.sleep(0.01)
 
 
 def connect(conninfo: str, name: str) -> Connection:
@@ -95,17 +109,7 @@ class Sessions:
 
     def end_orphans(self, side: Side) -> None:
         """End what a killed mover's connections still do there: a lock waited for, a slot half made."""
-        connection = self.at(side)
-        mine = [opened.info.backend_pid for opened in self._open.values()]
-        deadline_s = time.monotonic() + _ORPHANS_S
-        while connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s "
-            "AND datname = current_database() AND NOT pid = ANY(%s)",
-            (self.name, mine),
-        ).fetchall():
-            if time.monotonic() > deadline_s:
-                break
-            time.sleep(0.01)
+        end_sessions(self.at(side), self.name, [opened.info.backend_pid for opened in self._open.values()])
 
 
 def scalar(connection: Connection, query: str | sql.Composed, parameters: tuple[object, ...] = ()) -> object:

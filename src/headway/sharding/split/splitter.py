@@ -19,7 +19,7 @@ from headway.model.sharding import SHARDS_MAX, ShardMap
 from headway.sharding.catalog import read_map
 from headway.sharding.move.dump import dump_programs
 from headway.sharding.move.objections import Objection
-from headway.sharding.move.sessions import Connection, connect, scalar
+from headway.sharding.move.sessions import Connection, connect, end_sessions, scalar
 from headway.sharding.shards import AdminServer
 from headway.sharding.split import fill, finish
 from headway.sharding.split.look import objections, rights_lacking, tables_of
@@ -53,7 +53,6 @@ __all__ = ["Splitter", "open_split"]
 _LOCKED_S, _ABORTED_S = 5.0, 60.0
 _AGAIN_S, _AGAIN_MAX_S = 0.05, 2.0
 _LOOKED_S = 0.5
-_ORPHANS_S = 5.0
 _NAMED_MAX = 5
 
 # Stage of a shard -> the step that follows it and the stage it leads to.
@@ -332,15 +331,7 @@ class Splitter:
         """End what a killed splitter's connections still do."""
         for server in self._servers.values():
             with _reached(server.name, server.admin, "headway split orphans") as connection:
-                deadline_s = time.monotonic() + _ORPHANS_S
-                while connection.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s "
-                    "AND datname = current_database()",
-                    (self._name,),
-                ).fetchall():
-                    if time.monotonic() > deadline_s:
-                        break
-                    time.sleep(0.01)
+                end_sessions(connection, self._name)
 
     def _note(self, catalog: Connection, split: Split, waiting: str) -> None:
         self._waiting = waiting
