@@ -14,7 +14,7 @@ run: $(STAMP)
 ## Everything that CI runs: style, types, layers, docs, and all tests with the real engines.
 ## What measures times or loads has the machine to itself, after all else, which runs side by side.
 test: check
-	$(BIN)/pytest -m "not long and not alone" -n 4 tests
+	$(BIN)/pytest -m "not long and not alone" -n 4 --dist loadfile tests
 	$(BIN)/pytest -m "alone and not long" tests/real
 
 ## Many seeds and long faults; writes the table in docs/reliability.md.

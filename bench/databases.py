@@ -10,21 +10,17 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 import timeit
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from bench import database_moves
-from bench.stacks import free_port
+from bench.database_system import HEADWAY, command, system
 from headway.sharding.keys import shard_of
 from headway.sharding.postgresql import administer, prepare
 
 HERE = Path(__file__).resolve().parent
-HEADWAY = (sys.executable, "-m", "headway.cli.main")
 ROUNDS, QUICK_ROUNDS = 3, 1
 SECONDS = 4.0
 STORM_SECONDS = 6.0
@@ -63,28 +59,6 @@ ACCESS = {
     "`at(key)`, keys of all 64 shards, 64 connections kept": "headway:64",
     "`at(key)`, keys of all 64 shards, 8 connections kept": "headway:8",
 }
-
-
-@contextmanager
-def system() -> Iterator[Path]:
-    """A running system with the database in a folder of its own."""
-    with tempfile.TemporaryDirectory(prefix="headway-bench-", dir="/tmp") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        (folder / "headway.toml").write_text(DECLARATION.replace("$PORT", str(free_port())))
-        (folder / "schema.sql").write_text(SCHEMA)
-        _headway(folder, "up", "--detach")
-        try:
-            yield folder
-        finally:
-            _headway(folder, "down")
-
-
-def _headway(folder: Path, *arguments: str) -> str:
-    done = subprocess.run([*HEADWAY, *arguments], cwd=folder, capture_output=True, text=True, timeout=120)
-    if done.returncode:
-        raise RuntimeError(f"headway {' '.join(arguments)}: {done.stderr}")
-    return done.stdout
 
 
 def measured(folder: Path, kind: str, processes: int, tasks: int, seconds: float, work: str) -> dict[str, float]:
@@ -154,7 +128,7 @@ asyncio.run(database("orders").run(42, insert))
 
 def storms(folder: Path, rounds: int) -> str:
     """Everybody at once on five hot rows."""
-    _headway(folder, "run", "client", "--", sys.executable, "-c", HOT_ROWS)
+    command(folder, "run", "client", "--", sys.executable, "-c", HOT_ROWS)
     kinds = {
         "one process, asyncpg pool of 4, 200 clients": ("pinned:4", 1, 200),
         f"direct connections, {PROCESSES} processes, {PROCESSES * CLIENTS:,} clients": ("direct", PROCESSES, CLIENTS),
@@ -201,15 +175,15 @@ def _allow_direct(folder: Path) -> None:
     done = administer(server, f"ALTER SYSTEM SET max_connections = {DIRECT_CONNECTIONS};")
     if done.status:
         raise RuntimeError(done.stderr)
-    _headway(folder, "down")
+    command(folder, "down")
     time.sleep(1)
-    _headway(folder, "up", "--detach")
+    command(folder, "up", "--detach")
 
 
 def run(quick: object = None) -> str:
     """The section's text."""
     rounds = QUICK_ROUNDS if quick else ROUNDS
-    with system() as folder:
+    with system({"headway.toml": DECLARATION, "schema.sql": SCHEMA}) as folder:
         table = access(folder, rounds)
         _allow_direct(folder)
         storm = storms(folder, rounds)

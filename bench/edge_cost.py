@@ -86,7 +86,7 @@ def table(samples: dict[str, list[Sample]]) -> str:
         return f"{statistics.median(pairs):.2f}"
 
     def median(name: str, field: str) -> float:
-        return statistics.median(getattr(sample, field) for sample in samples[name])
+        return float(statistics.median(getattr(sample, field) for sample in samples[name]))
 
     lines = [
         "| stack | kept connections/s | ratio | new connections/s | ratio | balancer CPU a request | ratio "

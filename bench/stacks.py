@@ -17,8 +17,8 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -247,7 +247,7 @@ def nginx_gunicorn(app: str) -> Iterator[Stack]:
         yield stack.enter_context(behind_nginx(folder, f"unix:{path}", worker))
 
 
-STACKS = {
+STACKS: dict[str, Callable[..., AbstractContextManager[Stack]]] = {
     "Headway": headway,
     "HAProxy → granian, by hand": haproxy,
     "nginx → granian": nginx,

@@ -82,9 +82,9 @@ class Running:
         self.port = self.port or free_port()
         (self.folder / "headway.toml").write_text(self.declaration.replace("$PORT", str(self.port)))
         if self.detached:
-            self.guard = subprocess.Popen(
-                [sys.executable, "-c", _GUARD, str(self.state), *HEADWAY], stdin=subprocess.PIPE, cwd=self.folder
-            )
+            # Of a session of its own: what ends all of the test's process group must not end what cleans up after it.
+            argv = [sys.executable, "-c", _GUARD, str(self.state), *HEADWAY]
+            self.guard = subprocess.Popen(argv, stdin=subprocess.PIPE, cwd=self.folder, start_new_session=True)
             self.up("--detach")
         else:
             self.start()
@@ -211,6 +211,17 @@ class Running:
 
     def pid(self, name: str) -> int:
         return self.processes()[name]
+
+    def kill_controller(self) -> None:
+        """By SIGKILL; another one has everything in hand when this returns."""
+        before = self.status()["controller"]["pid"]
+        os.kill(before, signal.SIGKILL)
+
+        def another() -> bool:
+            document = self.quick_status()
+            return document is not None and document["controller"]["pid"] != before and document["state"] == "ready"
+
+        wait_for(another, 60, "another controller")
 
     def replicas(self, service: str = "web") -> list[dict[str, Any]]:
         document = self.quick_status()

@@ -7,12 +7,17 @@
     ├── MachineError         the machine refuses: a port, a descriptor limit, a folder, a full disk
     ├── NotRunning           nothing runs here: start it first
     ├── Conflict             somebody else is at it: wait or stop them
-    └── DatabaseError        the app's database, as the app itself meets it
-        ├── DatabaseBusy     too many transactions at once: answer 503, come again (Headway's worker does so by itself)
-        ├── ServerDown       the server of these keys does not answer; others may: as above
-        ├── ShardMoved       the shard went to another server, nothing was committed: do the transaction again
-        ├── WrongShard       a row of another shard's key: check out the shard of that key
-        └── CannotScatter    the statement cannot be answered over all shards: what, and what can
+    ├── DatabaseError        the app's database, as the app itself meets it
+    │   ├── DatabaseBusy     too many transactions at once: answer 503, come again (Headway's worker does so by itself)
+    │   ├── ServerDown       the server of these keys does not answer; others may: as above
+    │   ├── ShardMoved       the shard went to another server, nothing was committed: do the transaction again
+    │   ├── WrongShard       a row of another shard's key: check out the shard of that key
+    │   └── CannotScatter    the statement cannot be answered over all shards: what, and what can
+    └── CacheError           the app's cache, as the app itself meets it
+        ├── WrongCacheKey    an argument says nothing that a value could be found by: give `key=`
+        ├── CannotCarry      a value would not come back from the cache as it went in: annotate, or give `codec=`
+        ├── CacheLoop        a function's load waits for itself: call the function that is not cached
+        └── CacheBusy        no value in time, for others load it or too many do: as DatabaseBusy
 
 Every error is one sentence that says where and what, and a hint that says what to run or change.
 """
@@ -26,10 +31,20 @@ from dataclasses import dataclass
 class HeadwayError(Exception):
     """An error to show to a person: `message`, and what to do about it in `hint` (may be empty)."""
 
+    # Where the app does not handle it, Headway's worker answers 503 with this Retry-After, in seconds.
+    retry_after_s: int = 0
+
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.come_again()
+
+    def come_again(self) -> None:
+        """The request at work meets this error: have the worker know, where it passes by itself."""
+        worker = sys.modules.get("headway_worker.asked")
+        if worker is not None and self.retry_after_s:
+            worker.come_again(self.retry_after_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +93,6 @@ class Conflict(HeadwayError):
 class DatabaseError(HeadwayError):
     """What the app meets of its database besides the driver's own errors."""
 
-    # Where the app does not handle it, Headway's worker answers 503 with this Retry-After, in seconds.
-    retry_after_s: int = 0
-
-    def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message, hint=hint)
-        worker = sys.modules.get("headway_worker.asked")
-        if worker is not None and self.retry_after_s:
-            worker.come_again(self.retry_after_s)
-
 
 class DatabaseBusy(DatabaseError):
     """No place at the server within the time that this transaction may wait. Nothing was done."""
@@ -113,3 +119,26 @@ class WrongShard(DatabaseError):
 
 class CannotScatter(DatabaseError):
     """The statement cannot be run over all shards with the same answer as over one table."""
+
+
+class CacheError(HeadwayError):
+    """What the app meets of its cache. A server that is away is none of it: the app goes on without."""
+
+
+class WrongCacheKey(CacheError, TypeError):
+    """An argument of a cached function that cannot be part of a key. Nothing was looked up."""
+
+
+class CannotCarry(CacheError, TypeError):
+    """A value of which the cache would give back something else. It was not stored."""
+
+
+class CacheLoop(CacheError):
+    """A load needs the very value that it loads, and would wait for itself for ever."""
+
+
+class CacheBusy(CacheError):
+    """No value within the time that somebody waits for it, or so many calls that wait for a place to load that another
+    would only make it worse."""
+
+    retry_after_s = 1

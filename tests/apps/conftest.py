@@ -82,13 +82,14 @@ def serve() -> Iterator[Serve]:
 
 
 @pytest.fixture(scope="module")
-def example(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """`example(name)` -> a fresh copy of examples/NAME, without what earlier runs left in it."""
+def example(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`example(name, *beside)` -> a fresh copy of examples/NAME and of those that it needs beside it."""
 
-    def copy(name: str) -> Path:
-        folder = tmp_path_factory.mktemp("apps") / name
+    def copy(name: str, *beside: str) -> Path:
+        place = tmp_path_factory.mktemp("apps")
         leftovers = shutil.ignore_patterns("__pycache__", "*.sqlite3*", "media", ".headway")
-        shutil.copytree(EXAMPLES / name, folder, ignore=leftovers)
-        return folder
+        for each in (name, *beside):
+            shutil.copytree(EXAMPLES / each, place / each, ignore=leftovers)
+        return place / name
 
     return copy

@@ -20,6 +20,7 @@ from markdown_it import MarkdownIt
 ROOT = Path(__file__).resolve().parents[2]
 TUTORIAL = tuple(sorted((ROOT / "docs/tutorial").glob("*.md")))
 GUIDES = tuple(sorted((ROOT / "docs/guides").glob("*.md")))
+EXAMPLES = (ROOT / "examples/shop-sharded/README.md",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,8 @@ class Step:
 
 
 def pages() -> tuple[Path, ...]:
-    """Every page of the documentation, the generated ones included."""
-    return (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
+    """Every page of the documentation, the generated ones included, and the examples' own."""
+    return (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("examples/*/*.md")))
 
 
 def name_of(page: Path) -> str:

@@ -19,7 +19,7 @@ PAGES = pages()
 # The reference is generated from the model, and its examples are tested there.
 WRITTEN = [page for page in PAGES if page.parent.name != "reference"]
 DECLARATIONS = [block for page in WRITTEN for block in blocks(page) if block.language == "toml"]
-FILE_KEYS = ("certificate", "key", "schema")
+FILE_KEYS = ("certificate", "key", "schema", "alembic", "django")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -49,7 +49,8 @@ def test_every_declaration_loads(block: Block, tmp_path: Path) -> None:
     tables = tomllib.loads(block.text)
     file = tmp_path / "headway.toml"
     file.write_text(_as_whole(block.text).replace('"/etc/', '"etc/'))
-    for name in re.findall(rf'\b(?:{"|".join(FILE_KEYS)}) = "([^"]+)"', file.read_text()):
+    named = re.findall(rf'\b(?:{"|".join(FILE_KEYS)}) = "([^"]+)"', file.read_text())
+    for name in [*named, *re.findall(r"{file\.([^}]+)}", file.read_text())]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
     for service in tables.get("services", {}).values():

@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-from docs_pages import GUIDES, ROOT, TUTORIAL, name_of, steps
+from docs_pages import EXAMPLES, GUIDES, ROOT, TUTORIAL, name_of, steps
 from docs_runner import Ran, run_page, shape
 from harness import Running
 
-PAGES = (ROOT / "README.md", *TUTORIAL, *GUIDES)
+PAGES = (ROOT / "README.md", *TUTORIAL, *GUIDES, *EXAMPLES)
 LOAD_ROWS = re.compile(r"^  (offered|goodput|late|refused|failed|latency|statuses)\b")
 
 

@@ -11,6 +11,7 @@ the runtime would see them, and its limits and bounds are put in force. A seed r
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -233,22 +234,23 @@ class World:
         late_s = inf if self.slo_s is None else self.slo_s
         return sum(
             answer.good and answer.took_s <= late_s and (prefix is None or answer.prefix == prefix)
-            for answer in self.answers
-            if start_s <= answer.at_s < end_s
+            for answer in self._answers(start_s, end_s)
         ) / (end_s - start_s)
 
     def throughput(self, start_s: float, end_s: float) -> float:
         """Good answers per second, in time or not."""
-        return sum(answer.good for answer in self.answers if start_s <= answer.at_s < end_s) / (end_s - start_s)
+        return sum(answer.good for answer in self._answers(start_s, end_s)) / (end_s - start_s)
 
     def took_s(self, start_s: float, end_s: float, share: float, prefix: str | None = None) -> float:
         """A percentile of what answers took."""
-        found = sorted(
-            answer.took_s
-            for answer in self.answers
-            if start_s <= answer.at_s < end_s and prefix in (None, answer.prefix)
-        )
+        answers = self._answers(start_s, end_s)
+        found = sorted(answer.took_s for answer in answers if prefix in (None, answer.prefix))
         return found[min(len(found) - 1, int(len(found) * share))]
+
+    def _answers(self, start_s: float, end_s: float) -> list[Answer]:
+        """Those of a stretch; they stand in the order in which they were given."""
+        first = bisect_left(self.answers, start_s, key=lambda answer: answer.at_s)
+        return self.answers[first : bisect_left(self.answers, end_s, first, key=lambda answer: answer.at_s)]
 
     def refused_shares(self, start_s: float, end_s: float, every_s: float) -> list[float]:
         """Share of requests refused, in each window."""

@@ -25,9 +25,16 @@ from overload_scenarios import (
 )
 from overload_world import Route, World, best_fixed
 
-SEEDS = (1, 2, 3)
+SEEDS: tuple[int, ...] = (1,)
 SWEEP = (2, 4, 6, 8, 10, 12, 16, 24, 32, 40, 48, 56, 64, 80, 96, 128)
 CORES_PER_S = {"tenfold": 500.0, "fiftyfold": 50.0, "two-replicas": 1000.0, "cold": 500.0}
+
+
+@pytest.fixture(
+    autouse=True, params=[pytest.param((1,), id="one-seed"), pytest.param((2, 3), id="more", marks=pytest.mark.long)]
+)
+def _seeds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "SEEDS", request.param)
 
 
 def worlds(name: str) -> Iterator[World]:

@@ -45,6 +45,11 @@ def status(system: System, name: str | None, *, as_json: bool) -> None:
         click.echo("\n".join(table(rows, right=frozenset({3, 4, 5}))))
         if importing := told.get("import"):
             click.echo(f"\n  importing {importing['told'] or importing['stage']}")
+        if restoring := told.get("restore"):
+            click.echo(f"\n  restoring from {restoring['folder']}: {restoring['told'] or restoring['stage']}")
+        if departing := told.get("departing"):
+            left = f"{departing['left']} shards are still on it"
+            click.echo(f"\n  server {departing['server']} is leaving: {departing['told'] or left}")
         for move in told["moves"]:
             click.echo(
                 f"\n  moving shard {move['shard']}: {move['from']} → {move['to']}, {move['told'] or move['stage']}"
@@ -100,13 +105,16 @@ def abort(system: System, name: str, shard: int | None, *, as_json: bool) -> Non
     click.echo(json.dumps(done) if as_json else f"shard {shard} stays on {done['on']}; the move is undone")
 
 
-def rebalance(system: System, name: str, *, empty: tuple[str, ...], yes: bool, as_json: bool) -> None:
+def rebalance(
+    system: System, name: str, *, empty: tuple[str, ...], by: str, over_s: float, yes: bool, as_json: bool
+) -> None:
     """Show the plan, ask, and carry it out."""
-    query = urlencode([("database", name), *(("empty", server) for server in empty)])
-    planned = system.client.ask("GET", f"/db/plan?{query}", timeout_s=_LOOK_TIMEOUT_S)["moves"]
+    query = [("database", name), ("by", by), ("over_s", f"{over_s:g}"), *(("empty", server) for server in empty)]
+    planned = system.client.ask("GET", f"/db/plan?{urlencode(query)}", timeout_s=_LOOK_TIMEOUT_S + over_s)
+    moves: list[dict[str, Any]] = planned["moves"]
     if not as_json or not yes:
-        _show_plan(planned, as_json=as_json)
-    if not planned:
+        _show_plan(planned, by, as_json=as_json)
+    if not moves:
         if as_json and yes:
             click.echo(json.dumps({"moves": []}))
         return
@@ -115,8 +123,9 @@ def rebalance(system: System, name: str, *, empty: tuple[str, ...], yes: bool, a
             if not as_json:
                 click.echo("nothing was moved; headway db rebalance --yes carries it out")
             return
-        click.confirm(f"Move {len(planned)} shards?", abort=True)
-    done = follow(system, "rebalance", {"database": name, "empty": empty}, quiet=as_json)
+        click.confirm(f"Move {len(moves)} shards?", abort=True)
+    # What was shown is what is done, however the load has changed since.
+    done = follow(system, "rebalance", {"database": name, "moves": moves}, quiet=as_json)
     if as_json:
         click.echo(json.dumps(done))
         return
@@ -125,16 +134,26 @@ def rebalance(system: System, name: str, *, empty: tuple[str, ...], yes: bool, a
     click.echo(f"{len(pauses)} shards moved; writes to one stood still for {most_ms:.0f} ms at most")
 
 
-def _show_plan(planned: list[dict[str, Any]], *, as_json: bool) -> None:
+def _show_plan(planned: dict[str, Any], by: str, *, as_json: bool) -> None:
+    moves: list[dict[str, Any]] = planned["moves"]
     if as_json:
-        click.echo(json.dumps({"plan": planned}))
+        click.echo(json.dumps({"plan": moves, "servers": planned["servers"]}))
         return
-    if not planned:
+    servers: list[tuple[str, ...]] = [("server", "shards", "", "size", "", "rows/s", "")]
+    for one in planned["servers"]:
+        shards = one["shards"]
+        before, after = map(format_bytes, one["bytes"])
+        load = [f"{each:,.0f}" for each in one["rows_per_s"]] if by != "rows" else ["–", "–"]
+        servers.append((one["name"], str(shards[0]), f"→ {shards[1]}", before, f"→ {after}", load[0], f"→ {load[1]}"))
+    if not moves:
         click.echo("nothing to move: the servers carry about the same")
         return
-    rows: list[tuple[str, ...]] = [("shard", "from", "to", "size")]
-    rows += [(str(one["shard"]), one["source"], one["target"], format_bytes(int(one["weight"]))) for one in planned]
-    click.echo("\n".join(table(rows, right=frozenset({0, 3}))))
+    rows: list[tuple[str, ...]] = [("shard", "from", "to", "size", "rows/s")]
+    for one in moves:
+        load_told = f"{one['rows_per_s']:,.0f}" if by != "rows" else "–"
+        rows.append((str(one["shard"]), one["source"], one["target"], format_bytes(one["bytes"]), load_told))
+    click.echo("\n".join(table(servers, right=frozenset({1, 3, 5}))) + "\n")
+    click.echo("\n".join(table(rows, right=frozenset({0, 3, 4}))))
 
 
 def verify(system: System, name: str, *, as_json: bool) -> bool:
@@ -149,6 +168,7 @@ def verify(system: System, name: str, *, as_json: bool) -> bool:
         for word in ("missing", "extra", "different"):
             for line in found[word]:
                 click.echo(f"{word:9}  {line}")
+        click.echo(f"hint: headway db repair {name} says what can be done")
     return bool(found["complete"])
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 import psutil
 
+from headway.caching.engine import find_valkey
 from headway.cli import checks
 from headway.cli.checks import Check, overall
 from headway.cli.start import System
@@ -59,6 +60,7 @@ def _look(system: System) -> Iterator[Check]:
     yield Check("Python", "good", f"{platform.python_version()} at {sys.executable}")
     yield _haproxy()
     yield _postgresql(loaded)
+    yield _valkey(loaded)
     yield from _granian(loaded)
     yield _user()
     yield checks.descriptors(resource.getrlimit(resource.RLIMIT_NOFILE)[0], descriptors_allowed())
@@ -114,6 +116,16 @@ def _postgresql(loaded: Loaded | None) -> Check:
         embedded = loaded is not None and any(not base.urls for base in loaded.system.databases.values())
         return Check("PostgreSQL", "bad" if embedded else "warning", error.message, error.hint)
     return Check("PostgreSQL", "good", f"{engine.version}, {engine.origin}, in {engine.bin_folder}")
+
+
+def _valkey(loaded: Loaded | None) -> Check:
+    try:
+        engine = find_valkey()
+    except HeadwayError as error:
+        embedded = loaded is not None and any(cache.is_embedded for cache in loaded.system.caches.values())
+        return Check("Valkey", "bad" if embedded else "warning", error.message, error.hint)
+    flavour = "" if engine.flavour == "Valkey" else f"{engine.flavour} "
+    return Check("Valkey", "good", f"{flavour}{engine.version} of the {engine.origin} at {engine.path}")
 
 
 def _granian(loaded: Loaded | None) -> Iterator[Check]:

@@ -112,11 +112,12 @@ def first_path(declared: Declared) -> str:
 
 
 def real_data(declared: Declared, environment: Mapping[str, str], root: Path) -> tuple[str, ...]:
-    """What a drill would put under load beside the app: databases by URL, and variables that name such servers.
+    """What a drill would put under load beside the app: databases and caches by URL, variables with such URLs.
 
     Names alone: values are secrets.
     """
     found = [f"databases.{name}.{key}" for name, database in declared.databases.items() for key in database.urls]
+    found += [f"caches.{name}" for name, cache in declared.caches.items() if not cache.is_embedded]
     for name, service in declared.services.items():
         found += [
             f"services.{name}.env.{variable}"

@@ -13,20 +13,12 @@ from typing import Any
 import click
 
 from headway import __version__
+from headway.cli.cache_commands import cache
+from headway.cli.db_commands import db
+from headway.cli.options import JSON, STATE, Group, system_at
 from headway.errors import AppError, DeclarationError, HeadwayError
 
-_STATE = click.option(
-    "--state", metavar="DIR", help="Folder for logs, data and state. Default: .headway beside the declaration."
-)
 _DEBUG = "HEADWAY_DEBUG"
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
-
-
-class _Group(click.Group):
-    """Lists commands in the order in which a user meets them."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
 
 
 class _Scale(click.Command):
@@ -49,7 +41,7 @@ def _count(_context: click.Context, _parameter: click.Parameter, text: str) -> i
 
 
 @click.group(
-    cls=_Group,
+    cls=Group,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True},
 )
@@ -59,21 +51,6 @@ def cli(context: click.Context) -> None:
     """Takes a Python web app from one server to a fleet without rewriting it."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
-
-
-def _root() -> Path:
-    """The folder of the system this command is about: where a declaration or a state folder is, from here upwards."""
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if any((folder / name).exists() for name in (".headway", "headway.toml")):
-            return folder
-    return here
-
-
-def _system(state: str | None) -> Any:
-    from headway.cli.start import system_of
-
-    return system_of(state, _root())
 
 
 @cli.command()
@@ -89,8 +66,8 @@ def init(folder: str, only_print: bool) -> None:
 @cli.command()
 @click.argument("target", required=False, metavar="[FOLDER|FILE|MODULE:APP]")
 @click.option("--env", "overlay", metavar="NAME", help="Lay headway.NAME.toml over the declaration.")
-@_STATE
-@_JSON
+@STATE
+@JSON
 def check(target: str | None, overlay: str | None, state: str | None, as_json: bool) -> None:
     """Check the declaration, and say what `up` would change."""
     from headway.cli.declare import check as run
@@ -103,8 +80,8 @@ def check(target: str | None, overlay: str | None, state: str | None, as_json: b
 @click.option("--detach", "-d", is_flag=True, help="Return when all is ready; everything goes on in the background.")
 @click.option("--reload", is_flag=True, help="Replace replicas when source files change; for development.")
 @click.option("--env", "overlay", metavar="NAME", help="Lay headway.NAME.toml over the declaration.")
-@_STATE
-@_JSON
+@STATE
+@JSON
 def up(target: str | None, detach: bool, reload: bool, overlay: str | None, state: str | None, as_json: bool) -> None:
     """Start the system, or apply the difference to one that runs."""
     from headway.cli.show import status_lines
@@ -120,26 +97,26 @@ def up(target: str | None, detach: bool, reload: bool, overlay: str | None, stat
 
 @cli.command()
 @click.option("--watch", is_flag=True, help="Keep showing it until Ctrl-C.")
-@_STATE
-@_JSON
+@STATE
+@JSON
 def status(watch: bool, state: str | None, as_json: bool) -> None:
     """Show what runs."""
     from headway.cli.look import status as run
 
-    run(_system(state), watch=watch, as_json=as_json)
+    run(system_at(state), watch=watch, as_json=as_json)
 
 
 @cli.command(cls=_Scale)
 @click.argument("service")
 @click.argument("replicas", metavar="REPLICAS|auto", callback=_count)
 @click.option("--no-wait", is_flag=True, help="Return at once instead of when it is done.")
-@_STATE
-@_JSON
+@STATE
+@JSON
 def scale(service: str, replicas: int | None, no_wait: bool, state: str | None, as_json: bool) -> None:
     """Set the number of replicas of SERVICE, until the declaration says another; `auto` gives it back."""
     from headway.cli.look import scale as run
 
-    run(_system(state), service, replicas, wait=not no_wait, as_json=as_json)
+    run(system_at(state), service, replicas, wait=not no_wait, as_json=as_json)
 
 
 @cli.command()
@@ -148,8 +125,8 @@ def scale(service: str, replicas: int | None, no_wait: bool, state: str | None, 
 @click.option("--replicas", metavar="N", type=click.IntRange(0, 1000), help="Number of replicas.")
 @click.option("--for", "duration", metavar="TIME", default="1h", help="How long, like 10m or 1h30m; a week at most.")
 @click.option("--release", is_flag=True, help="Let go of what is held.")
-@_STATE
-@_JSON
+@STATE
+@JSON
 def hold(
     service: str | None,
     limit: int | None,
@@ -168,9 +145,9 @@ def hold(
             raise click.UsageError(
                 "--release takes no numbers: it lets go of all that is held", click.get_current_context()
             )
-        let_go(_system(state), service, as_json=as_json)
+        let_go(system_at(state), service, as_json=as_json)
     else:
-        pin(_system(state), service, limit=limit, replicas=replicas, duration=duration, as_json=as_json)
+        pin(system_at(state), service, limit=limit, replicas=replicas, duration=duration, as_json=as_json)
 
 
 @cli.command()
@@ -179,36 +156,36 @@ def hold(
 @click.option(
     "--last", "-n", "last", metavar="N", type=click.IntRange(0, 100_000), default=50, help="Lines of each log."
 )
-@_STATE
-@_JSON
+@STATE
+@JSON
 def logs(name: str | None, follow: bool, last: int, state: str | None, as_json: bool) -> None:
-    """Show output: of a service, a replica, edge, access, database.NAME, controller; all of it without NAME."""
+    """Show output: of a service, replica, edge, access, database.NAME, cache.NAME, controller; of all without NAME."""
     from headway.cli.logs import logs as run
 
-    run(_system(state), name, follow=follow, last=last, as_json=as_json)
+    run(system_at(state), name, follow=follow, last=last, as_json=as_json)
 
 
 @cli.command()
 @click.argument("what", required=False)
 @click.option("--last", "-n", "last", metavar="N", type=click.IntRange(1, 10_000), default=40, help="Entries to show.")
-@_STATE
-@_JSON
+@STATE
+@JSON
 def explain(what: str | None, last: int, state: str | None, as_json: bool) -> None:
     """Say what was done and why: of a service, a replica, edge, controller; all of it without WHAT."""
     from headway.cli.look import explain as run
 
-    run(_system(state), what, last=last, as_json=as_json)
+    run(system_at(state), what, last=last, as_json=as_json)
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})
 @click.argument("service")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-@_STATE
+@STATE
 def run(service: str, command: tuple[str, ...], state: str | None) -> None:
     """Run COMMAND in the folder and environment of SERVICE: headway run web -- python manage.py migrate."""
     from headway.cli.run import run as go
 
-    sys.exit(go(_system(state), service, command))
+    sys.exit(go(system_at(state), service, command))
 
 
 @cli.command()
@@ -249,13 +226,13 @@ def run(service: str, command: tuple[str, ...], state: str | None) -> None:
 @click.option("--seed", metavar="N", type=int, default=1, help="Seed of the arrivals.")
 @click.option("--report", metavar="FILE", help="Write an HTML page with plots over time.")
 @click.option("--state", metavar="DIR", help="Plot the limits of the system with this state folder, too.")
-@_JSON
+@JSON
 def load(state: str | None, as_json: bool, **options: Any) -> None:
     """Send requests at a steady or changing rate and measure what comes back (open loop)."""
     from headway.cli.load import Options
     from headway.cli.load import load as go
 
-    go(Options(**options), _system(state), state_given=state is not None, as_json=as_json)
+    go(Options(**options), system_at(state), state_given=state is not None, as_json=as_json)
 
 
 @cli.command()
@@ -274,14 +251,14 @@ def load(state: str | None, as_json: bool, **options: Any) -> None:
 @click.option("--ca", metavar="FILE", help="Trust the authorities in this PEM file instead of the machine's.")
 @click.option("--report", metavar="FILE", help="Write an HTML page with plots.")
 @click.option("--env", "overlay", metavar="NAME", help="Lay headway.NAME.toml over the declaration.")
-@_STATE
-@_JSON
+@STATE
+@JSON
 def drill(state: str | None, as_json: bool, **options: Any) -> None:
     """Start the system beside what runs, give it too much, and say what it does then."""
     from headway.cli.drill import Options
     from headway.cli.drill import drill as go
 
-    go(Options(**options), lambda: _system(state), as_json=as_json)
+    go(Options(**options), lambda: system_at(state), as_json=as_json)
 
 
 @cli.command("break")
@@ -294,184 +271,68 @@ def drill(state: str | None, as_json: bool, **options: Any) -> None:
 @click.option("--path", metavar="/x", help="What to ask for. Default: a route of what is broken.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--expect-none-failed", "none_failed", is_flag=True, help="Exit with 1 when a request came to nothing.")
-@_STATE
-@_JSON
+@STATE
+@JSON
 def break_(state: str | None, as_json: bool, **options: Any) -> None:
-    """Break a part under load and tell who noticed: replica web.1, edge, controller, server DATABASE."""
+    """Break a part under load and tell who noticed: replica web.1, edge, controller, server DATABASE,
+    cache NAME."""
     from headway.cli.break_ import Options
     from headway.cli.break_ import break_ as go
 
-    go(_system(state), Options(**options), as_json=as_json)
+    go(system_at(state), Options(**options), as_json=as_json)
 
 
 @cli.command()
-@_STATE
-@_JSON
+@STATE
+@JSON
 def walls(state: str | None, as_json: bool) -> None:
     """Name every limit of this system, and the rate at which traffic meets it; the nearest first."""
     from headway.cli.walls import show_walls
 
-    show_walls(_system(state), as_json=as_json)
-
-
-@cli.group(cls=_Group)
-def db() -> None:
-    """Sharded databases: the map, moves between servers, splits, balance, migrations."""
-
-
-_DATABASE = click.argument("database")
-
-
-@db.command("status")
-@click.argument("database", required=False)
-@click.option("--pgdog", "for_pgdog", is_flag=True, help="Print the map of DATABASE as a configuration of PgDog.")
-@_STATE
-@_JSON
-def db_status(database: str | None, for_pgdog: bool, state: str | None, as_json: bool) -> None:
-    """Show which server holds which shard, and what is moving."""
-    from headway.cli.db import print_pgdog
-    from headway.cli.db import status as run
-
-    if for_pgdog:
-        print_pgdog(_system(state), database)
-    else:
-        run(_system(state), database, as_json=as_json)
-
-
-@db.command("check")
-@_DATABASE
-@_STATE
-@_JSON
-def db_check(database: str, state: str | None, as_json: bool) -> None:
-    """Say whether the servers allow what shards, moves and transactions over shards need."""
-    from headway.cli.db_check import check as run
-
-    if not run(_system(state), database, as_json=as_json):
-        raise click.exceptions.Exit(1)
-
-
-@db.command("move")
-@_DATABASE
-@click.argument("shard", type=click.IntRange(0, 4095))
-@click.option("--to", "target", metavar="SERVER", required=True, help="The server that is to hold it.")
-@_STATE
-@_JSON
-def db_move(database: str, shard: int, target: str, state: str | None, as_json: bool) -> None:
-    """Move SHARD to another server while it is read and written."""
-    from headway.cli.db import move as run
-
-    run(_system(state), database, shard, target, as_json=as_json)
-
-
-@db.command("split")
-@_DATABASE
-@_STATE
-@_JSON
-def db_split(database: str, state: str | None, as_json: bool) -> None:
-    """Double the shards while they are read and written: each splits in two, on its own server."""
-    from headway.cli.db import split as run
-
-    run(_system(state), database, as_json=as_json)
-
-
-@db.command("abort")
-@_DATABASE
-@click.argument("shard", type=click.IntRange(0, 4095), required=False)
-@_STATE
-@_JSON
-def db_abort(database: str, shard: int | None, state: str | None, as_json: bool) -> None:
-    """Undo the move of SHARD, or without one the split, that is under way; past its commit point it only goes on."""
-    from headway.cli.db import abort as run
-
-    run(_system(state), database, shard, as_json=as_json)
-
-
-@db.command("rebalance")
-@_DATABASE
-@click.option("--empty", metavar="SERVER", multiple=True, help="Leave nothing on this server.")
-@click.option("--yes", is_flag=True, help="Carry the plan out without asking.")
-@_STATE
-@_JSON
-def db_rebalance(database: str, empty: tuple[str, ...], yes: bool, state: str | None, as_json: bool) -> None:
-    """Spread the shards evenly over the servers: shows the plan first."""
-    from headway.cli.db import rebalance as run
-
-    run(_system(state), database, empty=empty, yes=yes, as_json=as_json)
-
-
-@db.command("verify")
-@_DATABASE
-@_STATE
-@_JSON
-def db_verify(database: str, state: str | None, as_json: bool) -> None:
-    """Hold the servers against the map, and shards and reference tables against each other."""
-    from headway.cli.db import verify as run
-
-    if not run(_system(state), database, as_json=as_json):
-        raise click.exceptions.Exit(1)
-
-
-@db.command("import")
-@_DATABASE
-@click.option("--from", "source", metavar="SOURCE", help="A declared plain database, or a URL: '{env.SOURCE_URL}'.")
-@click.option("--switch", is_flag=True, help="Let the shards take over.")
-@click.option("--abort", is_flag=True, help="Undo it; past the switch it only goes on.")
-@_STATE
-@_JSON
-def db_import(database: str, source: str | None, switch: bool, abort: bool, state: str | None, as_json: bool) -> None:
-    """Bring the tables of a plain PostgreSQL into the shards while they are written to."""
-    from headway.cli.db_import import import_ as run
-
-    run(_system(state), database, source, switch=switch, abort=abort, as_json=as_json)
-
-
-@db.command("shell")
-@_DATABASE
-@click.option("--key", metavar="KEY", help="Where the rows of this key are.")
-@click.option("--shard", metavar="N", type=click.IntRange(0, 4095), help="This shard.")
-@click.option("--server", metavar="NAME", help="This server, with its reference tables.")
-@click.option("-c", "sql", metavar="SQL", multiple=True, help="Run this and end, instead of asking.")
-@_STATE
-def db_shell(
-    database: str, key: str | None, shard: int | None, server: str | None, sql: tuple[str, ...], state: str | None
-) -> None:
-    """Open psql on a shard, as the app sees it; also on a plain database."""
-    from headway.cli.db_shell import shell as run
-
-    raise click.exceptions.Exit(run(_system(state), database, key=key, shard=shard, server=server, sql=sql))
-
-
-@db.command("migrate")
-@_DATABASE
-@click.option("--folder", metavar="DIR", help="SQL files, 0001_….sql and on. Default: as declared.")
-@click.option("--dry-run", is_flag=True, help="Say what would be applied.")
-@_STATE
-@_JSON
-def db_migrate(database: str, folder: str | None, dry_run: bool, state: str | None, as_json: bool) -> None:
-    """Apply migrations to every shard; a run that was cut off goes on where it was."""
-    from headway.cli.db import migrate as run
-
-    run(_system(state), database, folder, dry_run=dry_run, as_json=as_json)
+    show_walls(system_at(state), as_json=as_json)
 
 
 @cli.command()
-@_STATE
-@_JSON
+@click.option("--listen", metavar="HOST:PORT", help="Serve them as http://HOST:PORT/metrics until Ctrl-C.")
+@STATE
+def metrics(listen: str | None, state: str | None) -> None:
+    """Print the numbers of this system in the format of Prometheus, or serve them."""
+    from headway.cli.metrics import serve, show
+    from headway.model.bind import parse_bind
+
+    if listen is None:
+        show(system_at(state))
+        return
+    try:
+        bind = parse_bind(listen)
+    except ValueError as error:
+        what, _, hint = str(error).partition("; ")
+        raise HeadwayError(f"--listen: {what}", hint=hint) from None
+    serve(system_at(state), bind)
+
+
+cli.add_command(db)
+cli.add_command(cache)
+
+
+@cli.command()
+@STATE
+@JSON
 def doctor(state: str | None, as_json: bool) -> None:
     """Check this machine: engines, ports, limits, memory, disk; and say what to do."""
     from headway.cli.doctor import doctor as run
 
-    run(_system(state), as_json=as_json)
+    run(system_at(state), as_json=as_json)
 
 
 @cli.command()
-@_STATE
-@_JSON
+@STATE
+@JSON
 def down(state: str | None, as_json: bool) -> None:
     """Stop everything in order; data stays."""
     from headway.cli.look import down as run
 
-    run(_system(state), as_json=as_json)
+    run(system_at(state), as_json=as_json)
 
 
 def main() -> None:
@@ -482,7 +343,8 @@ def main() -> None:
 def guarded(function: Callable[[], Any]) -> int:
     """Run a command and turn what it raises into lines and a status."""
     try:
-        function()
+        status = function()
+        return status if type(status) is int else 0  # of an `Exit` in a command, click makes its result
     except DeclarationError as error:
         from headway.declaration.load import report
 
@@ -521,7 +383,6 @@ def guarded(function: Callable[[], Any]) -> int:
             f"please report it, with what the same command says after: export {_DEBUG}=1",
         )
         return 1
-    return 0
 
 
 def _sentence(text: str) -> str:

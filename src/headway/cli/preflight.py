@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from headway.caching.engine import find_valkey
 from headway.edge.certificate import load_certificate
 from headway.edge.haproxy import find_haproxy
 from headway.errors import MachineError
@@ -33,6 +34,8 @@ def check_start(declared: Declared, *, check_addresses: bool) -> None:
         find_haproxy()
     if any(not database.urls for database in declared.databases.values()):
         find_postgresql()
+    if any(cache.is_embedded for cache in declared.caches.values()):
+        find_valkey()
     if declared.edge.tls is not None:
         key = declared.edge.tls.key
         load_certificate(Path(declared.edge.tls.certificate), Path(key) if key else None)

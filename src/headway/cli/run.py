@@ -7,7 +7,7 @@ from pathlib import Path
 
 from headway.cli.start import System
 from headway.control.stored import Store
-from headway.control.wanting import needs
+from headway.control.wanting import caches_of, needs, told_of_caches
 from headway.control.wanting import told as tell
 from headway.declaration.load import load
 from headway.declaration.references import references, resolve_env
@@ -24,19 +24,21 @@ def run(system: System, service: str, command: tuple[str, ...]) -> int:
         fields: dict[str, dict[str, str]] = told["databases"]
     else:
         loaded = load(None, cwd=Path.cwd(), environment=os.environ)
-        declared, root, fields, told = loaded.system, loaded.root, {}, {"access": {}, "folder": ""}
+        declared, root, fields, told = loaded.system, loaded.root, {}, {"access": {}, "caches": {}, "folder": ""}
     if service not in declared.services:
         raise HeadwayError(f"there is no service {service!r}", hint=f"services are: {', '.join(declared.services)}")
     found = declared.services[service]
     missing = {piece.owner for _variable, piece in references(found)} - {"env", "file"} - set(fields)
     if missing:
         raise HeadwayError(
-            f"services.{service}: the database {', '.join(sorted(missing))} has no address while nothing runs",
+            f"services.{service}: {', '.join(sorted(missing))} has no address while nothing runs",
             hint="headway up --detach, then the same command again",
         )
     env = os.environ | resolve_env(found, databases=fields, environment=os.environ, root=root)
     used = needs(found, declared.databases)
     env |= tell(found, {name: told["access"][name] for name in used if name in told["access"]}, told["folder"])
+    caches = told["caches"]
+    env |= told_of_caches({name: caches[name] for name in caches_of(found, declared.caches) if name in caches})
     env["HEADWAY_SERVICE"] = service
     if found.python:
         # `python` and the scripts of its environment are the service's own.

@@ -49,8 +49,20 @@ def status_lines(document: dict[str, Any]) -> list[str]:
             if database["shards"] is not None:
                 called, holds = f"{name}/{server['name']}", f"  {server['shards']} of {database['shards']} shards"
             rows.append((mark(server["state"]), called, server["state"], f"{server['url']}{holds}"))
+    for name, cache in document["caches"].items():
+        rows.append((mark(cache["state"]), name, cache["state"], f"{cache['url']}{_cache_note(cache)}"))
     rows.append((mark(edge["state"]), "edge", edge["state"], f"HAProxy, {edge['reloads']} reloads"))
     lines += table(rows)
+    lines += [
+        f"  servers of {name} by hand, not declared: {database['servers_by_hand']}"
+        for name, database in document["databases"].items()
+        if database.get("servers_by_hand")
+    ]
+    lines += [
+        f"  server {database['departing']} of {name} is leaving: headway db status {name}"
+        for name, database in document["databases"].items()
+        if database.get("departing")
+    ]
     replicas = [replica for service in document["services"].values() for replica in service["replicas"]]
     if replicas:
         lines.append("")
@@ -63,6 +75,15 @@ def status_lines(document: dict[str, Any]) -> list[str]:
     if document["supervisor"] == "gone":
         lines += ["", "the supervisor is gone: traffic goes on, nothing can be started", "hint: headway up --detach"]
     return lines
+
+
+def _cache_note(cache: dict[str, Any]) -> str:
+    """What the server holds, and that it is full."""
+    if cache["used_bytes"] is None:
+        return ""
+    most = f" of {format_bytes(cache['max_bytes'])}" if cache["max_bytes"] else ""
+    evicted = f", {cache['evicted']:,} evicted" if cache["evicted"] else ""
+    return f"  {format_bytes(cache['used_bytes'])}{most}{evicted}"
 
 
 def _overload_lines(document: dict[str, Any]) -> list[str]:

@@ -14,9 +14,11 @@ from headway.cli.preflight import check_start
 from headway.cli.show import status_lines
 from headway.cli.start import System, await_controller, await_ready, only_start, start, system_of
 from headway.cli.view import View, is_terminal
+from headway.control.stored import Store, servers_in_force, with_servers
+from headway.declaration.changes import shards_to_write
 from headway.declaration.load import Loaded, load
-from headway.declaration.references import parse
-from headway.errors import Conflict, EngineError, HeadwayError, NotRunning
+from headway.declaration.references import parse, resolve_servers
+from headway.errors import Conflict, DeclarationError, EngineError, HeadwayError, NotRunning
 from headway.process.detach import Started
 from headway.process.record import has_leftovers, has_processes, read_record, supervisor_runs
 
@@ -38,6 +40,7 @@ def up(
     running = _running(system)
     if running is not None and running["supervisor"] == "ready":
         return _apply(system, loaded), True
+    _check_by_hand(system, loaded)
     # A system that outlived its supervisor keeps its addresses and its declaration until the new one is applied.
     record = read_record(system.folders)
     check_start(loaded.system, check_addresses=running is None and not has_processes(record))
@@ -51,6 +54,20 @@ def up(
             await_controller(system, started)
             return _apply(system, loaded), True
         return _follow(system, loaded, started, detach=detach, adopts=adopts), detach
+
+
+def _check_by_hand(system: System, loaded: Loaded) -> None:
+    """HeadwayError where the URL of a server that was added by hand has no value here."""
+    by_hand = Store(system.folders.state, system.folders.run).load_servers()
+    for name, entry in servers_in_force(by_hand, loaded.system).items():
+        try:
+            database = with_servers(loaded.system.databases[name], entry)
+            resolve_servers(database, environment=os.environ, root=loaded.root)
+        except DeclarationError as error:
+            problem = error.problems[0]
+            raise HeadwayError(
+                f"databases.{name}.{problem.path}, which was added by hand: {problem.message}", hint=problem.hint
+            ) from None
 
 
 def _running(system: System) -> dict[str, Any] | None:
@@ -86,13 +103,22 @@ def _apply(system: System, loaded: Loaded) -> dict[str, Any]:
     until_s = time.monotonic() + _SETTLE_S
     while (document := system.client.status())["state"] == "degraded" and time.monotonic() < until_s:
         time.sleep(0.05)
+    _tell_of_shards(loaded, document)
     return document
+
+
+def _tell_of_shards(loaded: Loaded, document: dict[str, Any]) -> None:
+    """A split has doubled them, and the declaration says how many there were."""
+    now = {name: database["shards"] for name, database in document["databases"].items()}
+    for path, told in shards_to_write(loaded.system, now).items():
+        print(f"warning: {path}: {told}", file=sys.stderr, flush=True)
 
 
 def _environ(loaded: Loaded) -> dict[str, str]:
     """The variables that the declaration refers to, as they are here: the running system may know other values."""
     texts = [text for service in loaded.system.services.values() for text in service.env.values()]
     texts += [url for database in loaded.system.databases.values() for url in database.urls.values()]
+    texts += [text for cache in loaded.system.caches.values() for text in cache.texts.values()]
     pieces = [piece for text in texts for piece in parse(text) if not isinstance(piece, str)]
     return {
         piece.field: os.environ[piece.field] for piece in pieces if piece.owner == "env" and piece.field in os.environ
@@ -124,6 +150,8 @@ def _follow(system: System, loaded: Loaded, started: Started, *, detach: bool, a
                 patience_s=_patience_s(loaded),
                 is_interrupted=lambda: bool(interrupted),
             )
+            if not adopts:
+                _tell_of_shards(loaded, document)
             if detach:
                 return document
             if not interrupted:

@@ -14,10 +14,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from headway.control import db_api
+from headway.control import caches, db_api
 from headway.control.apply import Applying
+from headway.control.backing_up import PlainDatabases
 from headway.control.by_hand import HOLD_S, ByHand
 from headway.control.controller import Controller
+from headway.control.departing import Departures
+from headway.control.servers import Servers
 from headway.errors import Conflict, HeadwayError
 from headway.model.declared import System
 
@@ -46,6 +49,14 @@ def build(controller: Controller, applying: Applying) -> Starlette:
     async def status(_request: Request) -> Response:
         return JSONResponse(controller.status())
 
+    counts = caches.Counts(controller.caches)
+
+    async def metrics(_request: Request) -> Response:
+        from headway.control.metrics import metrics_text  # its library takes a while, and most systems never ask
+
+        text = metrics_text(controller.status(), await asyncio.to_thread(counts.look))
+        return JSONResponse({"text": text})
+
     async def journal(request: Request) -> Response:
         after = int(request.query_params.get("after", "0"))
         entries = [entry for entry in list(controller.journal.recent) if entry["number"] > after]
@@ -55,8 +66,9 @@ def build(controller: Controller, applying: Applying) -> Starlette:
         # With passwords: for `headway run`, over a socket that only this user can open.
         return JSONResponse(
             {
-                "databases": controller.databases.fields(),
+                "databases": controller.fields(),
                 "access": controller.databases.access(),
+                "caches": controller.caches.access(),
                 "folder": str(controller.folders.app),
             }
         )
@@ -97,8 +109,12 @@ def build(controller: Controller, applying: Applying) -> Starlette:
         await asyncio.to_thread(controller.call, lambda: controller.stop("headway down"))
         return JSONResponse({})
 
+    servers = Servers(controller, applying)
+    departures = Departures(controller, applying, servers)
+    plain = PlainDatabases(controller.databases, controller.journal.write)
     routes = [
         Route("/status", _told(status)),
+        Route("/metrics", _told(metrics)),
         Route("/journal", _told(journal)),
         Route("/databases", _told(databases)),
         Route("/scale", _told(scale), methods=["POST"]),
@@ -107,7 +123,8 @@ def build(controller: Controller, applying: Applying) -> Starlette:
         Route("/apply", _told(apply), methods=["POST"]),
         Route("/reload", _told(reload), methods=["POST"]),
         Route("/stop", _told(stop), methods=["POST"]),
-        *db_api.routes(controller.tended, controller.tasks, body, _told),
+        *caches.routes(controller.caches, controller.journal.write, body, _told),
+        *db_api.routes(controller.tended, plain, controller.tasks, servers, departures, body, _told),
     ]
     return Starlette(routes=routes)
 

@@ -19,12 +19,13 @@ from typing import Any
 from headway.control import wanting
 from headway.control.controller import Controller
 from headway.control.status import start_failure
-from headway.control.stored import Applied, Override, in_force
+from headway.control.stored import Applied, Override, ServersByHand, in_force, servers_in_force
 from headway.declaration.changes import changes, check_shards
 from headway.errors import AppError, Conflict, HeadwayError
 from headway.model.declared import System
 from headway.model.replica import Phase, Replica
 from headway.process.listeners import check_address
+from headway.runtimes.local.caches import WantedCache
 from headway.runtimes.local.databases import WantedDatabase
 from headway.runtimes.local.edge_plan import addresses
 from headway.runtimes.local.sharded import ShardedDatabase, WantedSharded
@@ -68,7 +69,7 @@ class Applying:
         if not found:
             return {"changes": [], "reloaded": False}
         former = {name: os.environ[name] for name in fresh if name in os.environ}
-        kept = dict(controller.overrides)
+        kept, servers = dict(controller.overrides), dict(controller.servers_by_hand)
         reloads = controller.edge.reloads
         try:
             if staged := _staged(before.system, system, wanting.replicas_declared(system, controller.machine)):
@@ -77,11 +78,68 @@ class Applying:
             controller.call(lambda: self._switch(after, fresh))
             self._await_ready(system)
         except HeadwayError as error:
-            controller.call(lambda: self._put_back(before, former, kept))
+            controller.call(lambda: self._put_back(before, former, kept, servers))
             controller.journal.write("controller", "apply failed", f"{error.message}; all is as it was", "warning")
             raise
         controller.journal.write("controller", "apply", "; ".join(found))
         return {"changes": found, "reloaded": controller.edge.reloads > reloads}
+
+    def set_servers(self, name: str, servers: int | dict[str, str], environ: dict[str, str]) -> None:
+        """Give a sharded database other servers than are declared, until the declaration says something else, and wait
+        until it has them. Conflict while an apply is in progress, or where a server would go that holds shards; what
+        else keeps it from being done is raised, with everything as it was."""
+        if not self._busy.acquire(blocking=False):
+            raise Conflict("another apply is in progress", hint="wait for it: headway status --watch")
+        try:
+            self._set_servers(name, servers, environ)
+        finally:
+            self._busy.release()
+
+    def _set_servers(self, name: str, servers: int | dict[str, str], environ: dict[str, str]) -> None:
+        controller = self._controller
+        applied = controller.applied
+        declared = applied.system.databases[name].servers
+        before = dict(controller.servers_by_hand)
+        after = {other: entry for other, entry in before.items() if other != name}
+        if servers != (declared or 1):
+            after[name] = ServersByHand(servers, declared)
+        fresh = {variable: value for variable, value in environ.items() if os.environ.get(variable) != value}
+        former = {variable: os.environ[variable] for variable in fresh if variable in os.environ}
+        os.environ.update(fresh)  # what the new servers' URLs refer to
+        try:
+            self._check_servers(applied, after)
+            controller.call(lambda: self._put_servers(applied, after, fresh))
+            self._await_database(name)
+            self._await_ready(applied.system)
+        except HeadwayError as error:
+            for variable in fresh.keys() - former.keys():
+                os.environ.pop(variable, None)
+            controller.call(lambda: self._put_servers(applied, before, former))
+            about = f"database.{name}"
+            controller.journal.write(about, "servers failed", f"{error.message}; all is as it was", "warning")
+            raise
+
+    def _put_servers(self, applied: Applied, by_hand: dict[str, ServersByHand], environ: dict[str, str]) -> None:
+        controller = self._controller
+        controller.servers_by_hand = by_hand
+        databases, _ = self._take_environ(applied, environ)
+        controller.store.save_servers(by_hand)
+        controller.databases.want(databases)
+        controller.refresh()
+
+    def _await_database(self, name: str) -> None:
+        """Until all servers of a database answer and its shards are laid out on them."""
+        until_s = time.monotonic() + _MARGIN_S * 2
+        while time.monotonic() < until_s:
+            held = self._controller.databases.held[name]
+            if held.error is not None and not held.ready_once:
+                raise held.error
+            if held.state == "ready":
+                return
+            if self._controller.loop.wanted.stopping:
+                raise Conflict("the system is stopping", hint="headway up")
+            time.sleep(_POLL_S)
+        raise HeadwayError(f"database {name} is not ready after {_MARGIN_S * 2:.0f} s", hint="headway explain")
 
     def _shards_now(self) -> dict[str, int]:
         """By database, how many shards there are: a split has doubled them."""
@@ -90,12 +148,12 @@ class Applying:
             name: one.map_now().shards for name, one in held if isinstance(one, ShardedDatabase) and one.map is not None
         }
 
-    def _check_servers(self, after: Applied) -> None:
+    def _check_servers(self, after: Applied, by_hand: Mapping[str, ServersByHand] | None = None) -> None:
         """Conflict where a server would go that holds shards."""
         for name, database in self._controller.databases.held.items():
             if not isinstance(database, ShardedDatabase) or database.map is None:
                 continue
-            wanted = self._controller.wanted_databases(after).get(name)
+            wanted = self._controller.wanted_databases(after, by_hand).get(name)
             kept = dict(wanted.servers) if isinstance(wanted, WantedSharded) else {}
             for server in database.servers:
                 count = len(database.map_now().on(server))
@@ -110,7 +168,7 @@ class Applying:
     def _other_values(self) -> list[str]:
         """Services whose environment would be another one now, though the declaration is the same: a secret's file."""
         controller = self._controller
-        now = controller.launches(controller.applied, controller.databases.fields())
+        now = controller.launches(controller.applied, controller.fields())
         return [
             f"services.{name}.env: a value it refers to changed; its replicas are replaced one by one"
             for name, launch in now.items()
@@ -122,27 +180,38 @@ class Applying:
         controller = self._controller
         for address in set(addresses(after)) - set(addresses(before)):
             check_address(address)
-        databases = self._take_environ(staged, environ)
+        databases, caches = self._take_environ(staged, environ)
         controller.applied = staged
         controller.databases.want(databases)
+        controller.caches.want(caches)
         controller.refresh()
 
     def _switch(self, after: Applied, environ: dict[str, str]) -> None:
         """Put a declaration in force. Raises with nothing changed but the environment."""
         controller = self._controller
-        databases = self._take_environ(after, environ)
+        databases, caches = self._take_environ(after, environ)
         controller.apply_edge(after, controller.wanted(after, {}))
         controller.applied = after
         controller.overrides = in_force(controller.overrides, wanting.declared_as(after.system, controller.machine))
+        controller.servers_by_hand = servers_in_force(controller.servers_by_hand, after.system)
         controller.store.save_applied(after)
         controller.store.save_overrides(controller.overrides)
+        controller.store.save_servers(controller.servers_by_hand)
         controller.databases.want(databases)
+        controller.caches.want(caches)
         controller.refresh()  # who asks from now on whether it is in force must not be told of the former one
 
-    def _put_back(self, before: Applied, environ: dict[str, str], overrides: dict[str, Override]) -> None:
+    def _put_back(
+        self,
+        before: Applied,
+        environ: dict[str, str],
+        overrides: dict[str, Override],
+        servers: dict[str, ServersByHand],
+    ) -> None:
         """Everything as it was, as far as it can be: what cannot is told, and does not keep the rest from it."""
         controller = self._controller
-        databases = self._take_environ(before, environ)
+        controller.servers_by_hand = servers
+        databases, caches = self._take_environ(before, environ)
         try:
             controller.apply_edge(before, controller.wanted(before, {}))
         except HeadwayError as error:
@@ -151,15 +220,19 @@ class Applying:
         controller.overrides = overrides | controller.overrides  # a `scale` meanwhile stays
         controller.store.save_applied(before)
         controller.store.save_overrides(controller.overrides)
+        controller.store.save_servers(servers)
         controller.databases.want(databases)
+        controller.caches.want(caches)
         controller.refresh()
 
-    def _take_environ(self, applied: Applied, environ: dict[str, str]) -> dict[str, WantedDatabase | WantedSharded]:
+    def _take_environ(
+        self, applied: Applied, environ: dict[str, str]
+    ) -> tuple[dict[str, WantedDatabase | WantedSharded], dict[str, WantedCache]]:
         controller = self._controller
         if environ:
             os.environ.update(environ)
             controller.supervisor.set_environ(environ)
-        return controller.wanted_databases(applied)
+        return controller.wanted_databases(applied), controller.wanted_caches(applied)
 
     # -- waiting ----------------------------------------------------------------------------------------------------
 
@@ -177,9 +250,9 @@ class Applying:
             failure = start_failure(self._current())
             if failure:
                 raise AppError(failure["message"], hint=failure["hint"], detail=failure["detail"])
-            for database in controller.databases.held.values():
-                if database.error is not None and not database.ready_once:
-                    raise database.error
+            for engine in (*controller.databases.held.values(), *controller.caches.held.values()):
+                if engine.error is not None and not engine.ready_once:
+                    raise engine.error
             if controller.loop.wanted.stopping:
                 raise Conflict("the system is stopping", hint="headway up")
             time.sleep(_POLL_S)
@@ -223,7 +296,11 @@ def _staged(before: System, after: System, replicas: Mapping[str, int]) -> Syste
     if not fresh or not public:
         return None
     return before.model_copy(
-        update={"services": {**before.services, **fresh}, "databases": {**after.databases, **before.databases}}
+        update={
+            "services": {**before.services, **fresh},
+            "databases": {**after.databases, **before.databases},
+            "caches": {**after.caches, **before.caches},
+        }
     )
 
 

@@ -17,16 +17,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from headway.caching.place import Place, place_of_url
+from headway.caching.settings import MEMORY_BYTES
 from headway.control import wanting
+from headway.control.app_tools import tool_of
 from headway.control.calls import BEGUN_WITHIN_S, Calls
 from headway.control.journal import Journal
 from headway.control.loop import TICK_S, Loop
 from headway.control.scaling import Scaler
-from headway.control.status import DatabaseStatus, Facts, document, start_failure, state_of
-from headway.control.stored import Applied, Override, Store, in_force
+from headway.control.status import CacheStatus, DatabaseStatus, Facts, document, servers_line, start_failure, state_of
+from headway.control.stored import (
+    Applied,
+    Departure,
+    Override,
+    ServersByHand,
+    Store,
+    in_force,
+    servers_in_force,
+    with_servers,
+)
 from headway.control.tasks import Tasks
 from headway.control.tender import Tender
-from headway.declaration.references import resolve_env, resolve_servers, resolve_url
+from headway.declaration.caches import parse_host
+from headway.declaration.references import resolve_cache, resolve_env, resolve_servers, resolve_url
 from headway.errors import DeclarationError, HeadwayError
 from headway.model.declared import ReplicaRange, System
 from headway.model.hold import Hold, ended
@@ -38,6 +51,7 @@ from headway.process.folders import Folders
 from headway.process.identity import engine_identity
 from headway.process.supervisor_client import SupervisorClient
 from headway.runtimes.local.all_databases import Databases
+from headway.runtimes.local.caches import Caches, WantedCache
 from headway.runtimes.local.databases import WantedDatabase
 from headway.runtimes.local.edge import ACCESS_LOG, Edge
 from headway.runtimes.local.logs import rotate
@@ -66,14 +80,19 @@ class Controller:
         self.overrides: dict[str, Override] = in_force(
             self.store.load_overrides(), wanting.declared_as(applied.system, self.machine)
         )
+        self.servers_by_hand: dict[str, ServersByHand] = servers_in_force(self.store.load_servers(), applied.system)
         self.holds: dict[str, Hold] = self.store.load_holds()
+        self.departures: dict[str, Departure] = self.store.load_departures()
         self.supervisor = SupervisorClient(str(folders.supervisor_socket))
         self.processes = Processes(folders, self.supervisor, engine_identity())
         self.databases = Databases(
             folders, self.supervisor, self.processes.spawn, self.journal.write, self.processes.table_entry
         )
+        self.caches = Caches(
+            folders, self.supervisor, self.processes.spawn, self.journal.write, self.processes.table_entry
+        )
         self.edge = Edge(folders, self.supervisor, self.machine)
-        self.runtime = LocalRuntime(self.processes, self.edge, self.databases, self.store.save_replicas)
+        self.runtime = LocalRuntime(self.processes, self.edge, self.databases, self.caches, self.store.save_replicas)
         self.loop = Loop(self.runtime, self.journal, Wanted(), self.store.load_replicas())
         self.loop.adapted = self.store.load_overload()
         self.scaler = Scaler(self.machine.cores, self.journal.write, machines.busy_core_seconds)
@@ -105,6 +124,7 @@ class Controller:
         adopted = sum(state.alive for name, state in self.processes.table.items() if name != "controller")
         self.journal.write("controller", "start", f"adopts {adopted} processes" if adopted else "a fresh start")
         self.databases.want(self.wanted_databases(self.applied))
+        self.caches.want(self.wanted_caches(self.applied))
         self.end_holds()
         self.resolve()
         try:
@@ -127,12 +147,18 @@ class Controller:
         elif not runs and self.edge.urls:
             self.processes.table["edge"] = self.edge.start()
 
-    def wanted_databases(self, applied: Applied) -> dict[str, WantedDatabase | WantedSharded]:
-        """The databases of a declaration, their references resolved."""
-        return {name: self._wanted_database(applied, name) for name in applied.system.databases}
+    def wanted_databases(
+        self, applied: Applied, by_hand: Mapping[str, ServersByHand] | None = None
+    ) -> dict[str, WantedDatabase | WantedSharded]:
+        """The databases of a declaration with their servers by hand, their references resolved."""
+        known = self.servers_by_hand if by_hand is None else by_hand
+        held = servers_in_force(known, applied.system)
+        return {name: self._wanted_database(applied, name, held.get(name)) for name in applied.system.databases}
 
-    def _wanted_database(self, applied: Applied, name: str) -> WantedDatabase | WantedSharded:
-        database, root = applied.system.databases[name], Path(applied.root)
+    def _wanted_database(
+        self, applied: Applied, name: str, by_hand: ServersByHand | None
+    ) -> WantedDatabase | WantedSharded:
+        database, root = with_servers(applied.system.databases[name], by_hand), Path(applied.root)
         active_max = database.active_max or wanting.active_max(self.machine)
         if database.shards is None:
             return WantedDatabase(
@@ -158,7 +184,35 @@ class Controller:
             active_max=active_max,
             idle_max=database.idle_max,
             migrations=database.migrations.sql if database.migrations else None,
+            tool=tool_of(applied, name),
         )
+
+    def wanted_caches(self, applied: Applied) -> dict[str, WantedCache]:
+        """The caches of a declaration, their references resolved."""
+        found = {}
+        for name, declared in applied.system.caches.items():
+            cache = resolve_cache(declared, environment=os.environ, root=Path(applied.root))
+            place: Place | None = None
+            if cache.url is not None:
+                place = place_of_url(cache.url)
+            elif cache.sentinel is not None:
+                told = cache.sentinel
+                place = Place(
+                    host=told.master,
+                    user=told.user or "",
+                    password=told.password or "",
+                    master=told.master,
+                    sentinels=tuple(parse_host(text) for text in told.hosts),
+                )
+            found[name] = WantedCache(
+                name=name,
+                system=applied.system.name,
+                place=place,
+                memory_max_bytes=cache.memory_max_bytes or MEMORY_BYTES,
+                near_max_bytes=cache.near_max_bytes,
+                timeout_s=cache.timeout_s,
+            )
+        return found
 
     # -- the thread that ticks --------------------------------------------------------------------------------------
 
@@ -198,7 +252,7 @@ class Controller:
         if not self.was_ready:
             self.was_ready = self.state in ("ready", "degraded")
             if not self.was_ready and self.failure is None:
-                self.failure = start_failure(self.loop.replicas) or self._database_failure()
+                self.failure = start_failure(self.loop.replicas) or self._engine_failure()
         if self._stopping:
             self._end_engines()
 
@@ -236,17 +290,17 @@ class Controller:
             self.call(self._tend)
         return dict(self.tenders)
 
-    def _database_failure(self) -> dict[str, str] | None:
-        for database in self.databases.held.values():
-            if database.error is not None and not database.ready_once:
-                return {"message": database.error.message, "hint": database.error.hint, "detail": ""}
+    def _engine_failure(self) -> dict[str, str] | None:
+        for engine in (*self.databases.held.values(), *self.caches.held.values()):
+            if engine.error is not None and not engine.ready_once:
+                return {"message": engine.error.message, "hint": engine.error.hint, "detail": ""}
         return None
 
     # -- what is wanted ---------------------------------------------------------------------------------------------
 
     def resolve(self) -> None:
         """Bring the loop's target up to date when the declaration, an override or a database's address changed."""
-        fields = self.databases.fields()
+        fields = self.fields()
         inputs = (self.applied, dict(self.overrides), dict(self.holds), dict(self.scaled), fields, self._stopping)
         if inputs == self._resolved:
             return
@@ -255,6 +309,10 @@ class Controller:
         # Without a value yet, a service keeps the launch its replicas were started with.
         self.processes.launches = {**self.processes.launches, **launches}
         self.loop.wanted = self.wanted(self.applied, launches)
+
+    def fields(self) -> dict[str, dict[str, str]]:
+        """What references in an environment can name. Holds passwords."""
+        return self.databases.fields() | self.caches.fields()
 
     def refresh(self) -> None:
         """Resolve everything anew: a secret may have another value though the declaration is the same."""
@@ -274,6 +332,11 @@ class Controller:
             if not access.keys() >= set(used):
                 continue  # one is not up yet, and its address not known
             env |= wanting.told(service, {name: access[name] for name in used}, str(self.folders.app))
+            caches = self.caches.access()
+            of_service = wanting.caches_of(service, applied.system.caches)
+            if not caches.keys() >= set(of_service):
+                continue
+            env |= wanting.told_of_caches({name: caches[name] for name in of_service})
             launch = wanting.launch_of(name, service, env, self.machine)
             found[name] = replace(launch, generation=applied.generation)
         return found
@@ -357,7 +420,7 @@ class Controller:
     # -- stop -------------------------------------------------------------------------------------------------------
 
     def stop(self, why: str) -> None:
-        """Begin the orderly end: replicas drain and end, then the edge, then the databases, then the supervisor."""
+        """Begin the orderly end: replicas drain and end, then the edge, caches and databases, then the supervisor."""
         if not self._stopping:
             self._stopping = True
             self.tasks.stop()
@@ -374,9 +437,10 @@ class Controller:
                 self._edge_ends_at_s = now_s + _EDGE_END_S
                 self.edge.stop(_EDGE_END_S)
             return
-        if not all(database.state == "stopping" for database in self.databases.held.values()):
+        if not all(one.state == "stopping" for one in (*self.databases.held.values(), *self.caches.held.values())):
+            self.caches.stop()
             self.databases.stop()
-        if self.databases.stopped:
+        if self.databases.stopped and self.caches.stopped:
             self.journal.write("controller", "stopped", "everything has ended")
             with contextlib.suppress(HeadwayError):
                 self.supervisor.finish()
@@ -419,8 +483,16 @@ class Controller:
                     held.served,
                     held.error.message if held.error else "",
                     held.map if isinstance(held, ShardedDatabase) else None,
+                    servers_line(self.servers_by_hand.get(name)),
+                    self.departures[name].server if name in self.departures else "",
                 )
                 for name, held in self.databases.held.items()
+            ),
+            caches=tuple(
+                CacheStatus(
+                    name, cache.state, cache.place.shown, cache.told, cache.error.message if cache.error else ""
+                )
+                for name, cache in self.caches.held.items()
             ),
             traffic=self.traffic,
             adapted=self.loop.adapted,

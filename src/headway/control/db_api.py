@@ -13,21 +13,36 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from headway.control.departing import Departures
+from headway.control.servers import Servers
 from headway.control.tasks import Say, Tasks, Work
 from headway.control.tender import Tender
+from headway.control.weighing import told_plan
 from headway.errors import HeadwayError
 from headway.runtimes.local.sharded import ShardedDatabase
+from headway.sharding.admin import connect
+from headway.sharding.rebalance import BYS, By
+from headway.sharding.repair import parse_keep
 from headway.sharding.requirements import FACTS, Finding, ServerFacts, findings
-from headway.sharding.shards import connect
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Body = Callable[[Request], Awaitable[dict[str, Any]]]
 
 
+PlainWork = Callable[[str, str, Mapping[str, Any]], Work | None]
+
+
 def routes(
-    tenders: Callable[[], Mapping[str, Tender]], tasks: Tasks, body: Body, told: Callable[[Endpoint], Endpoint]
+    tenders: Callable[[], Mapping[str, Tender]],
+    plain_work: PlainWork,
+    tasks: Tasks,
+    servers: Servers,
+    departures: Departures,
+    body: Body,
+    told: Callable[[Endpoint], Endpoint],
 ) -> list[Route]:
-    """Its routes; `body` reads a request, `told` turns errors into answers."""
+    """Its routes; `body` reads a request, `told` turns errors into answers, `plain_work` is what can be done to a
+    database that is not sharded, None where it is."""
 
     def tender(name: object) -> Tender:
         known = tenders()
@@ -43,7 +58,13 @@ def routes(
     async def status(request: Request) -> Response:
         name = request.query_params.get("database")
         wanted = {name: tender(name)} if name else tenders()
-        found = {each: await asyncio.to_thread(one.status) for each, one in wanted.items()}
+        found = {
+            each: {
+                **await asyncio.to_thread(one.status),
+                "departing": await asyncio.to_thread(departures.status, each),
+            }
+            for each, one in wanted.items()
+        }
         return JSONResponse({"databases": found})
 
     async def verify(request: Request) -> Response:
@@ -56,21 +77,36 @@ def routes(
 
     async def plan(request: Request) -> Response:
         one = tender(request.query_params.get("database"))
-        found = await asyncio.to_thread(one.plan, tuple(request.query_params.getlist("empty")))
-        return JSONResponse({"moves": [asdict(move) for move in found]})
+        leaves = departures.server(one.name)
+        empty = (*request.query_params.getlist("empty"), *([leaves] if leaves else []))
+        by, over_s = _by(request.query_params.get("by", "rows")), float(request.query_params.get("over_s", "0"))
+        return JSONResponse(told_plan(*await asyncio.to_thread(one.plan, empty, by, over_s)))
+
+    async def leaving(request: Request) -> Response:
+        tender(name := str(request.query_params.get("database")))
+        server = str(request.query_params.get("server"))
+        return JSONResponse({"moves": await asyncio.to_thread(departures.plan, name, server)})
 
     async def abort(request: Request) -> Response:
         data = await body(request)
         one = tender(data.get("database"))
+        if data.get("server") is not None:
+            return JSONResponse(await asyncio.to_thread(departures.abort, one.name, str(data["server"])))
         if data.get("shard") is None:
             return JSONResponse(await asyncio.to_thread(one.splits.abort))
         return JSONResponse(await asyncio.to_thread(one.abort, int(data["shard"])))
 
     async def begin(request: Request) -> Response:
         data = await body(request)
-        one = tender(data.get("database"))
         verb = request.path_params["verb"]
-        return JSONResponse({"task": tasks.begin(f"db {verb}", _work(one, verb, data)).number})
+        name = data.get("database")
+        work = plain_work(str(name), verb, data)
+        if work is None:
+            one = tender(name)
+            work = _of_servers(servers, departures, verb, data) or _work(one, verb, data)
+            for target in _targets(verb, data):
+                departures.refuse_moves_to(one.name, target)
+        return JSONResponse({"task": tasks.begin(f"db {verb}", work).number})
 
     async def task(request: Request) -> Response:
         found = tasks.find(int(request.path_params["number"]))
@@ -81,10 +117,18 @@ def routes(
         Route("/db/verify", told(verify)),
         Route("/db/check", told(check)),
         Route("/db/plan", told(plan)),
+        Route("/db/leaving", told(leaving)),
         Route("/db/abort", told(abort), methods=["POST"]),
         Route("/db/{verb:str}", told(begin), methods=["POST"]),
         Route("/tasks/{number:int}", told(task)),
     ]
+
+
+def _by(word: str) -> By:
+    for by in BYS:
+        if by == word:
+            return by
+    raise HeadwayError(f"--by {word}: there is {', '.join(BYS)}", hint="headway db rebalance --help")
 
 
 def requirements_of(database: ShardedDatabase) -> dict[str, tuple[Finding, ...]]:
@@ -98,12 +142,35 @@ def requirements_of(database: ShardedDatabase) -> dict[str, tuple[Finding, ...]]
     return found
 
 
+def _targets(verb: str, data: Mapping[str, Any]) -> set[str]:
+    """Where shards are to go."""
+    if verb == "move":
+        return {str(data["to"])}
+    return {str(each["target"]) for each in data["moves"]} if verb == "rebalance" else set()
+
+
+def _of_servers(servers: Servers, departures: Departures, verb: str, data: Mapping[str, Any]) -> Work | None:
+    database = str(data.get("database"))
+    if verb == "add-server":
+        name, url = data.get("name"), data.get("url")
+        environ = {str(variable): str(value) for variable, value in data.get("environ", {}).items()}
+        departures.refuse_others(database, "another server")
+        return lambda say, _stop: servers.add(database, name, url, environ, say)
+    if verb == "remove-server":
+        server = str(data["server"])
+        return lambda say, stop: departures.remove(database, server, say, stop)
+    return None
+
+
 def _work(one: Tender, verb: str, data: Mapping[str, Any]) -> Work:
     if verb == "move":
         shard, target = int(data["shard"]), str(data["to"])
         return lambda say, stop: one.move(shard, target, say, stop)
     if verb == "split":
         return one.splits.split
+    if verb == "repair":
+        keep, apply = parse_keep(list(map(str, data.get("keep", ())))), bool(data.get("apply"))
+        return lambda say, stop: one.repairs.repair(keep, say, stop, apply=apply)
     if verb == "import":
         if data.get("switch"):
             return one.imports.switch
@@ -111,9 +178,17 @@ def _work(one: Tender, verb: str, data: Mapping[str, Any]) -> Work:
             return one.imports.abort
         given = str(data.get("from") or "")
         return lambda say, stop: one.imports.begin(given, say, stop)
+    if verb == "backup":
+        place = Path(str(data["folder"]))
+        return lambda say, stop: one.backups.take(place, say, stop)
+    if verb == "restore":
+        if data.get("abort"):
+            return one.restores.abort
+        place, is_replacing = Path(str(data["folder"])), bool(data.get("replace"))
+        return lambda say, stop: one.restores.begin(place, is_replacing, say, stop)
     if verb == "rebalance":
-        empty = tuple(map(str, data.get("empty", ())))
-        return lambda say, stop: one.rebalance(empty, say, stop)
+        steps = [(int(each["shard"]), str(each["source"]), str(each["target"])) for each in data["moves"]]
+        return lambda say, stop: one.rebalance(steps, say, stop)
     if verb == "migrate":
         folder, dry_run = data.get("folder"), bool(data.get("dry_run"))
 

@@ -20,10 +20,11 @@ from headway.errors import Conflict, HeadwayError
 from headway.model.sharding import parse_join
 from headway.model.units import format_bytes
 from headway.runtimes.local.sharded import ShardedDatabase
+from headway.sharding.admin import connect
+from headway.sharding.catalog import held
 from headway.sharding.importing.importer import Checked, Importer
 from headway.sharding.importing.nouns import ENDED, Import, ImportProgress, ImportServer, Source
 from headway.sharding.importing.record import open_import
-from headway.sharding.shards import connect
 from headway.sharding.url import parse_url, without_password
 
 _AGAIN_S = 5.0
@@ -116,6 +117,18 @@ class Imports:
         with contextlib.suppress(HeadwayError, psycopg.Error):
             return self._importer().read(import_id).stage in ENDED
         return False
+
+    def last_source(self) -> Source | None:
+        """Where the last import came from, as far as that is a declared database that is up. Of a source by URL nothing
+        is kept after the end."""
+        with connect(self._database.first) as catalog:
+            row = catalog.execute("SELECT source FROM headway.imports ORDER BY id DESC LIMIT 1").fetchone()
+        name = str(row[0]) if row is not None else (self._database.wanted.import_from or "")
+        if not name or "://" in name:
+            return None
+        with contextlib.suppress(HeadwayError):
+            return self._declared(name)
+        return None
 
     def _source_of(self, found: Import) -> Source | None:
         """The source of a recorded import; None when its URL is not known any more."""
@@ -216,7 +229,9 @@ class Imports:
         return {**_document(found), "told": line}
 
     def refuse_others(self, what: str) -> None:
-        """Conflict while an import is under way, which relies on shards that stay as they are."""
+        """Conflict while an import or a restore is under way, which rely on shards that stay as they are."""
+        if self._database.map_now().restoring:
+            raise held(what)
         if (found := self.now()) is not None:
             raise Conflict(
                 f"{what} has to wait: {self._name} is being imported from {found.source}",

@@ -23,6 +23,7 @@ COMMAND_READY_S = 1.0  # a command has no port to ask: alive for so long counts 
 BEAT_DEAD_S = 1.5  # a whole process without a beat is stopped or starved; the edge's check has taken it out by then
 STOP_PATIENCE_S = 8.0  # after being asked to end
 KILL_PATIENCE_S = 2.0  # after being killed; then the kill was lost, or the kernel needs long
+RELOAD_LINGER_S = 1.0  # a replica whose service has gone stays so long for the edge's process before the reload
 EDGE_PATIENCE_S = 3.0  # at least so long the edge may take to hear that a replica leaves
 RECYCLE_AFTER_S = 10.0  # an app that is over `memory_max` from its first second must not be replaced without a pause
 CHANGED = "its declaration or source changed"
@@ -138,6 +139,9 @@ def _draining(
     is_silent = not edge.reachable and edge.pid is not None and (service is None or service.is_public)
     is_sending = is_silent or (server is not None and server.admin == "ready")
     if is_sending and waited_s < max(drain_timeout_s, EDGE_PATIENCE_S):
+        return Step(replica)
+    # A service goes by a reload, and the process before it sends what it had accepted, which is seen nowhere.
+    if service is None and waited_s < RELOAD_LINGER_S:
         return Step(replica)
     busy = seen.in_flight + seen.streams or (server.sessions if server else 0)
     if busy and waited_s < drain_timeout_s:

@@ -12,7 +12,7 @@ import psycopg
 
 from headway.errors import Conflict, HeadwayError
 from headway.runtimes.local.sharded import ShardedDatabase
-from headway.sharding.shards import connect
+from headway.sharding.admin import connect
 from headway.sharding.split.nouns import ENDED, Split, SplitProgress, SplitResult
 from headway.sharding.split.record import open_split, read_split
 from headway.sharding.split.splitter import Splitter

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from headway.control.adapting import Adapted
 from headway.control.admission import edge_server, open_streams
+from headway.control.stored import ServersByHand
 from headway.model.declared import ReplicaRange
 from headway.model.hold import Hold
 from headway.model.observed import Observed
@@ -29,6 +30,19 @@ class DatabaseStatus:
     servers: tuple[tuple[str, str, str], ...]
     error: str = ""
     map: ShardMap | None = None
+    write: str = ""  # the line that would declare its servers by hand
+    departing: str = ""  # the server that is leaving
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStatus:
+    """One cache for the document; `told` is what its server said at the last look, `url` has no password."""
+
+    name: str
+    state: str
+    url: str
+    told: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +65,22 @@ class Facts:
     addresses: Mapping[str, str]
     logs: str
     databases: tuple[DatabaseStatus, ...] = ()
+    caches: tuple[CacheStatus, ...] = ()
     traffic: Traffic = field(default_factory=Traffic)
     adapted: Adapted = field(default_factory=Adapted)
     failure: Mapping[str, str] | None = None
+
+
+def servers_line(by_hand: ServersByHand | None) -> str:
+    """What to write into the declaration for servers that are there by hand; empty: nothing."""
+    if by_hand is None:
+        return ""
+    if not isinstance(by_hand.servers, dict):
+        return f"servers = {by_hand.servers}"
+    # The URLs of the others are there already, and may hold passwords.
+    declared = by_hand.declared if isinstance(by_hand.declared, dict) else {}
+    added = [f'add {name} = "{url}"' for name, url in by_hand.servers.items() if name not in declared]
+    return ", ".join([*added, *(f"take out {name}" for name in declared if name not in by_hand.servers)])
 
 
 def state_of(wanted: Wanted, replicas: Mapping[str, Replica], observed: Observed, facts: Facts) -> State:
@@ -68,10 +95,11 @@ def state_of(wanted: Wanted, replicas: Mapping[str, Replica], observed: Observed
         )
         whole = whole and ready >= service.replicas and bool(service.key)
     states = {database.state for database in facts.databases}
-    if whole and states <= {"ready"}:
+    caches = {cache.state for cache in facts.caches}
+    if whole and states <= {"ready"} and caches <= {"ready"}:
         return "ready"
-    # A first start may find one of several servers away; what is on the others is served.
-    serves = whole and states <= {"ready", "degraded"}
+    # A first start may find one of several servers away; what is on the others is served. A cache is no need.
+    serves = whole and states <= {"ready", "degraded"} and caches <= {"ready", "down"}
     return "degraded" if serves or facts.was_ready else "starting"
 
 
@@ -130,10 +158,12 @@ def document(wanted: Wanted, replicas: Mapping[str, Replica], observed: Observed
                     for name, state, url in database.servers
                 ],
                 "error": database.error or None,
+                "servers_by_hand": database.write or None,
+                "departing": database.departing or None,
             }
             for database in facts.databases
         },
-        "caches": {},
+        "caches": {cache.name: _cache(cache) for cache in facts.caches},
         "nodes": [{"name": "local", "address": "127.0.0.1", "state": "ready"}],
         "traffic": {
             "requests_per_s": round(facts.traffic.requests_per_s, 1),
@@ -148,6 +178,12 @@ def document(wanted: Wanted, replicas: Mapping[str, Replica], observed: Observed
         "logs": facts.logs,
         "failure": dict(facts.failure) if facts.failure else None,
     }
+
+
+def _cache(cache: CacheStatus) -> dict[str, Any]:
+    known = cache.told if cache.state == "ready" else {}
+    numbers = {key: known.get(key) for key in ("used_bytes", "max_bytes", "evicted", "keys", "connected")}
+    return {"state": cache.state, "url": cache.url, **numbers, "error": cache.error or None}
 
 
 def overload_of(service: WantedService, observed: Observed, adapted: Adapted) -> dict[str, Any] | None:

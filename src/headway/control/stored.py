@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from headway.control.adapting import Adapted
-from headway.model.declared import System
+from headway.model.declared import Database, System
 from headway.model.hold import Hold
 from headway.model.observed import Failure
 from headway.model.overload import QueueBound
@@ -45,6 +45,43 @@ class Override:
 def in_force(overrides: Mapping[str, Override], declared: Mapping[str, int | str]) -> dict[str, Override]:
     """Those that still hold: a declaration that says another number than when one was made has the last word."""
     return {name: entry for name, entry in overrides.items() if declared.get(name) == entry.declared}
+
+
+Servers = int | dict[str, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ServersByHand:
+    """Servers of a database added or taken out by hand, as they would be declared; holds as an `Override` does."""
+
+    servers: Servers
+    declared: Servers
+
+
+def servers_in_force(by_hand: Mapping[str, ServersByHand], system: System) -> dict[str, ServersByHand]:
+    """Those that still hold: where the declaration says others than when they were made, it has the last word."""
+    return {
+        name: entry
+        for name, entry in by_hand.items()
+        if (declared := system.databases.get(name)) is not None
+        and declared.shards is not None
+        and declared.servers == entry.declared
+    }
+
+
+def with_servers(database: Database, by_hand: ServersByHand | None) -> Database:
+    """A database with the servers that it has by hand."""
+    return database if by_hand is None else database.model_copy(update={"servers": by_hand.servers})
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """A server that was asked to leave its database: kept until it has left, or is to stay after all."""
+
+    server: str
+    after_move: int  # its shards move by later ones
+    process: str = ""  # of an embedded server
+    data_folder: str = ""
 
 
 @dataclass(slots=True)
@@ -82,6 +119,29 @@ class Store:
     def save_overrides(self, overrides: Mapping[str, Override]) -> None:
         """Store all overrides."""
         _write(self.state / "overrides.json", {name: asdict(entry) for name, entry in overrides.items()})
+
+    def load_servers(self) -> dict[str, ServersByHand]:
+        """Servers by hand, by database."""
+        try:
+            return {name: ServersByHand(**entry) for name, entry in (_read(self.state / "servers.json") or {}).items()}
+        except (AttributeError, TypeError):
+            return {}
+
+    def save_servers(self, by_hand: Mapping[str, ServersByHand]) -> None:
+        """Store all servers by hand."""
+        _write(self.state / "servers.json", {name: asdict(entry) for name, entry in by_hand.items()})
+
+    def load_departures(self) -> dict[str, Departure]:
+        """Servers that are leaving, by database."""
+        try:
+            return {name: Departure(**entry) for name, entry in (_read(self.state / "departures.json") or {}).items()}
+        except (AttributeError, TypeError):
+            return {}
+
+    def save_departures(self, departures: Mapping[str, Departure]) -> bool:
+        """Store them all; whether they could be."""
+        data = {name: asdict(entry) for name, entry in departures.items()}
+        return _write_text(self.state / "departures.json", json.dumps(data, indent=1))
 
     def load_holds(self) -> dict[str, Hold]:
         """Holds by service."""

@@ -81,7 +81,7 @@ class Tasks:
         if found is None:
             raise HeadwayError(
                 f"there is no task {number}: the controller was started again",
-                hint="A move goes on by itself: headway db status. Anything else: run the command again.",
+                hint="headway db status shows what goes on by itself. Anything else: run the command again.",
             )
         return found
 

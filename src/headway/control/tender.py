@@ -9,26 +9,32 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
+from headway.control.backing_up import Backups
 from headway.control.importing import Declared, Imports
+from headway.control.repairs import Repairs
+from headway.control.restoring import Restores
 from headway.control.splitting import Splits
-from headway.errors import Conflict, HeadwayError
+from headway.control.weighing import Weighed, weigh
+from headway.errors import AppError, Conflict, HeadwayError
 from headway.model.sharding import ShardMap
 from headway.runtimes.local.sharded import ShardedDatabase
+from headway.sharding.admin import AdminServer, connect
+from headway.sharding.app_tools import migrate_by
 from headway.sharding.catalog import read_map
+from headway.sharding.django_migrations import lost
 from headway.sharding.doubt import end_doubts
 from headway.sharding.migrating import migrate, read_folder
 from headway.sharding.move.mover import Mover, open_moves
 from headway.sharding.move.nouns import ENDED, MoveProgress, MoveResult, MoveServer
 from headway.sharding.move.record import read_move
-from headway.sharding.rebalance import PlannedMove, plan
-from headway.sharding.shards import AdminServer, connect
+from headway.sharding.rebalance import By, PlannedMove, plan_by
 from headway.sharding.survey import look_at_all, sizes
 from headway.sharding.verify import compare
 
@@ -37,6 +43,7 @@ _DOUBTS_S = 5.0
 _AGAIN_S = 5.0
 _AT_ONCE_MAX = 2  # moves of one database: each copies, and two already fill most disks and networks
 _POLL_S = 0.05
+_OF_IMPORTS, _OF_SPLITS = "headway_import", "_half"  # in the names of what they make
 
 Say = Callable[[str], None]
 Tell = Callable[[str, str, str, str], None]
@@ -52,6 +59,9 @@ class Tender:
         self._stop = threading.Event()
         self.splits = Splits(database, tell, self._stop)
         self.imports = Imports(database, tell, declared, self._stop)
+        self.repairs = Repairs(database, tell, self.splits, self.imports)
+        self.backups = Backups(database, tell)
+        self.restores = Restores(database, tell, self._stop)
         self._progress: dict[int, MoveProgress] = {}
         self._results: dict[int, MoveResult | HeadwayError] = {}
         self._carriers: dict[int, threading.Thread] = {}
@@ -75,6 +85,7 @@ class Tender:
                 self._carry_open()
                 self.imports.carry()
                 self.splits.carry()
+                self.restores.carry()
                 if time.monotonic() >= doubts_s:
                     doubts_s = time.monotonic() + _DOUBTS_S
                     self._end_doubts()
@@ -146,7 +157,7 @@ class Tender:
 
     def move(self, shard: int, target: str, say: Say, stop: threading.Event) -> dict[str, Any]:
         """Move a shard and wait for its end."""
-        self._check_source(shard)
+        self.check_source(shard)
         self.imports.refuse_others(f"the move of shard {shard}")
         move_id = self._mover().begin(shard, target)
         self._tell(self.database.process, "move", f"shard {shard} to {target}", "note")
@@ -162,7 +173,7 @@ class Tender:
             time.sleep(_POLL_S)
         raise Conflict(f"the move of shard {shard} is not waited for any more", hint="It goes on: headway db status")
 
-    def _check_source(self, shard: int) -> None:
+    def check_source(self, shard: int) -> None:
         """Conflict where the app cannot be kept from what a move leaves behind: it would read old rows there."""
         owners = self.database.map_now().owners
         if not 0 <= shard < len(owners):
@@ -221,6 +232,7 @@ class Tender:
             ],
             "import": self.imports.status(),
             "split": self.splits.status(),
+            "restore": self.restores.status(),
         }
 
     def _sizes(self, map_: ShardMap, up: set[str]) -> dict[str, tuple[int, int]]:
@@ -240,12 +252,19 @@ class Tender:
         if (split := self.splits.now()) is not None:
             moving |= frozenset(range(2 * split.shards))
         held = look_at_all(self.name, self.database.admin())
-        if self.imports.now() is not None:  # its links are no leftovers
-            held = {name: replace(one, leftovers=_of_others(one.leftovers)) for name, one in held.items()}
-        return asdict(compare(map_.owners, held, moving))
+        # What is at work has left nothing over.
+        ours = [word for word, now in ((_OF_IMPORTS, self.imports.now()), (_OF_SPLITS, split)) if now is not None]
+        held = {name: replace(one, leftovers=_of_others(one.leftovers, ours)) for name, one in held.items()}
+        found = compare(map_.owners, held, moving)
+        if map_.restoring:
+            told = f"the shards are being filled from the backup in {map_.restoring}"
+            found = replace(found, complete=False, missing=(told, *found.missing))
+        return asdict(found)
 
-    def plan(self, empty: tuple[str, ...] = ()) -> tuple[PlannedMove, ...]:
-        """Moves that would spread the bytes evenly."""
+    def plan(
+        self, empty: tuple[str, ...] = (), by: By = "rows", over_s: float = 0.0
+    ) -> tuple[tuple[PlannedMove, ...], Weighed]:
+        """Moves that would spread what shards hold, what is read and written in them, or both; and what was weighed."""
         with connect(self._first) as catalog:
             map_ = read_map(catalog)
         servers = self.database.admin()
@@ -255,34 +274,53 @@ class Tender:
             raise HeadwayError(f"database {self.name} has no server {unknown[0]}", hint=f"Its servers are {names}.")
         if set(empty) >= {server.name for server in servers}:
             raise HeadwayError("every server would be emptied", hint="Add another one first.")
-        weights = {shard: float(size) for shard, (_, size) in sizes(self.name, map_, servers).items()}
-        return plan(map_.owners, weights, [server.name for server in servers], empty)
+        weighed = weigh(self.name, map_, servers, self._stop, by, over_s)
+        planned = plan_by(by, map_.owners, weighed.bytes, weighed.per_s, [server.name for server in servers], empty)
+        return planned, weighed
 
-    def rebalance(self, empty: tuple[str, ...], say: Say, stop: threading.Event) -> dict[str, Any]:
-        """Carry out the plan, move after move."""
+    def rebalance(self, steps: Sequence[tuple[int, str, str]], say: Say, stop: threading.Event) -> dict[str, Any]:
+        """Carry out what was planned, move after move; a shard that has moved elsewhere meanwhile is left there."""
         moves = []
-        planned = self.plan(empty)
-        for number, step in enumerate(planned, 1):
-            say(f"{number} of {len(planned)}: shard {step.shard}, {step.source} → {step.target}")
-            moves.append(self.move(step.shard, step.target, say, stop))
+        for number, (shard, source, target) in enumerate(steps, 1):
+            owners = self.database.map_now().owners
+            if not 0 <= shard < len(owners) or owners[shard] != source:
+                say(f"{number} of {len(steps)}: shard {shard} is not on {source} any more")
+                continue
+            say(f"{number} of {len(steps)}: shard {shard}, {source} → {target}")
+            moves.append(self.move(shard, target, say, stop))
         return {"moves": moves}
 
     def migrate(self, folder: Path | None, *, dry_run: bool, say: Say) -> dict[str, Any]:
-        """Bring all shards up to the migrations of a folder; by default of the declared one."""
-        declared = self.database.wanted.migrations
-        if folder is None and declared is None:
+        """Bring all shards up to the migrations of a folder; by default to those that are declared."""
+        declared, tool = self.database.wanted.migrations, self.database.tool()
+        if folder is None and declared is None and tool is None:
             raise HeadwayError(
                 f"database {self.name} declares no migrations",
-                hint=f'Write migrations = {{ sql = "migrations/" }} in [databases.{self.name}], or give --folder DIR.',
+                hint=f'Write migrations = {{ sql = "migrations/" }}, {{ alembic = "alembic.ini" }} or '
+                f'{{ django = "manage.py" }} in [databases.{self.name}], or give --folder DIR.',
             )
         if not dry_run:
             self.imports.refuse_others("the migration")
-        folder = folder or Path(str(declared))
-        wanted = read_folder(folder, f"databases.{self.name}.migrations.sql")
-        done = migrate(self.name, wanted, self.database.admin(), dry_run=dry_run, say=say)
+        servers = self.database.admin()
+        if tool is not None and folder is None:
+            keys, reference = dict(self.database.wanted.keys), self.database.wanted.reference
+            done = migrate_by(self.name, tool, servers, keys=keys, reference=reference, dry_run=dry_run, say=say)
+            if not dry_run:
+                self._take_up(keys)
+        else:
+            wanted = read_folder(folder or Path(str(declared)), f"databases.{self.name}.migrations.sql")
+            done = migrate(self.name, wanted, servers, dry_run=dry_run, say=say)
         if done.applied and not dry_run:
             self._tell(self.database.process, "migrated", ", ".join(done.applied), "note")
         return {"applied": dict(done.applied), "files": done.files, "shards": done.shards, "dry_run": dry_run}
+
+    def _take_up(self, keys: Mapping[str, str]) -> None:
+        """Tables that were declared before a migration has made them are tables of this database from now on."""
+        if self.database.map_now().keys.keys() == keys.keys():
+            return
+        map_ = self.database.take_up()
+        if (problem := lost(keys, frozenset(map_.keys))) is not None:
+            raise AppError(f"databases.{self.name}.{problem.path}: {problem.message}", hint=problem.hint)
 
     @property
     def _first(self) -> AdminServer:
@@ -302,8 +340,8 @@ class Tender:
         self._progress[progress.move_id] = progress
 
 
-def _of_others(leftovers: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(one for one in leftovers if "headway_import" not in one)
+def _of_others(leftovers: tuple[str, ...], ours: Sequence[str]) -> tuple[str, ...]:
+    return tuple(one for one in leftovers if not any(word in one for word in ours))
 
 
 def told_move(result: MoveResult) -> dict[str, Any]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
+from headway.caching.place import CACHES_VARIABLE
 from headway.errors import HeadwayError
-from headway.model.declared import ReplicaRange, Service, System
+from headway.model.declared import ReplicaRange, Responses, Service, System
 from headway.model.hold import Hold
 from headway.model.launch import SLOTS_MIN, Launch, slots_for
 from headway.model.overload import CRITICALITIES, FIRST_AT
@@ -85,6 +87,17 @@ def needs(service: Service, databases: Mapping[str, object]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(used + [name for name in sources if name in databases]))
 
 
+def caches_of(service: Service, caches: Mapping[str, object]) -> tuple[str, ...]:
+    """Caches a service uses: those that it lists and those its environment speaks of."""
+    named = (name for name in caches if any(f"{{{name}." in text for text in service.env.values()))
+    return tuple(dict.fromkeys((*(name for name in service.uses if name in caches), *named)))
+
+
+def told_of_caches(access: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
+    """What a service's processes are told of the caches they use, in their environment."""
+    return {CACHES_VARIABLE: json.dumps(access, sort_keys=True)} if access else {}
+
+
 def active_max(machine: Machine) -> int:
     """Transactions at work at once on a server: twice the cores, for each may wait for a lock or the disk."""
     return max(4, 2 * int(machine.cores))
@@ -109,6 +122,7 @@ def launch_of(name: str, service: Service, env: Mapping[str, str], machine: Mach
         interface=service.interface,
         threads=service.threads or THREADS,
         static=dict(service.static),
+        responses=tuple(responses_told(path, each) for path, each in service.cache.items()),
         body_max_bytes=service.body_max_bytes,
         streams_max=service.streams_max,
         limit=slots_for(max(service.limit or 1, service.threads or THREADS)),
@@ -116,6 +130,23 @@ def launch_of(name: str, service: Service, env: Mapping[str, str], machine: Mach
         command=service.command or (),
         health=service.health,
     )
+
+
+def responses_told(path: str, responses: Responses) -> dict[str, Any]:
+    """What a worker is told of a path whose responses are kept."""
+    return {
+        "path": path,
+        "cache": responses.cache,
+        "ttl_s": responses.ttl_s,
+        "stale_s": responses.stale_s or 0.0,
+        "tags": list(responses.tags),
+        "query": None if responses.query is None else list(responses.query),
+        "vary": list(responses.vary),
+        "host": responses.host,
+        "cookies": responses.cookies,
+        "authorization": responses.authorization,
+        "body_max_bytes": responses.body_max_bytes,
+    }
 
 
 def at_classes(service: Service) -> tuple[WantedClass, ...]:
@@ -153,7 +184,7 @@ def want(
             limit=limits[name],
             threads=service.threads or THREADS,
             is_public=bool(service.routes),
-            waits_for=needs(service, system.databases),
+            waits_for=(*needs(service, system.databases), *caches_of(service, system.caches)),
             memory_max_bytes=service.memory_max_bytes,
             start_timeout_s=service.start_timeout_s,
             drain_timeout_s=service.drain_timeout_s,

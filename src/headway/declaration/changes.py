@@ -15,7 +15,7 @@ from typing import Any, Literal
 from headway.declaration.keys import key_of
 from headway.declaration.references import references
 from headway.errors import Conflict
-from headway.model.declared import At, Database, Edge, ReplicaRange, Service, System
+from headway.model.declared import At, Cache, Database, Edge, ReplicaRange, Responses, Service, System
 from headway.model.launch import slots_for
 from headway.model.units import format_bytes, format_duration, spell_rate
 
@@ -47,6 +47,7 @@ SERVICE_COSTS: dict[str, Cost] = {
     "criticality": Cost.RELOAD,
     "at": Cost.RELOAD,  # its routes queue in backends of their own, which only a reload makes
     "uses": Cost.AT_ONCE,
+    "cache": Cost.REPLACE,
     "env": Cost.REPLACE,
     "memory_max_bytes": Cost.AT_ONCE,
     "body_max_bytes": Cost.REPLACE_AND_RELOAD,
@@ -58,6 +59,13 @@ SERVICE_COSTS: dict[str, Cost] = {
     "start_timeout_s": Cost.AT_ONCE,
     "drain_timeout_s": Cost.AT_ONCE,
     "hang_timeout_s": Cost.AT_ONCE,
+}
+CACHE_COSTS: dict[str, Cost] = {
+    "memory_max_bytes": Cost.AT_ONCE,
+    "url": Cost.REPLACE,
+    "sentinel": Cost.REPLACE,
+    "near_max_bytes": Cost.REPLACE,
+    "timeout_s": Cost.REPLACE,
 }
 EDGE_COSTS: dict[str, Cost] = dict.fromkeys(Edge.model_fields, Cost.RELOAD)
 
@@ -77,11 +85,12 @@ class Change:
 
 
 def changes(before: System, after: System) -> tuple[Change, ...]:
-    """Every difference between two complete systems, in the order system, edge, databases, services."""
+    """Every difference between two complete systems, in the order system, edge, databases, caches, services."""
     return (
         *_name(before, after),
         *_edge(before.edge, after.edge),
         *_databases(before, after),
+        *_caches(before, after),
         *_services(before, after),
     )
 
@@ -102,6 +111,16 @@ def check_shards(before: System, after: System, now: Mapping[str, int] = Mapping
                 f"databases.{name}.shards: it has {has or 'none'}, and {database.shards or 'none'} are declared",
                 hint=hint,
             )
+
+
+def shards_to_write(declared: System, now: Mapping[str, int | None]) -> dict[str, str]:
+    """By path, what to write where a split has made more shards than are declared. `now`: how many there are."""
+    return {
+        f"databases.{name}.shards": f"{database.shards} are declared, and since a split there are {count}: "
+        f"write shards = {count} in [databases.{name}]"
+        for name, database in declared.databases.items()
+        if database.shards is not None and (count := now.get(name)) is not None and count > database.shards
+    }
 
 
 def _name(before: System, after: System) -> Iterator[Change]:
@@ -163,7 +182,32 @@ def _database(name: str, old: Database, new: Database, after: System) -> Iterato
         yield Change(f"databases.{name}.schema", "changed", sentence)
 
 
+def _caches(before: System, after: System) -> Iterator[Change]:
+    for name in _names(before.caches, after.caches):
+        old, new, path = before.caches.get(name), after.caches.get(name), f"caches.{name}"
+        if old is None:
+            yield Change(path, "added", f"{path}: added; it starts before the services that use it")
+        elif new is None:
+            yield Change(path, "removed", f"{path}: removed; what it holds is forgotten")
+        else:
+            yield from _cache(path, old, new, tuple(s for s, one in after.services.items() if name in _needs(one)))
+
+
+def _cache(path: str, old: Cache, new: Cache, users: tuple[str, ...]) -> Iterator[Change]:
+    for field, info in Cache.model_fields.items():
+        before, after = getattr(old, field), getattr(new, field)
+        if before == after:
+            continue
+        where = f"{path}.{key_of(field, info)}"
+        replaces = users if CACHE_COSTS[field] is Cost.REPLACE else ()
+        # Never a URL or a password itself.
+        told = "another server" if field in ("url", "sentinel") else f"{_shown(before, field)} → {_shown(after, field)}"
+        cost = Cost.AT_ONCE.value if not replaces else f"replicas of {', '.join(users)} are replaced one by one"
+        yield Change(where, "changed", f"{where}: {told}; {cost}", replaces=replaces)
+
+
 def _needs(service: Service) -> frozenset[str]:
+    """Databases and caches by name; those of `cache` are among `uses` in a complete system."""
     return frozenset((*service.uses, *(reference.owner for _, reference in references(service))))
 
 
@@ -238,8 +282,8 @@ def _shown(value: Any, field: str = "") -> str:
         return "true" if value else "false"
     if isinstance(value, ReplicaRange):
         return f"{value.min}–{value.max}"
-    if field == "at":
-        return "; ".join(_at_shown(prefix, at) for prefix, at in value.items()) or "none"
+    if field in ("at", "cache") and isinstance(value, dict):
+        return "; ".join(_told_of(path, told) for path, told in value.items()) or "none"
     if isinstance(value, dict):
         return ", ".join(f"{key} = {inner}" for key, inner in value.items()) or "none"
     if isinstance(value, tuple):
@@ -251,13 +295,14 @@ def _shown(value: Any, field: str = "") -> str:
     return format_bytes(value) if field.endswith("_bytes") else str(value)
 
 
-def _at_shown(prefix: str, at: At) -> str:
+def _told_of(path: str, told: At | Responses) -> str:
+    """A route below `at` or `cache`, with what is declared of it."""
     keys = [
         f"{key_of(field, info)} {_shown(value, field)}"
-        for field, info in At.model_fields.items()
-        if (value := getattr(at, field)) is not None
+        for field, info in type(told).model_fields.items()
+        if (value := getattr(told, field)) is not None and value != info.default
     ]
-    return f"{prefix} {', '.join(keys)}".strip()
+    return f"{path} {', '.join(keys)}".strip()
 
 
 def _names(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, ...]:

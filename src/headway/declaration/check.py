@@ -9,9 +9,11 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterator, Mapping
 
+from headway.declaration.caches import check_caches
 from headway.declaration.databases import check_databases
 from headway.declaration.keys import TAKEN_OUT, path_text
-from headway.declaration.references import FIELDS, Reference, parse, references, unset
+from headway.declaration.references import CACHE_FIELDS, FIELDS, Reference, parse, references, unset
+from headway.declaration.responses import check_responses
 from headway.declaration.routes import covers, parse_route, sole_app
 from headway.declaration.translate import did_you_mean
 from headway.errors import Problem
@@ -25,7 +27,7 @@ MEMORY_MIN_BYTES = 32 * 2**20
 # The longest a wait may be: beyond it a typing mistake is likelier than a wish.
 WAIT_MAX_S = 24 * 3600.0
 # Keys that a command, which has no port, cannot obey.
-_APP_ONLY = ("routes", "static", "sticky", "threads", "interface", "health", "at", "criticality", "overload")
+_APP_ONLY = ("routes", "static", "sticky", "threads", "interface", "health", "at", "cache", "criticality", "overload")
 # Each has a queue and limits of its own, and workers count so many of them.
 _AT_MAX = CLASSES_MAX - FIRST_AT
 
@@ -38,6 +40,7 @@ def check(
         *_edge(system.edge, broken),
         *_services(system, environment, broken),
         *check_databases(system, environment, broken),
+        *check_caches(system, environment, broken),
     ]
     return tuple(problem for problem in problems if problem.path not in broken)
 
@@ -123,6 +126,7 @@ def _services(system: System, environment: Mapping[str, str], broken: frozenset[
         yield from _routes(name, service, owners)
         if service.app is not None:
             yield from _at(name, service, ("/",) if name == sole else service.routes, broken)
+            yield from check_responses(name, service, system, broken)
         yield from _uses(name, service, system, broken)
         yield from _env(name, service, system, environment, broken)
         yield from _limits(name, service)
@@ -263,14 +267,15 @@ def _times(path: str, at: At, service: Service) -> Iterator[Problem]:
 
 def _uses(name: str, service: Service, system: System, broken: frozenset[str]) -> Iterator[Problem]:
     for index, used in _items(service.uses):
-        if used not in system.databases and not _was_refused(used, broken):
-            hint = did_you_mean(used, system.databases) or f"add [databases.{used}], or take it out of `uses`"
-            yield Problem(f"services.{name}.uses[{index}]", f'no database is called "{used}"', hint)
+        known = (*system.databases, *system.caches)
+        if used not in known and not _was_refused(used, broken):
+            hint = did_you_mean(used, known) or f"add [databases.{used}] or [caches.{used}], or take it out of `uses`"
+            yield Problem(f"services.{name}.uses[{index}]", f'no database or cache is called "{used}"', hint)
 
 
 def _was_refused(name: str, broken: frozenset[str]) -> bool:
     """Whether something of this name was declared, but could not be read."""
-    return not broken.isdisjoint({f"databases.{name}", f"caches.{name}", f"services.{name}", "databases"})
+    return not broken.isdisjoint({f"databases.{name}", f"caches.{name}", f"services.{name}", "databases", "caches"})
 
 
 def _env(
@@ -290,17 +295,23 @@ def _env(
             if reference.field not in environment:
                 yield Problem(path, *unset(reference.field).split("; ", 1))
         elif reference.owner != "file":
-            yield from _database_reference(path, reference, system, broken)
+            yield from _named_reference(path, reference, system, broken)
 
 
-def _database_reference(path: str, reference: Reference, system: System, broken: frozenset[str]) -> Iterator[Problem]:
-    if reference.owner not in system.databases:
+def _named_reference(path: str, reference: Reference, system: System, broken: frozenset[str]) -> Iterator[Problem]:
+    if (cache := system.caches.get(reference.owner)) is not None:
+        if reference.field not in CACHE_FIELDS:
+            yield Problem(path, f'{reference.text}: a cache has no "{reference.field}"', "a cache has: url")
+        elif cache.sentinel is not None:
+            told = f"{reference.text}: its server is found by Sentinel, and has no URL that stays"
+            yield Problem(path, told, f'list it in the service: uses = ["{reference.owner}"]')
+    elif reference.owner not in system.databases:
         if reference.owner in system.services:
             yield Problem(path, f"{reference.text}: {RESERVED_USES['services']}", "write the service's public address")
         elif not _was_refused(reference.owner, broken):
-            hint = did_you_mean(reference.owner, [*system.databases, "env", "file"])
+            hint = did_you_mean(reference.owner, [*system.databases, *system.caches, "env", "file"])
             hint = hint or f"add [databases.{reference.owner}]; plain braces are written {{{{ }}}}"
-            yield Problem(path, f'{reference.text}: no database is called "{reference.owner}"', hint)
+            yield Problem(path, f'{reference.text}: no database or cache is called "{reference.owner}"', hint)
     elif reference.field not in FIELDS:
         hint = f"a database has: {', '.join(FIELDS)}"
         yield Problem(path, f'{reference.text}: a database has no "{reference.field}"', hint)

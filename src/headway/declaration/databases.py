@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
-from headway.declaration.references import parse, unset
+from headway.declaration.given import check_given
 from headway.errors import Problem
-from headway.model.declared import Database, System
+from headway.model.declared import Database, Migrations, System
 from headway.model.sharding import parse_join
 
 _SQL_NAME = re.compile(r"[a-z_][a-z0-9_$]{0,62}")
@@ -24,10 +24,10 @@ def check_databases(system: System, environment: Mapping[str, str], broken: froz
         yield from _shards(f"databases.{name}", database, broken)
         yield from _source(f"databases.{name}.import_from", database, system)
         if database.url is not None:
-            yield from _given(f"databases.{name}.url", database.url, environment)
+            yield from check_given(f"databases.{name}.url", database.url, environment, _url)
         if isinstance(database.servers, dict):
             for server, url in database.servers.items():
-                yield from _given(f"databases.{name}.servers.{server}", url, environment)
+                yield from check_given(f"databases.{name}.servers.{server}", url, environment, _url)
             yield from _same_place(f"databases.{name}.servers", database.servers, environment)
 
 
@@ -47,29 +47,6 @@ def _same_place(path: str, servers: Mapping[str, str], environment: Mapping[str,
             hint = "give each a PostgreSQL database of its own: another name at the end of the URL"
             yield Problem(f"{path}.{server}", f"is the same database as {seen[place]}", hint)
         seen.setdefault(place, server)
-
-
-def _given(path: str, text: str, environment: Mapping[str, str]) -> Iterator[Problem]:
-    """A database's or server's URL with its references."""
-    try:
-        pieces = parse(text)
-    except ValueError as error:
-        yield Problem(path, *str(error).split("; ", 1))
-        return
-    known: list[str] | None = []
-    for piece in pieces:
-        if isinstance(piece, str):
-            known = None if known is None else [*known, piece]
-        elif piece.owner == "env" and piece.field in environment:
-            known = None if known is None else [*known, environment[piece.field]]
-        else:
-            known = None
-            if piece.owner == "env":
-                yield Problem(path, *unset(piece.field).split("; ", 1))
-            elif piece.owner != "file":
-                yield Problem(path, f"{piece.text} cannot stand here", "use {env.NAME} or {file.PATH}")
-    if known is not None:
-        yield from _url(path, "".join(known))
 
 
 def _shards(path: str, database: Database, broken: frozenset[str]) -> Iterator[Problem]:
@@ -95,6 +72,7 @@ def _shards(path: str, database: Database, broken: frozenset[str]) -> Iterator[P
             if not _SQL_NAME.fullmatch(name):
                 hint = "write it as PostgreSQL stores it, without a schema: small letters, digits and _"
                 yield Problem(f"{path}.keys.{table}", f"{name!r} is not the name of a {what}", hint)
+    yield from _migrations(f"{path}.migrations", database.migrations, broken)
     yield from _joins(path, database)
     yield from _ids(path, database, broken)
     for index, table in enumerate(database.reference):
@@ -103,6 +81,19 @@ def _shards(path: str, database: Database, broken: frozenset[str]) -> Iterator[P
             yield Problem(f"{path}.reference[{index}]", f"{table} is in keys too", hint)
         elif not _SQL_NAME.fullmatch(table):
             yield Problem(f"{path}.reference[{index}]", f"{table!r} is not the name of a table", "without a schema")
+
+
+def _migrations(path: str, migrations: Migrations | None, broken: frozenset[str]) -> Iterator[Problem]:
+    """One kind of them."""
+    if migrations is None or _has_broken(path, broken):
+        return
+    named = [kind for kind in Migrations.model_fields if getattr(migrations, kind) is not None]
+    if not named:
+        hint = 'write migrations = { sql = "migrations/" }, { alembic = "alembic.ini" } or { django = "manage.py" }'
+        yield Problem(path, "does not say where they are", hint)
+    elif len(named) > 1:
+        hint = "keep one of them: two would not know of each other's changes"
+        yield Problem(path, f"names {' and '.join(named)}", hint)
 
 
 def _source(path: str, database: Database, system: System) -> Iterator[Problem]:

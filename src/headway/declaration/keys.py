@@ -12,14 +12,27 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from headway.model.declared import At, Database, Declared, Edge, Migrations, ReplicaRange, Service, System, Tls
+from headway.model.declared import (
+    At,
+    Cache,
+    Database,
+    Declared,
+    Edge,
+    Migrations,
+    ReplicaRange,
+    Responses,
+    Sentinel,
+    Service,
+    System,
+    Tls,
+)
 
 Path = tuple[str | int, ...]
 # Stands in a list where something wrong was taken out, so that what follows keeps its number.
 TAKEN_OUT = "\0"
 Table = dict[str, Any]
 
-# Every table a user can write, in the order of the reference; `*` stands for one name (or one route, below `at`).
+# Every table a user can write, in the order of the reference; `*` stands for one name (below `at` and `cache`: a path).
 SECTIONS: dict[str, type[Declared] | None] = {
     "system": None,  # holds System.name alone
     "edge": Edge,
@@ -27,8 +40,11 @@ SECTIONS: dict[str, type[Declared] | None] = {
     "services.*": Service,
     "services.*.replicas": ReplicaRange,
     "services.*.at.*": At,
+    "services.*.cache.*": Responses,
     "databases.*": Database,
     "databases.*.migrations": Migrations,
+    "caches.*": Cache,
+    "caches.*.sentinel": Sentinel,
 }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from headway.declaration.keys import path_text
 from headway.declaration.references import Reference, parse, read_secret, references
 from headway.errors import Problem
-from headway.model.declared import Database, Service, System
+from headway.model.declared import Database, Migrations, Service, System
 
 
 def find_python(folder: Path, fallback: str) -> str:
@@ -38,10 +38,12 @@ def check_paths(system: System, root: Path, broken: frozenset[str] = frozenset()
     for name, database in system.databases.items():
         if database.schema_file is not None:
             problems += _file(f"databases.{name}.schema", root, database.schema_file, "an SQL file")
-        if database.migrations is not None and not _absolute(root, database.migrations.sql).is_dir():
-            told = f"there is no folder {database.migrations.sql}"
-            problems.append(Problem(f"databases.{name}.migrations.sql", told, "it is relative to headway.toml"))
-        problems += _secrets_of_url(f"databases.{name}.url", database, root)
+        if database.migrations is not None:
+            problems += _migrations(f"databases.{name}.migrations", database.migrations, root)
+        problems += _secrets_of(f"databases.{name}.url", database.url or "", root)
+    for name, cache in system.caches.items():
+        for key, text in cache.texts.items():
+            problems += _secrets_of(f"caches.{name}.{key}", text, root)
     return tuple(problem for problem in problems if problem.path not in broken)
 
 
@@ -60,7 +62,9 @@ def absolute(system: System, root: Path, default_python: str) -> System:
 def _absolute_database(database: Database, root: Path) -> Database:
     schema_file, migrations = database.schema_file, database.migrations
     if migrations is not None:
-        migrations = migrations.model_copy(update={"sql": str(_absolute(root, migrations.sql))})
+        places = {kind: getattr(migrations, kind) for kind in type(migrations).model_fields}
+        whole = {kind: str(_absolute(root, place)) for kind, place in places.items() if place is not None}
+        migrations = migrations.model_copy(update=whole)
     if schema_file is not None:
         schema_file = str(_absolute(root, schema_file))
     return database.model_copy(update={"schema_file": schema_file, "migrations": migrations})
@@ -95,9 +99,20 @@ def _service(path: str, name: str, service: Service, root: Path) -> Iterator[Pro
             yield from _secret(path_text((*path.split("."), "env", variable)), reference, root)
 
 
-def _secrets_of_url(path: str, database: Database, root: Path) -> Iterator[Problem]:
+def _migrations(path: str, migrations: Migrations, root: Path) -> Iterator[Problem]:
+    if sum(place is not None for place in migrations.model_dump().values()) > 1:
+        return  # told where one of them is asked for
+    if migrations.sql is not None and not _absolute(root, migrations.sql).is_dir():
+        yield Problem(f"{path}.sql", f"there is no folder {migrations.sql}", "it is relative to headway.toml")
+    if migrations.alembic is not None:
+        yield from _file(f"{path}.alembic", root, migrations.alembic, "the file that `alembic init` has written")
+    if migrations.django is not None:
+        yield from _file(f"{path}.django", root, migrations.django, "the manage.py of a Django project")
+
+
+def _secrets_of(path: str, text: str, root: Path) -> Iterator[Problem]:
     try:
-        pieces = parse(database.url or "")
+        pieces = parse(text)
     except ValueError:
         return
     for piece in pieces:

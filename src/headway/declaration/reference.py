@@ -34,6 +34,21 @@ _UNITS: dict[object, tuple[str, Any]] = {
     parse_rate_per_s: ("rate", spell_rate),
 }
 
+# Keys that exclude others.
+_NOT_SHOWN = (
+    "command",
+    "interface",
+    "tls",
+    "key",
+    "url",
+    "migrations",
+    "alembic",
+    "django",
+    "sentinel",
+    "user",
+    "password",
+)
+
 _HEAD = """\
 # The declaration: `headway.toml`
 
@@ -74,7 +89,7 @@ def reference_markdown() -> str:
 
 def _named(section: str) -> str:
     """The heading of a table: what stands for the star."""
-    return section.replace("at.*", 'at."/PREFIX"').replace("*", "NAME")
+    return section.replace("at.*", 'at."/PREFIX"').replace(".cache.*", '.cache."/PATH"').replace("*", "NAME")
 
 
 def _row(key: str, field: FieldInfo, hint: Any) -> str:
@@ -139,12 +154,18 @@ def _default(field: FieldInfo, hint: Any) -> str:
 
 
 def _example(section: str) -> Iterator[str]:
-    shown = section.replace("services.*", "services.web").replace("databases.*", "databases.main")
+    shown = (
+        section.replace("services.*", "services.web")
+        .replace("databases.*", "databases.main")
+        .replace("caches.*.sentinel", "caches.far.sentinel")
+    )
+    shown = shown.replace(".cache.*", '.cache."/products/{id}"').replace("caches.*", "caches.hot")
     shown = shown.replace("at.*", 'at."/reports"')
     yield f"[{shown}]"
-    # Keys that exclude each other are not shown together, so that every example can be copied as it is.
+    # Keys that exclude each other are not shown together, so that every example can be copied as it is; what has tables
+    # of its own is shown there.
     for key, field in fields_of(section).items():
-        if field.examples and key not in ("command", "interface", "tls", "key", "at", "url", "migrations"):
+        if field.examples and key not in _NOT_SHOWN and f"{section}.{key}.*" not in SECTIONS:
             yield f"{key} = {field.examples[0]}"
 
 

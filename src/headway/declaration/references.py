@@ -6,15 +6,17 @@ Errors name the reference, never a value: values are secrets.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from headway.errors import DeclarationError, Problem
-from headway.model.declared import Database, Service
+from headway.model.declared import Cache, Database, Service
 
-FIELDS = ("url", "host", "port", "user", "password", "name")
+FIELDS = ("url", "host", "port", "user", "password", "name")  # of a database
+CACHE_FIELDS = ("url",)
 SECRET_MAX_BYTES = 64 * 1024
 
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
@@ -22,7 +24,7 @@ _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """`{owner.field}`: owner is `env`, `file`, or the name of a database."""
+    """`{owner.field}`: owner is `env`, `file`, or the name of a database or cache."""
 
     owner: str
     field: str
@@ -97,9 +99,29 @@ def resolve_env(
     return resolved
 
 
+def resolve_those_known(
+    env: Mapping[str, str], databases: Mapping[str, Mapping[str, str]], environment: Mapping[str, str], root: Path
+) -> dict[str, str]:
+    """Variables with their references replaced; without those that have no value now."""
+    found = {}
+    for variable, text in env.items():
+        with contextlib.suppress(ValueError):
+            found[variable] = resolve(text, databases=databases, environment=environment, root=root)
+    return found
+
+
 def resolve_url(database: Database, *, environment: Mapping[str, str], root: Path) -> str | None:
     """The database's URL with `{env.…}` and `{file.…}` replaced; None for an embedded one."""
     return None if database.url is None else _resolved(database.url, "url", environment, root)
+
+
+def resolve_cache(cache: Cache, *, environment: Mapping[str, str], root: Path) -> Cache:
+    """The cache with `{env.…}` and `{file.…}` replaced. Holds secrets."""
+    values = {key: _resolved(text, key, environment, root) for key, text in cache.texts.items()}
+    sentinel = cache.sentinel
+    if sentinel is not None:
+        sentinel = sentinel.model_copy(update={"password": values.get("sentinel.password")})
+    return cache.model_copy(update={"url": values.get("url"), "sentinel": sentinel})
 
 
 def resolve_servers(database: Database, *, environment: Mapping[str, str], root: Path) -> dict[str, str | None]:

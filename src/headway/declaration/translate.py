@@ -114,9 +114,9 @@ def _refuse_reserved(document: Table, problems: list[Problem], broken: set[str])
 
 
 def _elsewhere(document: Table, name: object) -> str | None:
-    """The section that declares a used name, where it is not a database."""
-    databases = document.get("databases")
-    if not isinstance(name, str) or (isinstance(databases, dict) and name in databases):
+    """The section that declares a used name, where it is neither a database nor a cache."""
+    usable = (document.get(section) for section in ("databases", "caches"))
+    if not isinstance(name, str) or any(isinstance(table, dict) and name in table for table in usable):
         return None
     return next((s for s in RESERVED_USES if isinstance(document.get(s), dict) and name in document[s]), None)
 

@@ -77,8 +77,13 @@ class Aftermath:
         return None if self.restored_s is None else max(self.restored_s, self.last_bad_s or 0.0)
 
     def _is_news(self, look: Look) -> bool:
-        """Whether the document can be believed: the state of a server is that of the last look at its health."""
-        return self.fault.part.kind != "server" or self._heard or self.out_s is not None or look.at_s > HEALTH_S
+        """Whether the document can be believed: the state of an engine is that of the last look at it."""
+        return (
+            self.fault.part.kind not in ("server", "cache")
+            or self._heard
+            or self.out_s is not None
+            or look.at_s > HEALTH_S
+        )
 
     def _notice(self, look: Look) -> None:
         part = self.fault.part
@@ -112,6 +117,8 @@ def _state_of(document: Mapping[str, Any], part: Part) -> str:
         case "server":
             servers = document["databases"].get(part.name, {}).get("servers", ())
             return next((str(server["state"]) for server in servers if server["state"] != "ready"), "ready")
+        case "cache":
+            return str(document["caches"].get(part.name, {}).get("state", "gone"))
         case "controller":
             return "ready"  # one that answers is
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from headway.declaration.routes import covers
 from headway.errors import Conflict, HeadwayError, NotRunning
 
-Kind = Literal["replica", "edge", "controller", "server"]
+Kind = Literal["replica", "edge", "controller", "server", "cache"]
 How = Literal["kill", "hang"]
 
 RATE_MAX_PER_S = 5000.0
@@ -24,7 +24,6 @@ SLOW_TIMES = 10.0  # an answer so many times as long as the median before is slo
 FAILED_BEFORE_MAX = 0.05  # more than this share failing beforehand, and nothing could be told from what fails after
 
 _LATER = {
-    "cache": "caches are not available yet, so there is none to break",
     "node": "more than one machine is not available yet, so there is no node to break",
 }
 _PARTITION = "a partition needs more than one machine, which is not available yet"
@@ -89,6 +88,9 @@ def parts_of(document: Mapping[str, Any], record: Mapping[str, Any] | None) -> t
         process = f"database.{database}"
         known = identity(process, None)
         found.append(Part("server", database, process, *known, is_embedded=process in entries))
+    for cache in document["caches"]:
+        process = f"cache.{cache}"
+        found.append(Part("cache", cache, process, *identity(process, None), is_embedded=process in entries))
     return tuple(found)
 
 
@@ -103,7 +105,7 @@ def find_part(words: Sequence[str], parts: Sequence[Part]) -> Part:
         if names:
             raise HeadwayError(f"there is one {kind}, and it has no name {names[0]!r}", hint=f"headway break {kind}")
         part = next((part for part in parts if part.kind == kind), None)
-    elif kind in ("replica", "server"):
+    elif kind in ("replica", "server", "cache"):
         if len(names) != 1:
             raise HeadwayError(f"which {kind}? Give one name after the word", hint=hint)
         database, _, server = names[0].partition("/")

@@ -13,6 +13,7 @@ OUT_S = 2.0  # a stopped replica is out of the edge
 AGAIN_S = 2.0  # a dead part is started again; the app's own start-up comes on top
 EDGE_BACK_S = 0.5
 EDGE_REPLACED_S = 2.0
+CACHE_REPLACED_S = 6.0  # apps go on without it meanwhile: it is given more time than the edge
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,13 @@ def _promises(broken: Broken) -> Iterator[Promise]:
             yield Promise("back in 2 s", after(broken.restored_s), _within(broken.restored_s, AGAIN_S))
         case "controller", _:
             yield Promise("nothing: while it hangs, nothing that dies is replaced", counted, None)
+        case "cache", how:
+            yield Promise("no caller sees an error", counted, lost == 0)
+            if how == "kill":
+                yield Promise("back in 2 s, empty", after(broken.restored_s), _within(broken.restored_s, AGAIN_S))
+            else:
+                measured = after(broken.restarted_s)
+                yield Promise("replaced in 6 s", measured, _within(broken.restarted_s, CACHE_REPLACED_S))
         case _, "kill":
             yield Promise("back by itself", after(broken.restored_s), broken.restored_s is not None)
             text = "what needs it is refused at once, never left waiting"

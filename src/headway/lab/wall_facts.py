@@ -44,6 +44,17 @@ class DatabaseFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheFacts:
+    """One cache and its server."""
+
+    name: str
+    is_embedded: bool
+    used_bytes: int | None = None
+    max_bytes: int | None = None  # None: without a bound, or not known
+    evicted: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class FilesUsed:
     """Descriptors of a process: those of replicas as one, the fullest."""
 
@@ -67,6 +78,7 @@ class Facts:
     ports_max: int
     ports_are_reused: bool
     databases: tuple[DatabaseFacts, ...] = ()
+    caches: tuple[CacheFacts, ...] = ()
     files: tuple[FilesUsed, ...] = ()
     url: str | None = None
     has_edge: bool = True

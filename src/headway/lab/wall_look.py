@@ -15,9 +15,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from headway.caching.settings import MEMORY_BYTES
 from headway.control import wanting
 from headway.control.client import ControlClient
-from headway.lab.wall_facts import DatabaseFacts, Facts, FilesUsed, ServiceFacts
+from headway.lab.wall_facts import CacheFacts, DatabaseFacts, Facts, FilesUsed, ServiceFacts
 from headway.lab.wall_read import (
     Reading,
     alive,
@@ -70,6 +71,12 @@ def look_at_declared(system: System, state: Path) -> Facts:
         running=False,
         services=services,
         databases=databases,
+        caches=tuple(
+            CacheFacts(
+                name, cache.is_embedded, None, (cache.memory_max_bytes or MEMORY_BYTES) if cache.is_embedded else None
+            )
+            for name, cache in system.caches.items()
+        ),
         has_edge=any(service.is_public for service in services),
         connections_max=_connections_max(machine),
         edge_threads=max(1, int(machine.cores) // REPLICAS_PER_THREAD),
@@ -132,6 +139,7 @@ class _Found:
             running=True,
             services=services,
             databases=tuple(self._databases(entries)),
+            caches=tuple(self._caches()),
             files=tuple(files_used(entries)),
             url=self._now["edge"]["url"],
             has_edge=self._now["edge"]["url"] is not None,
@@ -199,6 +207,13 @@ class _Found:
             cores_each=tuple(self._cores[one] for one in names if one in self._cores),
             databases=wanting.needs(service, self._system.databases),
         )
+
+    def _caches(self) -> Iterator[CacheFacts]:
+        for name, told in self._now["caches"].items():
+            declared = self._system.caches.get(name)
+            yield CacheFacts(
+                name, declared is None or declared.is_embedded, told["used_bytes"], told["max_bytes"], told["evicted"]
+            )
 
     def _databases(self, entries: Sequence[Mapping[str, Any]]) -> Iterator[DatabaseFacts]:
         pids = {entry["name"]: entry["pid"] for entry in entries}

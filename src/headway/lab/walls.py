@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from headway.lab.wall_facts import DatabaseFacts, Facts, ServiceFacts
+from headway.lab.wall_facts import CacheFacts, DatabaseFacts, Facts, ServiceFacts
 from headway.model.units import format_bytes
 
 Known = Literal["measured", "derived", "unknown"]
@@ -66,6 +66,7 @@ def walls(facts: Facts) -> tuple[Wall, ...]:
         *_of_machine(facts),
         *_of_edge(facts),
         *(wall for database in facts.databases for wall in _of_database(database, facts)),
+        *(_of_cache(cache) for cache in facts.caches),
         *_of_files(facts),
         *_single_points(facts),
     )
@@ -337,6 +338,23 @@ def _ports(database: DatabaseFacts, facts: Facts) -> Wall:
     )
 
 
+def _of_cache(cache: CacheFacts) -> Wall:
+    """Memory of its server. It fills by what is cached and not by requests, so no rate leads there."""
+    then = "what was used least lately goes, and is loaded again when it is asked for"
+    if cache.evicted:
+        then = f"{cache.evicted:,} keys have gone for want of room: they are loaded again when they are asked for"
+    next_ = (
+        f"memory_max in [caches.{cache.name}], applied at once; headway cache stats {cache.name} shows the hit ratio"
+    )
+    if not cache.is_embedded:
+        next_ = "maxmemory and maxmemory-policy allkeys-lru there"
+        if cache.used_bytes is not None and cache.max_bytes is None:
+            then = "it has no bound: it takes what its machine has"
+    return Wall(
+        f"{cache.name}: memory of the cache", cache.used_bytes, cache.max_bytes, "bytes", None, then, next_, "unknown"
+    )
+
+
 def _of_files(facts: Facts) -> Iterator[Wall]:
     for used in facts.files:
         then = "no more sockets or files can be opened"
@@ -375,6 +393,10 @@ def _single_points(facts: Facts) -> Iterator[Wall]:
         else:
             then, next_ = "what needs it fails until it is back", "look after it where it runs"
         yield point(f"database {database.name}: one server", then, next_)
+    for cache in facts.caches:
+        then = "apps go on from the tier in each process and by loading; it comes back empty"
+        next_ = f"headway break cache {cache.name} shows it" if cache.is_embedded else "look after it where it runs"
+        yield point(f"cache {cache.name}: one server", then, next_)
     for service in facts.services:
         if service.replicas == 1:
             then = "its requests wait or fail until it has started again" if service.is_app else "its work stands still"

@@ -71,15 +71,12 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,30}$")]
 
 # Dotted path pattern of a key -> the sentence that refuses it. `*` stands for one name.
 RESERVED: dict[str, str] = {
-    "caches": "caches are not available yet",
     "fleet": "more than one machine is not available yet",
     "services.*.before_deploy": "releases are not available yet",
     "services.*.shared": "releases are not available yet",
-    "services.*.cache": "response caching is not available yet",
 }
-# What `uses` may name one day besides databases: the section it is declared in -> the sentence that refuses it.
+# What `uses` may name one day besides databases and caches: the section it is declared in -> the refusing sentence.
 RESERVED_USES: dict[str, str] = {
-    "caches": "caches are not available yet",
     "services": "calls between services are not available yet",
 }
 
@@ -194,6 +191,67 @@ class At(Declared):
     )
 
 
+class Responses(Declared):
+    """Whole responses to GET, kept in a cache; the path may have places: `/products/{id}`, `/files/{name:path}`."""
+
+    ttl_s: DurationS = Field(
+        alias="ttl",
+        description="How long a response is fresh, where its own `Cache-Control` or `Expires` does not say.",
+        examples=['"30s"'],
+    )
+    stale_s: DurationS | None = Field(
+        None,
+        alias="stale",
+        description="For so long after that it is still given, while the app is asked once in the background, unless "
+        "the response's own `Cache-Control` says otherwise.",
+        examples=['"60s"'],
+    )
+    cache: str | None = Field(
+        None,
+        description="Where they are kept. Default: the only cache that the service uses, or that is declared.",
+        examples=['"hot"'],
+    )
+    tags: Texts = Field(
+        (),
+        description="What makes them void, by `cache(name).invalidate(tag)` or `headway cache flush --tag`; with the "
+        "places of the path.",
+        examples=['["product:{id}"]'],
+    )
+    query: Texts | None = Field(
+        None,
+        description="Parameters of the query that count. The app is asked without the others. Default: all count.",
+        examples=['["page", "sort"]'],
+    )
+    vary: Texts = Field(
+        (),
+        description="Headers of the request by which responses differ, besides those that the app names in `Vary`.",
+        examples=['["Accept-Language"]'],
+    )
+    host: Literal["vary", "ignore"] = Field(
+        "vary",
+        description='`"ignore"`: the same responses for every host.',
+        examples=['"ignore"'],
+    )
+    cookies: Literal["bypass", "ignore", "vary"] = Field(
+        "bypass",
+        description='A request with cookies: `"bypass"` asks the app, `"ignore"` takes them out, `"vary"` keeps '
+        "responses for each content of the header.",
+        examples=['"ignore"'],
+    )
+    authorization: Literal["bypass", "vary"] = Field(
+        "bypass",
+        description='A request with `Authorization`: `"bypass"` asks the app, `"vary"` keeps responses for each '
+        "content of the header.",
+        examples=['"vary"'],
+    )
+    body_max_bytes: SizeBytes = Field(
+        2**20,
+        alias="body_max",
+        description="A larger response is passed on as it comes and not kept.",
+        examples=['"1MiB"'],
+    )
+
+
 class Service(Declared):
     """A deployable unit: a web app, or a command without a port."""
 
@@ -254,15 +312,21 @@ class Service(Declared):
         "themselves, so that a slow route does not hold up the others.",
         examples=['{ "/reports" = { slo = "5s" } }'],
     )
+    cache: dict[str, Responses] = Field(
+        default_factory=dict,
+        description="Paths whose responses are kept, each with its `ttl`: `/products/{id}`.",
+        examples=['{ "/products/{id}" = { ttl = "30s" } }'],
+    )
     uses: Texts = Field(
         (),
-        description="Names of databases this service needs before it can start; those that `env` names are added.",
+        description="Names of databases and caches this service needs before it can start; those that `env` and "
+        "`cache` name are added.",
         examples=['["main"]'],
     )
     env: Environment = Field(
         default_factory=dict,
-        description="Environment of the app. `{main.url}` is database `main`, `{env.NAME}` this environment, "
-        "`{file.PATH}` a file's content; `{{` and `}}` are braces.",
+        description="Environment of the app. `{main.url}` is database or cache `main`, `{env.NAME}` this "
+        "environment, `{file.PATH}` a file's content; `{{` and `}}` are braces.",
         examples=['{ DATABASE_URL = "{main.url}" }'],
     )
     memory_max_bytes: SizeBytes | None = Field(
@@ -327,7 +391,23 @@ class Service(Declared):
 class Migrations(Declared):
     """Where the migrations of a sharded database are."""
 
-    sql: str = Field(description="Folder of SQL files, `0001_what_it_does.sql` and on.", examples=['"migrations/"'])
+    sql: str | None = Field(
+        None,
+        description="Folder of SQL files, `0001_what_it_does.sql` and on.",
+        examples=['"migrations/"'],
+    )
+    alembic: str | None = Field(
+        None,
+        description="The `alembic.ini` of the app, whose Alembic is run in the Python of the service that uses the "
+        "database. Its revisions also create the tables of new shards.",
+        examples=['"alembic.ini"'],
+    )
+    django: str | None = Field(
+        None,
+        description="The `manage.py` of a Django project, whose migrations are run in the Python of the service that "
+        "uses the database. They also create the tables of new shards; the project's routers say which.",
+        examples=['"manage.py"'],
+    )
 
 
 _EMBEDDED_SERVERS: TypeAdapter[int] = TypeAdapter(Annotated[Count, Field(ge=1, le=64)])
@@ -401,8 +481,9 @@ class Database(Declared):
     )
     migrations: Migrations | None = Field(
         None,
-        description="What `headway db migrate` applies to every shard.",
-        examples=['{ sql = "migrations/" }'],
+        description="What `headway db migrate` applies to every shard: SQL files, Alembic's revisions or those of "
+        "Django.",
+        examples=['{ alembic = "alembic.ini" }'],
     )
     active_max: Count | None = Field(
         None,
@@ -428,6 +509,70 @@ class Database(Declared):
         return {"url": self.url} if self.url is not None else {}
 
 
+class Sentinel(Declared):
+    """The watchers that know which Valkey or Redis leads, instead of a `url`."""
+
+    master: str = Field(
+        min_length=1, description="What they call the servers that they watch.", examples=['"mymaster"']
+    )
+    hosts: Texts = Field(
+        min_length=1,
+        description="Where they are, `host:port`; 26379 without a port.",
+        examples=['["10.0.0.1:26379", "10.0.0.2:26379"]'],
+    )
+    user: str | None = Field(None, description="Who the app is on the server that leads.", examples=['"shop"'])
+    password: str | None = Field(
+        None,
+        description="Its password there; `{env.NAME}` and `{file.PATH}` allowed.",
+        examples=['"{file.secrets/valkey}"'],
+    )
+
+
+class Cache(Declared):
+    """A cache: an embedded Valkey, or one by URL; in each process of the app a smaller tier lies before it."""
+
+    memory_max_bytes: SizeBytes | None = Field(
+        None,
+        alias="memory_max",
+        description="What the embedded server may hold; above it, what was used least lately goes. Default: 128MiB.",
+        examples=['"128MiB"'],
+    )
+    url: str | None = Field(
+        None,
+        description="An existing Valkey, or Redis from 6.2: `redis://`, `rediss://` (TLS), `valkey://`, `valkeys://` "
+        "or `unix://`; `{env.NAME}` and `{file.PATH}` allowed. Default: an embedded server.",
+        examples=['"{env.REDIS_URL}"'],
+    )
+    sentinel: Sentinel | None = Field(
+        None,
+        description="Ask these watchers which server leads, instead of a `url`.",
+        examples=['{ master = "mymaster", hosts = ["10.0.0.1:26379"] }'],
+    )
+    near_max_bytes: SizeBytes = Field(
+        32 * 2**20,
+        alias="near_max",
+        description="What the tier in each process of the app may hold.",
+        examples=['"32MiB"'],
+    )
+    timeout_s: DurationS = Field(
+        0.1,
+        alias="timeout",
+        description="Silence of the server after which the app goes on without it.",
+        examples=['"100ms"'],
+    )
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether its server is ours."""
+        return self.url is None and self.sentinel is None
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """What may hold references, by its key."""
+        found = {"url": self.url, "sentinel.password": self.sentinel.password if self.sentinel else None}
+        return {key: text for key, text in found.items() if text is not None}
+
+
 class System(Declared):
     """The whole declaration."""
 
@@ -435,3 +580,4 @@ class System(Declared):
     edge: Edge = Field(default_factory=lambda: Edge())
     services: dict[Name, Service] = Field(default_factory=dict)
     databases: dict[Name, Database] = Field(default_factory=dict)
+    caches: dict[Name, Cache] = Field(default_factory=dict)

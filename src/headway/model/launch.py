@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 SLOTS_MIN = 2048
 
@@ -36,6 +36,7 @@ class Launch:
     interface: str = "auto"
     threads: int = 8
     static: dict[str, str] = field(default_factory=dict)
+    responses: tuple[dict[str, Any], ...] = ()  # paths whose responses are kept, as the worker is told of them
     body_max_bytes: int = 2**30
     streams_max: int = 1000
     limit: int = 1

@@ -80,6 +80,6 @@ class Observed:
 
     replicas: Mapping[str, ReplicaObserved] = field(default_factory=dict)
     edge: EdgeObserved = field(default_factory=EdgeObserved)
-    ready_databases: frozenset[str] = frozenset()
+    ready_databases: frozenset[str] = frozenset()  # and caches that need not be waited for
     memory: MemoryObserved = field(default_factory=MemoryObserved)
     can_start: bool = True  # False while nobody can start processes (the supervisor is gone)

@@ -19,6 +19,8 @@ SHARDS_MAX = 4096
 # Tables of ours that travel with a shard: what was migrated, and what a move writes to see that all has arrived.
 LEDGER_TABLE = "headway_ledger"
 MARKER_TABLE = "headway_marker"
+# Tables in which other tools keep what they have migrated, in each shard; they travel with it.
+VERSION_TABLES = ("alembic_version", "django_migrations")
 # The channel on which the catalog tells that the map has changed; the payload is the new epoch.
 MAP_CHANNEL = "headway_map"
 # How a process of the app is told of its databases: a JSON object by name, and a folder for what processes share.
@@ -79,6 +81,7 @@ class ShardMap:
     algorithm: str = ALGORITHM
     at_source: bool = False  # the rows are where they are to be imported from, and the shards are empty or being filled
     split: str = ""  # while the shards are doubled: filling, then switched
+    restoring: str = ""  # the backup that they are being filled from: until all are whole nobody is let in
 
     @property
     def is_parting(self) -> bool:

@@ -35,7 +35,7 @@ class WantedService:
     limit: int
     threads: int
     is_public: bool
-    waits_for: tuple[str, ...] = ()  # databases that must be ready before a replica starts
+    waits_for: tuple[str, ...] = ()  # databases and caches that must be ready before a replica starts
     memory_max_bytes: int | None = None
     start_timeout_s: float = 60.0
     drain_timeout_s: float = 30.0

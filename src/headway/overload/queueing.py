@@ -37,6 +37,7 @@ LIFO_WAIT_S = 1.0  # without an SLO: a longer wait than this and the newest go f
 FLOOR_SHARE = 1 / 12  # of the throughput for the less critical, whatever the critical take
 RATE_MAX_PER_S = 1e9  # more was never measured, only divided by next to nothing
 UNKNOWN_FACTOR = 2  # times the places at replicas, while no throughput was measured
+_LOOK_MAX_S = 86_400.0
 _SMOOTH = 0.3
 
 
@@ -107,6 +108,8 @@ def step(state: Queue, seen: Seen, promise: Promise) -> Queue:
 
 def _measured(state: Queue, seen: Seen, *, patient: bool) -> Queue:
     rate, service = state.rate_per_s, state.service_s
+    # After a clock jump as well: sums of what cannot be soon are no numbers any more.
+    seen = replace(seen, duration_s=min(seen.duration_s, _LOOK_MAX_S))
     if seen.saturated and seen.duration_s > 0 and (seen.completed or rate):
         now = seen.completed / seen.duration_s
         if patient and not rate and seen.service_s:
@@ -121,6 +124,7 @@ def _measured(state: Queue, seen: Seen, *, patient: bool) -> Queue:
         mean_s = max(0.0, seen.service_s / seen.completed)
         if seen.saturated and rate:  # what a busy event loop let wait before the app saw it, by Little's law
             mean_s = max(mean_s, seen.places / rate)
+        mean_s = min(mean_s, _LOOK_MAX_S)
         service = mean_s if not service else service + _SMOOTH * (mean_s - service)
     waits = seen.queued > 0
     asked = seen.refused + seen.completed

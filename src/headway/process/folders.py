@@ -51,6 +51,11 @@ class Folders:
         return self.run / "d"
 
     @property
+    def caches(self) -> Path:
+        """Private folders of cache servers: configuration and socket."""
+        return self.run / "c"
+
+    @property
     def app(self) -> Path:
         """Files that the app's processes share with each other."""
         return self.run / "app"
@@ -110,7 +115,7 @@ def create(folders: Folders) -> None:
     _private(folders.state, through)
     _private(folders.logs, 0o700)
     _private(folders.run, through)
-    for path in (folders.replicas, folders.alive, folders.databases):
+    for path in (folders.replicas, folders.alive, folders.databases, folders.caches):
         _private(path, through)
     _private(folders.app, 0o700)
     _private(folders.edge, 0o700, engine)

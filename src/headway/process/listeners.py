@@ -24,27 +24,30 @@ def split_address(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def open_listener(address: str) -> socket.socket:
+_EDGE = "edge.bind"
+
+
+def open_listener(address: str, where: str = _EDGE) -> socket.socket:
     """Bind and listen. Never SO_REUSEPORT: a second server on a port must fail, not share it silently.
 
-    MachineError with a hint when the address is taken, not ours or not allowed.
+    MachineError with a hint when the address is taken, not ours or not allowed; `where` is what said the address.
     """
-    sock = _bound(address)
+    sock = _bound(address, where)
     try:
         sock.listen(_backlog())
         sock.setblocking(False)
     except OSError as error:
         sock.close()
-        raise _explain(address, error) from error
+        raise _explain(address, where, error) from error
     return sock
 
 
 def check_address(address: str) -> None:
     """Whether `open_listener` would work now, without listening for a moment: the same MachineError when not."""
-    _bound(address).close()
+    _bound(address, _EDGE).close()
 
 
-def _bound(address: str) -> socket.socket:
+def _bound(address: str, where: str) -> socket.socket:
     host, port = split_address(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -55,7 +58,7 @@ def _bound(address: str) -> socket.socket:
         sock.bind((host, port))
     except OSError as error:
         sock.close()
-        raise _explain(address, error) from error
+        raise _explain(address, where, error) from error
     return sock
 
 
@@ -68,32 +71,31 @@ def _backlog() -> int:
         return 4096
 
 
-def _explain(address: str, error: OSError) -> MachineError:
+def _explain(address: str, where: str, error: OSError) -> MachineError:
     if error.errno == errno.EADDRINUSE:
         owner = port_owner(address)
         by = f" by {owner.text}" if owner else ""
         stop = f"headway down --state {owner.state}" if owner and owner.state else "stop that program"
         return MachineError(
-            f"edge.bind: {address} is in use{by}",
-            hint=f'{stop}, or choose another address: [edge] bind = ["127.0.0.1:8080"]',
+            f"{where}: {address} is in use{by}",
+            hint=f"{stop}, or choose another address"
+            + (': [edge] bind = ["127.0.0.1:8080"]' if where == _EDGE else ""),
         )
     if isinstance(error, socket.gaierror):
         return MachineError(
-            f"edge.bind: the host of {address} has no address", hint="check the name, or write the address itself"
+            f"{where}: the host of {address} has no address", hint="check the name, or write the address itself"
         )
     if error.errno == errno.EADDRNOTAVAIL:
         return MachineError(
-            f"edge.bind: {address} is not an address of this machine",
+            f"{where}: {address} is not an address of this machine",
             hint="use 127.0.0.1, 0.0.0.0 (every address) or one that `ip address` lists",
         )
     if error.errno == errno.EACCES:
         return MachineError(
-            f"edge.bind: {address} needs the right to bind ports below 1024",
+            f"{where}: {address} needs the right to bind ports below 1024",
             hint="use a port from 1024 up, or allow it: sysctl net.ipv4.ip_unprivileged_port_start=80",
         )
-    return MachineError(
-        f"edge.bind: {address} cannot be opened: {os.strerror(error.errno or 0)}", hint="headway doctor"
-    )
+    return MachineError(f"{where}: {address} cannot be opened: {os.strerror(error.errno or 0)}", hint="headway doctor")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from headway.errors import EngineError
@@ -41,10 +41,12 @@ def run(
     identity: Identity | None = None,
     stdin: str | bytes | None = None,
     cwd: str | None = None,
+    heard: Callable[[str], None] | None = None,
 ) -> Completed:
     """Run `argv` and wait for it. EngineError when it cannot be started or does not end within `timeout_s`.
 
-    The program leads a process group of its own: on a timeout or an interrupt its children end with it.
+    `heard` gets each line of its output as it comes. The program leads a process group of its own: on a timeout or an
+    interrupt its children end with it.
     """
     name = os.path.basename(argv[0])
     try:
@@ -64,15 +66,31 @@ def run(
         raise EngineError(f"{argv[0]} cannot be started: {error.strerror or error}") from error
     data = stdin.encode() if isinstance(stdin, str) else (stdin or b"")
     try:
-        stdout, stderr = _exchange(process, data, time.monotonic() + timeout_s)
+        stdout, stderr = _exchange(process, data, time.monotonic() + timeout_s, _Lines(heard) if heard else None)
     except TimeoutError as error:
         raise EngineError(f"{name} did not end within {timeout_s:g} s") from error
     finally:
-        _end(process)
+        end_group(process)
     return Completed(process.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
 
 
-def _exchange(process: subprocess.Popen[bytes], data: bytes, deadline_s: float) -> tuple[bytes, bytes]:
+class _Lines:
+    """Puts together the lines of an output that comes in pieces."""
+
+    def __init__(self, heard: Callable[[str], None]) -> None:
+        self._heard = heard
+        self._rest = b""
+
+    def take(self, chunk: bytes) -> None:
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        for line in lines:
+            self._heard(line.decode(errors="replace"))
+        self._rest = self._rest[-OUTPUT_MAX_BYTES:]
+
+
+def _exchange(
+    process: subprocess.Popen[bytes], data: bytes, deadline_s: float, lines: _Lines | None
+) -> tuple[bytes, bytes]:
     """Feed `data`, collect both outputs until the program ended; TimeoutError past the deadline."""
     assert process.stdin
     assert process.stdout
@@ -106,6 +124,8 @@ def _exchange(process: subprocess.Popen[bytes], data: bytes, deadline_s: float) 
                     stream = process.stdout if key.fileobj is process.stdout else process.stderr
                     kept[stream] += chunk
                     del kept[stream][:-OUTPUT_MAX_BYTES]
+                    if lines is not None and stream is process.stdout:
+                        lines.take(chunk)
                 else:
                     selector.unregister(key.fileobj)
     try:
@@ -124,7 +144,7 @@ def _feed(fd: int, rest: memoryview) -> memoryview:
         return rest[:0]  # it did not want to read on; its exit status tells whether that was right
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end_group(process: subprocess.Popen[bytes]) -> None:
     """Whatever happened: nothing of the program's group lives on, no descriptor stays open, it is reaped."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -25,8 +25,10 @@ from typing import Any
 
 from headway.errors import HeadwayError
 from headway.process import linux
+from headway.process.adoption import Left, end_left, find_left, take_listeners
 from headway.process.leftovers import Leftovers
 from headway.process.listeners import open_listener
+from headway.process.record import write_record
 from headway.process.spec import FIRST_LISTENER_FD, ProcessSpec
 from headway.process.wire import Wire, WireClosed, serve
 
@@ -283,68 +285,39 @@ class Supervisor:
     # -- adoption ---------------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        stored = [
-            {
-                **_state(child),
-                "spec": child.spec.to_json() if child.spec and child.spec.keep else None,
-                "addresses": list(child.spec.listeners) if child.spec else [],
-            }
-            for child in self.children.values()
-            if child.alive
-        ]
-        me = {"pid": os.getpid(), "ticks": linux.start_ticks(os.getpid()), "detached": self.detached}
-        path = self.run_folder / "processes.json"
-        fresh = path.with_suffix(".new")
-        with contextlib.suppress(OSError):
-            with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-                json.dump({"supervisor": me, "processes": stored}, file)
-            fresh.replace(path)
+        living = [child for child in self.children.values() if child.alive]
+        write_record(self.run_folder, self.detached, [(_state(child), child.spec) for child in living])
 
     def _adopt(self) -> None:
         """Take over what an earlier supervisor left running; without listening sockets it is of no use and ends."""
-        try:
-            stored = json.loads((self.run_folder / "processes.json").read_text())
-        except (OSError, ValueError):
-            return
-        found = [entry for entry in stored["processes"] if linux.is_same(entry["pid"], entry["ticks"])]
+        found, was_detached = find_left(self.run_folder)
         if not found:
             return
-        was_detached = stored["supervisor"]["detached"]
-        controller = next((entry for entry in found if entry["name"] == "controller"), None)
+        controller = next((process for process in found if process.name == "controller"), None)
         if not was_detached or not self._take_listeners(found, controller):
-            self._end_leftovers(found)
+            end_left(found, _FINISH_S)
             return
         if controller:
-            self._end_leftovers([controller])  # the new one adopts; the old one may be of an older version
-        for entry in found:
-            if entry["name"] != "controller":
-                self._adopt_process(entry)
+            end_left([controller], _FINISH_S)  # the new one adopts; the old one may be of an older version
+        for process in found:
+            if process.name != "controller":
+                self._adopt_process(process)
 
-    def _adopt_process(self, entry: dict[str, Any]) -> None:
-        pidfd = linux.open_pidfd(entry["pid"])
+    def _adopt_process(self, left: Left) -> None:
+        pidfd = linux.open_pidfd(left.pid)
         if pidfd is None:
             return
-        spec = ProcessSpec.from_json(entry["spec"]) if entry["spec"] else None
-        child = _Child(
-            entry["name"], entry["pid"], entry["ticks"], spec, pidfd, time.monotonic(), bool(spec and spec.restart)
-        )
+        spec = left.spec
+        child = _Child(left.name, left.pid, left.ticks, spec, pidfd, time.monotonic(), bool(spec and spec.restart))
         self.children[child.name] = child
         self._selector.register(pidfd, selectors.EVENT_READ, lambda _fd, gone=child: self._ended(gone, None))
 
-    def _take_listeners(self, found: list[dict[str, Any]], controller: dict[str, Any] | None) -> bool:
+    def _take_listeners(self, found: list[Left], controller: Left | None) -> bool:
         if controller and self._await_handover():
             return True
-        for entry in found:
-            addresses = entry["addresses"]
-            if not addresses:
-                continue
-            numbers = range(FIRST_LISTENER_FD, FIRST_LISTENER_FD + len(addresses))
-            fds = linux.duplicate_descriptors(entry["pid"], numbers)
-            if fds:
-                for address, fd in zip(addresses, fds, strict=True):
-                    self.listeners[address] = socket.socket(fileno=fd)
-                return True
-        return not any(entry["addresses"] for entry in found)
+        taken = take_listeners(found)
+        self.listeners |= taken
+        return bool(taken) or not any(process.addresses for process in found)
 
     def _await_handover(self) -> bool:
         until_s = time.monotonic() + _HANDOVER_S
@@ -352,19 +325,6 @@ class Supervisor:
             for key, _mask in self._selector.select(0.1):
                 key.data(key.fileobj)
         return bool(self.listeners)
-
-    def _end_leftovers(self, entries: list[dict[str, Any]]) -> None:
-        numbers = {}
-        for entry in entries:
-            spec = entry["spec"]
-            numbers[entry["pid"]] = spec["stop_signal"] if spec else signal.SIGTERM
-            linux.send_signal(entry["pid"], entry["ticks"], numbers[entry["pid"]])
-        until_s = time.monotonic() + _FINISH_S
-        while entries and time.monotonic() < until_s:
-            entries = [entry for entry in entries if linux.is_same(entry["pid"], entry["ticks"])]
-            time.sleep(0.02)
-        for entry in entries:
-            linux.send_signal(entry["pid"], entry["ticks"], signal.SIGKILL)
 
     # -- conversation -----------------------------------------------------------------------------------------------
 

@@ -20,6 +20,11 @@ from headway.sharding.map_row import MAP_SQL, map_of
 
 Connection = psycopg.Connection[tuple[object, ...]]
 
+# Held by who takes a backup or restores one, for as long as its session lives; shared by what begins to change the map.
+HELD_LOCK: LiteralString = "hashtext('headway.backup')"
+# A catalog of an earlier version has no such column.
+_WHOLE: LiteralString = "coalesce(to_jsonb(c) ->> 'restoring', '') = '' FROM headway.catalog c"
+
 _CREATE: LiteralString = """
 CREATE SCHEMA IF NOT EXISTS headway;
 CREATE TABLE IF NOT EXISTS headway.catalog (
@@ -39,6 +44,7 @@ DO $headway$ BEGIN
     ALTER TABLE headway.catalog ADD COLUMN split text NOT NULL DEFAULT '';
   END IF;
 END $headway$;
+ALTER TABLE headway.catalog ADD COLUMN IF NOT EXISTS restoring text NOT NULL DEFAULT '';  -- from which backup
 CREATE TABLE IF NOT EXISTS headway.servers (
     name       text PRIMARY KEY,
     url        text NOT NULL,  -- the app's way in, without a password
@@ -94,6 +100,17 @@ CREATE TABLE IF NOT EXISTS headway.split_shards (
     rows       bigint NOT NULL DEFAULT 0,  -- of its second half
     PRIMARY KEY (split, shard)
 );
+CREATE TABLE IF NOT EXISTS headway.restores (
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    backup     text NOT NULL,  -- by the id that it has given itself
+    folder     text NOT NULL,
+    stage      text NOT NULL,
+    facts      jsonb NOT NULL DEFAULT '{}',
+    began_at   timestamptz NOT NULL DEFAULT now(),
+    changed_at timestamptz NOT NULL DEFAULT now(),
+    ended_at   timestamptz
+);
+CREATE UNIQUE INDEX IF NOT EXISTS restores_one ON headway.restores ((true)) WHERE ended_at IS NULL;
 CREATE TABLE IF NOT EXISTS headway.decisions (
     transaction text PRIMARY KEY,  -- of a two-phase commit
     decision    text NOT NULL CHECK (decision IN ('commit', 'abort')),
@@ -210,6 +227,21 @@ def raise_epoch(connection: Connection) -> int:
     epoch = int(cast(int, row[0])) if row else 0
     connection.execute("SELECT pg_notify(%s, %s)", (MAP_CHANNEL, str(epoch)))
     return epoch
+
+
+def is_held(connection: Connection) -> bool:
+    """Whether a backup is being taken or restored, so that nothing may begin to move. Asked in the transaction that
+    records what begins: a backup cannot begin before that has ended."""
+    query: LiteralString = f"SELECT pg_try_advisory_xact_lock_shared({HELD_LOCK}) AND coalesce((SELECT {_WHOLE}), true)"
+    return connection.execute(query).fetchone() != (True,)
+
+
+def held(what: str) -> Conflict:
+    """The error for what has to wait for a backup."""
+    return Conflict(
+        f"{what} has to wait: a backup of the database is being taken or restored",
+        hint="Run the command again when that has ended.",
+    )
 
 
 def read_map(connection: Connection) -> ShardMap:

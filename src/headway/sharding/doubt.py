@@ -34,11 +34,17 @@ class Ended:
 
 
 def end_doubts(
-    database: str, catalog: Connection, servers: Iterable[tuple[str, Connection]], patience_s: float = PATIENCE_S
+    database: str,
+    catalog: Connection,
+    servers: Iterable[tuple[str, Connection]],
+    patience_s: float = PATIENCE_S,
+    *,
+    forget: bool = True,
 ) -> list[Ended]:
     """End every part in doubt that is older than `patience_s`. Connections are in autocommit, as the app's role.
 
-    Decisions are forgotten only when every server was seen: one that is away may hold a part that needs them.
+    Old decisions are forgotten (`forget`) only where `servers` are all there are: another one may hold a part that
+    needs them.
     """
     ended = []
     for server, connection in servers:
@@ -50,7 +56,8 @@ def end_doubts(
             except psycopg.errors.UndefinedObject:
                 continue  # its client has ended it meanwhile
             ended.append(Ended(str(gid), server, decision))
-    catalog.execute(_FORGET, (KEPT_S,))
+    if forget:
+        catalog.execute(_FORGET, (KEPT_S,))
     return ended
 
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from headway.errors import Problem
-from headway.model.sharding import LEDGER_TABLE, MARKER_TABLE, Join, KeyKind, TableKey, schema_name
+from headway.model.sharding import LEDGER_TABLE, MARKER_TABLE, VERSION_TABLES, Join, KeyKind, TableKey, schema_name
 from headway.sharding.keys import shard_sql
 from headway.sharding.script import statements
 
@@ -102,6 +102,20 @@ END $headway$;"""
     return "\n".join(lines)
 
 
+def constrain_those_there(schema: str, shard: int, shards: int, keys: Mapping[str, TableKey]) -> list[str]:
+    """The same for the tables that exist with their key: a migration may create some later, and drop others."""
+    found = []
+    for table, key in keys.items():
+        place = _literal(f"{identifier(schema)}.{identifier(table)}")
+        there = (
+            f"SELECT FROM pg_attribute WHERE attrelid = to_regclass({place})"
+            f" AND attname = {_literal(key.column)} AND NOT attisdropped"
+        )
+        inner = constrain(schema, shard, shards, {table: key})
+        found.append(f"DO $there$ BEGIN IF EXISTS ({there}) THEN EXECUTE {_literal(inner)}; END IF; END $there$")
+    return found
+
+
 def key_source(schema: str, key: TableKey, join: Join, parent: TableKey) -> str:
     """The body of what gives a new row without its key the key of its parent, in the same shard."""
     column = identifier(key.column)
@@ -132,16 +146,21 @@ def forget_key(schema: str, function: str) -> str:
     return f"DROP FUNCTION IF EXISTS {identifier(schema)}.{identifier(function)}() CASCADE;"
 
 
-def grant(schema: str, role: str) -> str:
-    """The app reads and writes rows; it creates nothing, and what is ours it only reads."""
+def grants(schema: str, role: str) -> list[str]:
+    """The app reads and writes rows; it creates nothing, and what is ours it only reads. A statement each."""
     place, who = identifier(schema), identifier(role)
     ours = ", ".join(f"{place}.{table}" for table in OURS)
-    return f"""
-GRANT USAGE ON SCHEMA {place} TO {who};
-GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {place} TO {who};
-GRANT USAGE, SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA {place} TO {who};
-REVOKE INSERT, UPDATE, DELETE ON {ours} FROM {who};
-"""
+    return [
+        f"GRANT USAGE ON SCHEMA {place} TO {who}",
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {place} TO {who}",
+        f"GRANT USAGE, SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA {place} TO {who}",
+        f"REVOKE INSERT, UPDATE, DELETE ON {ours} FROM {who}",
+    ]
+
+
+def grant(schema: str, role: str) -> str:
+    """The same as one text."""
+    return "\n" + ";\n".join(grants(schema, role)) + ";\n"
 
 
 def grant_reference(role: str) -> str:
@@ -191,6 +210,31 @@ SELECT c.relname, a.attname, format_type(a.atttypid, NULL), a.attnotnull
 """
 
 
+def revisions(schemas: Sequence[str], table: str) -> str:
+    """One query for what a table of Alembic's says in the shards of a server: schema, revision."""
+    return " UNION ALL ".join(
+        f"SELECT {_literal(schema)}, version_num FROM {identifier(schema)}.{identifier(table)}" for schema in schemas
+    )
+
+
+def applied(schemas: Sequence[str], table: str) -> str:
+    """One query for what a table of Django's says in the shards of a server: schema, app, name."""
+    return " UNION ALL ".join(
+        f"SELECT {_literal(schema)}, app, name FROM {identifier(schema)}.{identifier(table)}" for schema in schemas
+    )
+
+
+def refuse_others(schema: str, tables: Collection[str]) -> str:
+    """The statement that raises an error where a shard has a table that is neither one of these nor a tool's."""
+    known = ", ".join(_literal(table) for table in (*tables, *OURS, *VERSION_TABLES))
+    return (
+        "DO $headway$ DECLARE name text; BEGIN SELECT relname INTO name FROM pg_class "
+        f"WHERE relnamespace = {_literal(identifier(schema))}::regnamespace AND relkind IN ('r', 'p') "
+        f"AND NOT relispartition AND relname NOT IN ({known}) ORDER BY 1 LIMIT 1; "
+        "IF FOUND THEN RAISE 'table % has no key', name; END IF; END $headway$"
+    )
+
+
 def ledgers(schemas: Sequence[str]) -> str:
     """One query for all ledgers of a server: schema, name, checksum."""
     return " UNION ALL ".join(
@@ -208,7 +252,7 @@ def table_keys(
     keys: dict[str, TableKey] = {}
     problems: list[Problem] = []
     for table in by_table:
-        if table not in declared and table not in OURS:
+        if table not in declared and table not in (*OURS, *VERSION_TABLES):
             hint = f'Give its key, keys = {{ {table} = "column" }}, or take it into reference = ["{table}"].'
             problems.append(Problem(f"{path}.keys", f"table {table} has no key", hint))
     for table, name in declared.items():

@@ -15,14 +15,15 @@ SELECT database, epoch, algorithm,
        (SELECT array_agg(ARRAY[name, url] ORDER BY name) FROM headway.servers),
        (SELECT array_agg(ARRAY[table_name, column_name, kind] ORDER BY table_name) FROM headway.keys),
        COALESCE((to_jsonb(c) ->> 'at_source')::boolean, false),  -- a catalog of an earlier version has not said so
-       COALESCE(to_jsonb(c) ->> 'split', '')
+       COALESCE(to_jsonb(c) ->> 'split', ''),
+       COALESCE(to_jsonb(c) ->> 'restoring', '')
   FROM headway.catalog c
 """
 
 
 def map_of(row: Sequence[object]) -> ShardMap:
     """The map of a row of `MAP_SQL`."""
-    database, epoch, algorithm, owners, fenced, servers, keys, at_source, split = row
+    database, epoch, algorithm, owners, fenced, servers, keys, at_source, split, restoring = row
     return ShardMap(
         database=str(database),
         epoch=int(cast(int, epoch)),
@@ -35,4 +36,5 @@ def map_of(row: Sequence[object]) -> ShardMap:
         },
         at_source=bool(at_source),
         split=str(split),
+        restoring=str(restoring),
     )

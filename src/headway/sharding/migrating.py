@@ -6,8 +6,9 @@ this file and none of the following ones, and the same command goes on from ther
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ import psycopg
 from headway.errors import AppError, Conflict, HeadwayError
 from headway.model.sharding import LEDGER_TABLE, ShardMap, schema_name
 from headway.sharding import layout
-from headway.sharding.catalog import raise_epoch, read_map
+from headway.sharding.admin import AdminServer, Connection, connect, on_each
+from headway.sharding.catalog import held, is_held, raise_epoch, read_map
 from headway.sharding.migrations import FILE_MAX_BYTES, Migration, migrations, pending
-from headway.sharding.shards import AdminServer, Connection, connect, on_each, refused
+from headway.sharding.schema_file import refused
 
 Say = Callable[[str], None]
 _LOCK = "SELECT pg_try_advisory_lock(hashtext('headway.migrate'))"
@@ -59,10 +61,7 @@ def migrate(
 ) -> Migrated:
     """Bring every shard up to `wanted`. Conflict while a shard moves or another one migrates; AppError names the shard
     that refused a file, and all others have that file and none behind it."""
-    with connect(servers[0]) as catalog:
-        if catalog.execute(_LOCK).fetchone() != (True,):
-            raise Conflict(f"database {database} is being migrated already", hint="Wait until that has ended.")
-        _nothing_moves(catalog, database)
+    with still(database, servers[0]) as catalog:
         map_ = read_map(catalog)
         ledgers = _ledgers(map_, servers)
         needed, problems = pending(wanted, ledgers)
@@ -79,8 +78,20 @@ def migrate(
                 continue
             _apply_to_all(migration, map_, shards, servers, say)
         if applied and not dry_run:
-            _tell_clients(catalog)
+            tell_clients(catalog)
         return Migrated(applied, len(wanted), map_.shards)
+
+
+@contextlib.contextmanager
+def still(database: str, first: AdminServer) -> Iterator[Connection]:
+    """The catalog, while nobody else migrates this database. Conflict while somebody does, or a shard moves."""
+    with connect(first) as catalog:
+        if is_held(catalog):
+            raise held("the migration")
+        if catalog.execute(_LOCK).fetchone() != (True,):
+            raise Conflict(f"database {database} is being migrated already", hint="Wait until that has ended.")
+        _nothing_moves(catalog, database)
+        yield catalog
 
 
 def _nothing_moves(catalog: Connection, database: str) -> None:
@@ -166,7 +177,7 @@ def _there(connection: Connection, schema: str, map_: ShardMap) -> dict[str, Any
     return {table: key for table, key in map_.keys.items() if (table, key.column) in columns}
 
 
-def _tell_clients(catalog: Connection) -> None:
+def tell_clients(catalog: Connection) -> None:
     """What clients have prepared is of tables as they were."""
     with catalog.transaction():
         raise_epoch(catalog)

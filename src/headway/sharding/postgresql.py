@@ -27,6 +27,7 @@ from headway.sharding import settings, wire
 from headway.sharding.connection import Health, check_url_reachable, health
 from headway.sharding.engine import SHARED_FOLDER, Engine, data_major, find_postgresql, reachable_engine
 from headway.sharding.failures import explain_failure
+from headway.sharding.orphans import end_orphans, works_in
 from headway.sharding.placement import (
     Record,
     leave_note,
@@ -287,9 +288,10 @@ def _running(data_folder: Path) -> _Running | None:
         return None  # half-written: PostgreSQL judges it
     if _works_in(pid, data_folder):
         return _Running(abs(pid), port, socket_folder)
-    # Children of a killed server end by themselves within moments; a new one refuses to start beside them.
+    # Children of a killed server end by themselves within moments, or never; a new one refuses to start beside them.
     deadline_s = time.monotonic() + _CHILDREN_END_S
     while left := any(_works_in(other, data_folder) for other in psutil.pids()):
+        end_orphans(data_folder)
         if time.monotonic() >= deadline_s:
             break
         time.sleep(_POLL_S)
@@ -299,11 +301,10 @@ def _running(data_folder: Path) -> _Running | None:
 
 
 def _works_in(pid: int, data_folder: Path) -> bool:
-    """Whether a process is one of the server's: they all stand in the data folder."""
+    """Whether there is such a process of the server; a negative number is one that serves a single user."""
     try:
-        process = psutil.Process(abs(pid))
-        return process.cwd() == str(data_folder) and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.Error, OSError):
+        return works_in(psutil.Process(abs(pid)), data_folder)
+    except psutil.Error:
         return False
 
 

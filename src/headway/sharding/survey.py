@@ -10,19 +10,20 @@ from typing import Any
 from headway.errors import EngineError
 from headway.model.sharding import LEDGER_TABLE, MARKER_TABLE, ShardMap, schema_name
 from headway.sharding import layout
-from headway.sharding.shards import AdminServer, Connection, connect
+from headway.sharding.admin import AdminServer, Connection, connect
 from headway.sharding.verify import Held
 
 # Of each shard's schema: its tables with columns, types, constraints and indexes, as one digest.
 _SHAPES = """
 SELECT nspname, md5(coalesce(string_agg(part, E'\\n' ORDER BY part), '')) FROM pg_namespace n
   LEFT JOIN LATERAL (
-    SELECT format('%%s.%%s %%s %%s', relname, attname, format_type(atttypid, atttypmod), attnotnull) AS part
+    SELECT format('%%s.%%s %%s %%s', relname, attname,
+                  replace(format_type(atttypid, atttypmod), quote_ident(nspname) || '.', ''), attnotnull) AS part
       FROM pg_class c JOIN pg_attribute a ON attrelid = c.oid
      WHERE relnamespace = n.oid AND relkind IN ('r', 'p') AND attnum > 0 AND NOT attisdropped
        AND relname NOT IN (%(ledger)s, %(marker)s)
     UNION ALL
-    SELECT format('%%s %%s', relname, replace(pg_get_indexdef(i.indexrelid), nspname || '.', ''))
+    SELECT format('%%s %%s', relname, replace(pg_get_indexdef(i.indexrelid), quote_ident(nspname) || '.', ''))
       FROM pg_index i JOIN pg_class c ON c.oid = indrelid WHERE relnamespace = n.oid
     UNION ALL
     SELECT format('%%s %%s %%s', relname, conname, contype)
@@ -36,12 +37,23 @@ SELECT nspname, sum(greatest(reltuples, 0))::bigint, sum(pg_total_relation_size(
   FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
  WHERE nspname ~ %s AND relkind = 'r' AND relname NOT IN (%s, %s) GROUP BY nspname
 """
+# Rows read and written since PostgreSQL began to count, and for how long it has.
+_COUNTED = """
+SELECT schemaname,
+       sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) + n_tup_ins + n_tup_upd + n_tup_del)::float8,
+       EXTRACT(epoch FROM clock_timestamp() - (SELECT coalesce(stats_reset, pg_postmaster_start_time())
+         FROM pg_stat_database WHERE datname = current_database()))::float8
+  FROM pg_stat_all_tables WHERE schemaname ~ %s AND relname NOT IN (%s, %s) GROUP BY schemaname
+"""
 _LEFTOVERS = """
 SELECT 'slot ' || slot_name FROM pg_replication_slots
  WHERE database = current_database() AND (slot_name LIKE 'headway%%' OR slot_name LIKE 'pg\\_%%\\_sync\\_%%')
 UNION ALL SELECT 'publication ' || pubname FROM pg_publication WHERE pubname LIKE 'headway%%'
 UNION ALL SELECT 'subscription ' || subname FROM pg_subscription
  WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND subname LIKE 'headway%%'
+UNION ALL SELECT 'schema ' || nspname FROM pg_namespace
+ WHERE (nspname LIKE '%%\\_half' AND starts_with(obj_description(oid, 'pg_namespace'), 'headway: half of a shard'))
+    OR starts_with(obj_description(oid, 'pg_namespace'), 'headway: being imported')
 UNION ALL SELECT 'prepared transaction ' || gid FROM pg_prepared_xacts
  WHERE database = current_database() AND prepared < now() - interval '1 minute'
 """
@@ -100,3 +112,19 @@ def sizes(database: str, map_: ShardMap, servers: Sequence[AdminServer]) -> dict
             if shard < map_.shards and map_.owners[shard] == server.name:
                 found[shard] = (int(count), int(size))
     return found
+
+
+def rows_counted(
+    database: str, map_: ShardMap, servers: Sequence[AdminServer]
+) -> tuple[dict[int, float], dict[int, float]]:
+    """Rows read and written in every shard so far, where it is now, and for how many seconds they were counted."""
+    found: dict[int, float] = {}
+    for_s: dict[int, float] = {}
+    for server in servers:
+        with connect(server) as connection:
+            rows: list[Any] = connection.execute(_COUNTED, (pattern(database), LEDGER_TABLE, MARKER_TABLE)).fetchall()
+        for schema, count, since_s in rows:
+            shard = layout.shard_number(database, schema)
+            if shard < map_.shards and map_.owners[shard] == server.name:
+                found[shard], for_s[shard] = float(count), float(since_s)
+    return found, for_s

@@ -38,6 +38,7 @@ _CLOSE_TRY_LATER = 1013
 _CLOSE_GRACE_S = 0.25  # for close frames and cancelled handlers before the server itself is told to end
 _NO_CAP = 1 << 64
 _NEVER_DUE = b"9" * 18
+_KEPT = "headway.kept"  # in a scope: it was answered from a cache, by the layer below this one
 _CUT = -1  # instead of a status: cancelled, nobody's success or failure
 
 
@@ -196,12 +197,13 @@ class Layer:
             self._ended = ended = self._ended + 1
             if 0 < status < 500:
                 service_ns = monotonic_ns() - began_ns
-                if status < CLIENT_ERROR:
+                is_kept = _KEPT in scope
+                if status < CLIENT_ERROR and not is_kept:
                     tally.service_ns += service_ns
                     tally.histogram[(service_ns >> 10).bit_length()] += 1
                 else:
-                    tally.count(status, service_ns)
-                if not ended % SAMPLE_EVERY:
+                    tally.count(status, service_ns, is_kept=is_kept)
+                if not ended % SAMPLE_EVERY and not is_kept:
                     self._tallies.sample(path, status, service_ns)
             elif status != _CUT:
                 tally.failed += 1

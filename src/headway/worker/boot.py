@@ -1,4 +1,5 @@
-"""Starts a worker from a bare path: `python …/headway/worker/boot.py SETTINGS.json`.
+"""Starts what runs in the app's interpreter from a bare path: `python …/headway/worker/boot.py SETTINGS.json` a worker,
+and with the name of a module in its place one of the app's own tools.
 
 The script's folder must not stay on the import path, where its files would shadow the app's modules; so the package is
 loaded under a name of its own, and the path is put right before anything else is imported.
@@ -8,8 +9,10 @@ import importlib.util
 import os
 import sys
 
+TOOLS = ("revisions", "django_migrations")
 
-def _load() -> object:
+
+def _load(name: str) -> object:
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != here]
     spec = importlib.util.spec_from_file_location(
@@ -20,9 +23,9 @@ def _load() -> object:
     package = importlib.util.module_from_spec(spec)
     sys.modules["headway_worker"] = package
     spec.loader.exec_module(package)
-    return importlib.import_module("headway_worker.serve")
+    return importlib.import_module(f"headway_worker.{name}")
 
 
 if __name__ == "__main__":
-    serve = _load()
-    sys.exit(serve.main(sys.argv[1]))  # type: ignore[attr-defined]
+    module = _load(sys.argv[1] if sys.argv[1] in TOOLS else "serve")
+    sys.exit(module.main(sys.argv[1]))  # type: ignore[attr-defined]

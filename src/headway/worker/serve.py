@@ -8,6 +8,7 @@ granian would; only its target runs here instead of in a child.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -96,6 +97,7 @@ class Worker:
         for route, folder in settings["static"].items():
             routes.append(route)
             mounts.append(Path(folder))
+        app, interface = self._keep_responses(app, interface)
         server = MPServer(
             target,
             uds=Path(settings["socket"]),
@@ -123,6 +125,26 @@ class Worker:
             self.slots[Slot.STAGE] = Stage.SERVING
         # The process object is never started: `run` is the documented way to run its target in this process.
         server._spawn_worker(0, serve, lambda: served).inner.run()
+
+    def _keep_responses(self, app: Any, interface: str) -> tuple[Any, str]:
+        """The app behind its kept responses, where the service declares some. That needs Headway where the app runs."""
+        routes = self.settings.get("responses")
+        if not routes:
+            return app, interface
+        kind = "wsgi" if interface == "wsgi" else "asgi"
+        if interface == "asgi2":
+            from .asgi import single_callable
+
+            app = single_callable(app)
+        try:
+            layers = importlib.import_module(f"headway.caching.client.responses_{kind}")
+            return layers.Layer(app, os.environ["HEADWAY_SERVICE"], routes), kind
+        except ImportError as error:
+            raise Refusal(
+                "cache",
+                f"{sys.executable} cannot import what keeps responses: {error}",
+                f"{sys.executable} -m pip install headway, or take `cache` out of the service",
+            ) from error
 
     def _wrap_asgi(self, app: Any, interface: str) -> Any:
         from .asgi import Layer, single_callable

@@ -57,14 +57,14 @@ class Tally:
         self._seen_good = self._seen_good_ns = 0  # the others, at the last beat
         self._usual_ns = 0  # what the others take of late
 
-    def count(self, status: int, service_ns: int) -> None:
+    def count(self, status: int, service_ns: int, *, is_kept: bool = False) -> None:
         """An answer below 500. (The layers do the common case, below 400, by themselves: that saves a call.)
 
         The client's own errors are answers, but a refused login says nothing of how long the work takes that the others
-        wait for: a quick one counts as what is usual.
+        wait for: a quick one counts as what is usual. So does an answer from a cache (`is_kept`).
         """
         self.histogram[(service_ns >> 10).bit_length()] += 1
-        if status >= CLIENT_ERROR:
+        if status >= CLIENT_ERROR or is_kept:
             service_ns = max(service_ns, self._usual_ns)
             self._errors += 1
             self._error_ns += service_ns

@@ -20,6 +20,7 @@ from .telemetry import Slot
 
 Environ = dict[str, Any]
 
+_KEPT = "headway.kept"  # in an environ: it was answered from a cache, by the layer below this one
 _NEVER_DUE_MS = 1 << 60
 _SPOOL_BYTES = 1 << 20
 _PIECE_BYTES = 1 << 16
@@ -32,7 +33,7 @@ class BodyTooLarge(Exception):
 class _Exchange:
     """One request on its way through the app, and what its answer turned out to be."""
 
-    __slots__ = ("_start_response", "asked", "began_ns", "has_failed", "path", "status", "tally")
+    __slots__ = ("_start_response", "asked", "began_ns", "has_failed", "is_kept", "path", "status", "tally")
 
     def __init__(self, start_response: Callable[..., Any], tally: Tally | None, path: str, began_ns: int) -> None:
         self._start_response = start_response
@@ -41,6 +42,7 @@ class _Exchange:
         self.began_ns = began_ns
         self.status = 0
         self.has_failed = False
+        self.is_kept = False
         self.asked: asked.Asked | None = None
 
     def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
@@ -110,6 +112,7 @@ class Layer:
                 environ["CONTENT_LENGTH"] = str(length)
                 del environ["HTTP_TRANSFER_ENCODING"]
             body = self._app(environ, exchange.start)
+            exchange.is_kept = _KEPT in environ
         except BodyTooLarge:
             exchange.status = 413
             self._done(exchange)
@@ -171,8 +174,8 @@ class Layer:
                 tally.failed += 1
                 return
             service_ns = now_ns - exchange.began_ns
-            tally.count(exchange.status, service_ns)
-            if not self._ended % SAMPLE_EVERY:
+            tally.count(exchange.status, service_ns, is_kept=exchange.is_kept)
+            if not exchange.is_kept and not self._ended % SAMPLE_EVERY:
                 self._tallies.sample(exchange.path, exchange.status, service_ns)
 
     def pulse(self) -> None:

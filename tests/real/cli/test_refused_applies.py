@@ -19,6 +19,8 @@ from harness import HEADWAY, Running, wait_for
 
 from headway.lab.steady import SteadyLoad
 
+pytestmark = pytest.mark.alone  # a load runs beside each of them, and none of it may be refused
+
 FIRST = """
 [system]
 name = "shop"
@@ -72,7 +74,14 @@ class Shop:
     def assert_nobody_noticed(self) -> None:
         """Some more requests, and still none that failed since the load began."""
         progress = self.load.wait_for(offered=self.load.progress().offered + 20)
-        assert (progress.failed, progress.refused) == (0, 0), progress
+        assert (progress.failed, progress.refused) == (0, 0), f"{progress}\n{self.not_served()}"
+
+    def not_served(self) -> str:
+        """What the edge wrote of requests that were not answered as they should be, and what was done around them."""
+        log = (self.system.folders.logs / "access.log").read_text().splitlines()
+        lines = [line for line in log if '"status":200' not in line.replace(" ", "")][-20:]
+        done = [f"{one['time']} {one['about']} {one['what']}: {one['reason']}" for one in self.system.journal()[-40:]]
+        return "\n".join([*lines, *done])
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +94,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     with Running(folder, FIRST, detached=True, env={"COLOUR": "blue"}) as system:
         with SteadyLoad(system.url + "/", RATE_PER_S) as load:
             yield Shop(system, Place(folder, system.port), load)
-        assert load.result.failed_requests == ()
-        assert set(load.result.as_json()["statuses"]) == {"200"}
+        last = Shop(system, Place(folder, system.port), load).not_served()
+        assert load.result.failed_requests == (), last
+        assert set(load.result.as_json()["statuses"]) == {"200"}, last
 
 
 @pytest.fixture

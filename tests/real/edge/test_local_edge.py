@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -181,6 +182,17 @@ def test_an_edge_that_was_started_again_is_told_what_its_file_did_not_hold(place
         assert clients.ask("/was-slow/7").came_from[4] == "0"
 
 
+def test_the_process_before_a_reload_is_not_taken_for_the_one_that_is_to_come(place: Place) -> None:
+    """What is decided for new routes must not be done where the requests still go by the old ones."""
+    to_come = os.getpid()
+    edge = place.edge.observe(to_come)
+    assert (edge.pid, edge.reachable, edge.answered, edge.servers) == (to_come, False, False, {})
+    time.sleep(0.05)
+    assert place.edge.observe(to_come).unreachable_s >= 0.05
+    now = place.edge.observe(place.site.processes[-1].pid)
+    assert (now.reachable, set(now.servers)) == (True, {"web.1", "web.2"})
+
+
 def test_a_learned_route_gets_replicas_first_and_outlives_haproxy_and_the_controller(place: Place) -> None:
     place.site.release()
     with Clients(place.site) as clients:
@@ -196,7 +208,7 @@ def test_a_learned_route_gets_replicas_first_and_outlives_haproxy_and_the_contro
         place.edge = place.controller()
         place.edge.adopt(place.system())
         assert place.apply(place.system(), running=True) == ""
-        assert place.edge.observe(0).learned == {"web": ("/reports/",)}
+        assert place.edge.observe(place.site.processes[-1].pid).learned == {"web": ("/reports/",)}
         assert clients.ask("/reports").came_from[4] == "1"
         assert place.edge.assign("web", "/reports", MAIN) == ""
         assert clients.ask("/reports").came_from[4] == "0"
@@ -226,19 +238,19 @@ def test_what_would_have_been_refused_is_counted_where_nothing_is(place: Place) 
 def test_a_replica_is_drained_and_removed_in_every_class(place: Place) -> None:
     assert place.edge.assign("web", "/reports", SLOW) == ""
     assert place.edge.drain("web", "web.2") == ""
-    edge = place.edge.observe(0)
+    edge = place.edge.observe(place.site.processes[-1].pid)
     assert {name: server.admin for name, server in edge.servers.items()} == {"web.1": "ready", "web.2": "drain"}
     assert {key: server.admin for key, server in edge.classes.items() if key[0] == "web.2"} == {
         ("web.2", SLOW): "drain",
         ("web.2", 2): "drain",
     }
     assert place.edge.admit("web", "web.2", place.path("web.2"), 5, 2) == ""
-    server = place.edge.observe(0).classes["web.2", 2]
+    server = place.edge.observe(place.site.processes[-1].pid).classes["web.2", 2]
     assert (server.admin, server.limit) == ("ready", 5)
     assert place.edge.suspend("web", "web.2") == ""
     place.site.origins["web.2"].terminate()
     until(lambda: place.edge.remove("web", "web.2") == "", "it is removed")
-    edge = place.edge.observe(0)
+    edge = place.edge.observe(place.site.processes[-1].pid)
     assert {name for name, _ in edge.classes} == set(edge.servers) == {"web.1"}
     del place.replicas["web.2"]
     place.store()

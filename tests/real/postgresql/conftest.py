@@ -26,23 +26,28 @@ def _parent() -> str | None:
     return None
 
 
+_left: set[str] = set()  # segments that came while a test of this file's projects ran, and are not cleared yet
+
+
 @contextlib.contextmanager
 def _shared_memory_cleared() -> Iterator[None]:
     """A killed PostgreSQL leaves shared memory behind, which its next start takes away; here there may be none.
 
-    Removed is only what came since and what no process uses: a living server always has its own mapped.
+    A segment does not say whose it is, and a living server's may be mapped by nobody for a while. So what came since is
+    removed only when no server is left on the machine: not with another test's, which then does it.
     """
     before = _segments()
     yield
-    mapped = ""
-    for process in psutil.process_iter():
-        with contextlib.suppress(OSError):
-            mapped += Path(f"/proc/{process.pid}/maps").read_text()
-    for segment in _segments() - before:
-        if segment.startswith("/") and segment not in mapped:
+    _left.update(_segments() - before)
+    for process in psutil.process_iter(["name", "status"]):
+        if process.info["name"] == "postgres" and process.info["status"] != psutil.STATUS_ZOMBIE:
+            return
+    for segment in _left:
+        if segment.startswith("/"):
             Path(segment).unlink(missing_ok=True)
-        elif segment.isdigit():
+        else:
             subprocess.run(["ipcrm", "-m", segment], check=False, capture_output=True)
+    _left.clear()
 
 
 def _segments() -> set[str]:

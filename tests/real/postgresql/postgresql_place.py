@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from headway.process.identity import Identity
+from headway.sharding.orphans import end_orphans
 from headway.sharding.postgresql import (
     Server,
     ensure_database,
@@ -93,6 +97,19 @@ class Place:
         ensure_database(server)
         return server, process
 
+    def start_again(self, server: Server) -> subprocess.Popen[bytes]:
+        """After a kill, whose children may still be ending."""
+        deadline_s = time.monotonic() + 20
+        while True:
+            process = self.spawn(server)
+            try:
+                wait_until_ready(server, timeout_s=30, is_alive=lambda process=process: process.poll() is None)  # type: ignore[misc]
+                return process
+            except Exception:
+                assert time.monotonic() < deadline_s, self.log.read_text()[-2000:]
+                end_orphans(server.data_folder)  # as the one does who watches it in a system
+                time.sleep(0.05)
+
     def schema(self, text: str) -> Path:
         path = self.folder / "schema.sql"
         path.write_text(text)
@@ -112,6 +129,19 @@ class Place:
         for server in self.servers:
             remove_socket_folder(server)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def in_memory() -> Iterator[Place]:
+    """A place whose servers are gone afterwards, with their data in memory where that is possible."""
+    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) and os.statvfs("/dev/shm").f_bavail * 4096 > 2**30 else None
+    folder = Path(tempfile.mkdtemp(prefix="headway-pg-", dir=parent)).resolve()
+    folder.chmod(0o755)  # the engine's user must be able to enter it
+    place = Place(folder, folder / "shared")
+    try:
+        yield place
+    finally:
+        place.clear()
 
 
 def as_user(identity: Identity | None) -> dict[str, object]:

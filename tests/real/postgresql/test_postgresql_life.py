@@ -22,6 +22,7 @@ from headway.errors import EngineError, MachineError
 from headway.process.identity import engine_identity
 from headway.sharding.engine import find_engines
 from headway.sharding.failures import explain_failure
+from headway.sharding.orphans import end_orphans
 from headway.sharding.postgresql import (
     Server,
     administer,
@@ -89,6 +90,43 @@ def test_a_restart_right_after_a_kill_with_open_sessions(place: Place) -> None:
         for session in sessions:
             session.close()
     assert ensure_database(replace(server, created=False)) is False
+
+
+def test_what_does_not_see_the_end_of_its_server_is_ended(place: Place) -> None:
+    """One that makes a slot by SQL may wait for the log for ever; stopped by a signal, it does as well."""
+    server, process = place.start()
+    with psycopg.connect(server.url) as session:
+        stuck = session.info.backend_pid
+        os.kill(stuck, signal.SIGSTOP)
+        process.kill()
+        process.wait()
+        time.sleep(1.5)
+        assert _processes(server) == [stuck], "it ends by itself: then there is nothing to be done"
+        began_s = time.monotonic()
+        try:
+            again, process = place.start()
+            assert stuck not in _processes(again)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(stuck, signal.SIGKILL)
+        assert time.monotonic() - began_s < 15
+        assert again.running_pid is None
+        session.close()
+    with psycopg.connect(again.url) as session:
+        assert session.execute("SELECT 1").fetchone() == (1,)
+        assert len(_processes(again)) > 3
+        assert end_orphans(again.data_folder) == ()  # those of a server that lives are none
+        assert session.execute("SELECT 2").fetchone() == (2,)
+
+
+def _processes(server: Server) -> list[int]:
+    """Those that stand in the server's data folder."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.cwd() == str(server.data_folder) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+    return sorted(found)
 
 
 def _spawn_until_ready(place: Place, server: Server) -> subprocess.Popen[bytes]:

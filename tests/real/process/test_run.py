@@ -34,6 +34,24 @@ def test_only_the_end_of_a_flood_is_kept() -> None:
     assert done.stdout.endswith("end")
 
 
+def test_lines_are_heard_as_they_come() -> None:
+    """The program ends when it is told that its line was heard."""
+    reads, writes = os.pipe()
+    heard: list[str] = []
+
+    def hear(line: str) -> None:
+        heard.append(line)
+        os.write(writes, b"\n")
+
+    done = run(
+        ["/bin/sh", "-c", f"echo one; read line < /proc/{os.getpid()}/fd/{reads}; printf 'two\\nrest'"],
+        timeout_s=20,
+        heard=hear,
+    )
+    assert heard == ["one", "two"]
+    assert done.stdout == "one\ntwo\nrest"
+
+
 def test_a_program_that_does_not_want_its_input() -> None:
     assert run(["true"], stdin="x" * 900_000, timeout_s=20).status == 0
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import psycopg
-from postgresql_place import Place
+from postgresql_place import Place, in_memory
 
 from headway.model.sharding import (
     DATABASES_VARIABLE,
@@ -114,16 +111,10 @@ class Sharded:
 
 @contextmanager
 def sharded(shards: int = 16, servers: int = 2) -> Iterator[Sharded]:
-    """Servers that are gone afterwards, with their data in memory where that is possible."""
-    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) and os.statvfs("/dev/shm").f_bavail * 4096 > 2**30 else None
-    folder = Path(tempfile.mkdtemp(prefix="headway-pg-", dir=parent)).resolve()
-    folder.chmod(0o755)  # the engine's user must be able to enter it
-    place = Place(folder, folder / "shared")
-    try:
+    """Servers that are gone afterwards."""
+    with in_memory() as place:
         found = Sharded(place, shards)
         for number in range(1, servers + 1):
             found.servers[f"s{number}"], found.processes[f"s{number}"] = place.start(f"orders.s{number}")
         found.create()
         yield found
-    finally:
-        place.clear()

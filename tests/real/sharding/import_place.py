@@ -7,26 +7,26 @@ import os
 import random
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import psycopg
-from postgresql_place import Place
+from postgresql_place import Place, in_memory
 
 from headway.model.sharding import Join, ShardMap, schema_name
 from headway.sharding import settings
+from headway.sharding.admin import AdminServer
 from headway.sharding.catalog import read_map
 from headway.sharding.importing.importer import Importer
 from headway.sharding.importing.nouns import ImportBounds, ImportProgress, ImportServer, Source
-from headway.sharding.postgresql import Server, wait_until_ready
-from headway.sharding.shards import AdminServer, Layout, lay_out
+from headway.sharding.postgresql import Server
+from headway.sharding.shards import lay_out
 from headway.sharding.url import without_password
+from headway.sharding.wanted import Layout
 
 SHARDS = 8
 SOURCE = """
@@ -160,19 +160,7 @@ class Shop:
         process = self.processes[name]
         os.kill(process.pid, signal.SIGKILL)
         process.wait(10)
-        server = self.servers[name]
-        deadline_s = time.monotonic() + 20
-        while True:
-            process = self.place.spawn(server)
-            try:
-                wait_until_ready(server, timeout_s=30, is_alive=lambda process=process: process.poll() is None)  # type: ignore[misc]
-            except Exception:
-                # Children of the killed one are still ending.
-                assert time.monotonic() < deadline_s, self.place.log.read_text()[-2000:]
-                time.sleep(0.05)
-                continue
-            self.processes[name] = process
-            return
+        self.processes[name] = self.place.start_again(self.servers[name])
 
     def rows(self, table: str) -> list[tuple[Any, ...]]:
         """Of the source."""
@@ -244,18 +232,12 @@ class Shop:
 
 @contextlib.contextmanager
 def servers(*names: str) -> Iterator[Shop]:
-    """Servers that are gone afterwards, with their data in memory where that is possible."""
-    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) and os.statvfs("/dev/shm").f_bavail * 4096 > 2**31 else None
-    folder = Path(tempfile.mkdtemp(prefix="headway-pg-", dir=parent)).resolve()
-    folder.chmod(0o755)  # the engine's user must be able to enter it
-    place = Place(folder, folder / "shared")
-    try:
+    """Servers that are gone afterwards."""
+    with in_memory() as place:
         found = Shop(place, {}, {})
         for name in names:
             found.servers[name], found.processes[name] = place.start(name if name == "main" else f"orders.{name}")
         yield found
-    finally:
-        place.clear()
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from postgresql_place import Place, wait_for
+from postgresql_place import Place, die_with_parent, in_memory, wait_for
 
 from headway.model.sharding import FENCED, ShardServer, TableKey, schema_name, spread
 from headway.sharding import layout, settings
@@ -26,7 +25,7 @@ from headway.sharding.catalog import create_catalog, read_map
 from headway.sharding.move.mover import Mover
 from headway.sharding.move.nouns import Bounds, MoveProgress, MoveResult, MoveServer
 from headway.sharding.move.sessions import Connection
-from headway.sharding.postgresql import Server, wait_until_ready
+from headway.sharding.postgresql import Server
 from headway.sharding.url import without_password
 
 SHARD = 0
@@ -136,19 +135,7 @@ class Shop:
         self.start_again(name)
 
     def start_again(self, name: str) -> None:
-        server = self.servers[name]
-        deadline_s = time.monotonic() + 20
-        while True:
-            process = self.place.spawn(server)
-            try:
-                wait_until_ready(server, timeout_s=30, is_alive=lambda process=process: process.poll() is None)  # type: ignore[misc]
-            except Exception:
-                # Children of the killed one are still ending.
-                assert time.monotonic() < deadline_s, self.place.log.read_text()[-2000:]
-                time.sleep(0.05)
-                continue
-            self.processes[name] = process
-            return
+        self.processes[name] = self.place.start_again(self.servers[name])
 
     def child(self, *arguments: str) -> subprocess.Popen[str]:
         """A mover in a process of its own."""
@@ -164,6 +151,7 @@ class Shop:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            preexec_fn=die_with_parent(),
         )
 
     def condition(self) -> str:
@@ -213,19 +201,13 @@ class Shop:
 
 @contextmanager
 def shop() -> Iterator[Shop]:
-    """Servers that are gone afterwards, with their data in memory where that is possible."""
-    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) and os.statvfs("/dev/shm").f_bavail * 4096 > 2**31 else None
-    folder = Path(tempfile.mkdtemp(prefix="headway-pg-", dir=parent)).resolve()
-    folder.chmod(0o755)  # the engine's user must be able to enter it
-    place = Place(folder, folder / "shared")
-    try:
+    """Servers that are gone afterwards."""
+    with in_memory() as place:
         found = Shop(place, {}, {})
         for name in ("s1", "s2"):
             found.servers[name], found.processes[name] = place.start(f"orders.{name}")
         found.create()
         yield found
-    finally:
-        place.clear()
 
 
 @dataclass

@@ -17,16 +17,18 @@ from typing import Any
 
 import asyncpg
 from client_place import Sharded
+from postgresql_place import die_with_parent, in_memory
 from psycopg.conninfo import make_conninfo
 
 from headway.errors import DatabaseError, HeadwayError
 from headway.model.sharding import schema_name
 from headway.sharding import settings
+from headway.sharding.admin import AdminServer
 from headway.sharding.catalog import read_map
-from headway.sharding.postgresql import wait_until_ready
-from headway.sharding.shards import AdminServer, Layout, lay_out
+from headway.sharding.shards import lay_out
 from headway.sharding.split.nouns import SplitBounds, SplitProgress, SplitResult
 from headway.sharding.split.splitter import Splitter
+from headway.sharding.wanted import Layout
 
 # The last is how asyncpg says that the connection ended in the middle of a COMMIT.
 _BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, DatabaseError, asyncpg.InternalClientError)
@@ -101,6 +103,7 @@ class Splitting(Sharded):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            preexec_fn=die_with_parent(),
         )
 
     def kill(self, name: str) -> None:
@@ -108,21 +111,7 @@ class Splitting(Sharded):
         process = self.processes[name]
         process.kill()
         process.wait(10)
-        deadline_s = time.monotonic() + 20
-        while True:
-            process = self.place.spawn(self.servers[name])
-            try:
-                wait_until_ready(
-                    self.servers[name],
-                    timeout_s=30,
-                    is_alive=lambda process=process: process.poll() is None,  # type: ignore[misc]
-                )
-            except Exception:
-                assert time.monotonic() < deadline_s
-                time.sleep(0.05)
-                continue
-            self.processes[name] = process
-            return
+        self.processes[name] = self.place.start_again(self.servers[name])
 
     def rows(self, table: str, columns: str) -> list[tuple[int, tuple[Any, ...]]]:
         """Every row of all shards with the shard it is in."""
@@ -156,23 +145,12 @@ class Splitting(Sharded):
 @contextmanager
 def splitting(shards: int = 4) -> Iterator[Splitting]:
     """Servers that are gone afterwards."""
-    import os
-    import tempfile
-
-    from postgresql_place import Place
-
-    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) and os.statvfs("/dev/shm").f_bavail * 4096 > 2**30 else None
-    folder = Path(tempfile.mkdtemp(prefix="headway-pg-", dir=parent)).resolve()
-    folder.chmod(0o755)  # the engine's user must be able to enter it
-    place = Place(folder, folder / "shared")
-    try:
+    with in_memory() as place:
         found = Splitting(place, shards)
         for number in (1, 2):
             found.servers[f"s{number}"], found.processes[f"s{number}"] = place.start(f"orders.s{number}")
         found.create()
         yield found
-    finally:
-        place.clear()
 
 
 @dataclass

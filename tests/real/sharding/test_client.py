@@ -16,7 +16,7 @@ import asyncpg
 import psycopg
 import pytest
 from client_place import Sharded, sharded
-from harness import wait_for
+from harness import die_with_parent, wait_for
 
 import headway
 from headway import by_id
@@ -323,7 +323,8 @@ asyncio.run(main())
 def test_processes_together_stay_within_the_bound(orders):
     key = key_on("s1")
     environ = {**os.environ, **orders.environ(active_max=3)}
-    processes = [subprocess.Popen([sys.executable, "-c", _PROCESS, str(key), "2"], env=environ) for _ in range(4)]
+    argv = [sys.executable, "-c", _PROCESS, str(key), "2"]
+    processes = [subprocess.Popen(argv, env=environ, preexec_fn=die_with_parent) for _ in range(4)]
     most = 0
     with orders.admin("s1") as admin:
         while any(process.poll() is None for process in processes):
@@ -341,7 +342,7 @@ def test_a_killed_process_frees_its_places(orders):
     key = key_on("s2")
     environ = {**os.environ, **orders.environ(active_max=2)}
     script = _PROCESS.replace("0.002", "600")
-    process = subprocess.Popen([sys.executable, "-c", script, str(key), "1"], env=environ)
+    process = subprocess.Popen([sys.executable, "-c", script, str(key), "1"], env=environ, preexec_fn=die_with_parent)
     try:
         with orders.admin("s2") as admin:
             wait_for(

@@ -12,9 +12,11 @@ from postgresql_place import wait_for
 
 from headway.errors import AppError
 from headway.sharding import settings
+from headway.sharding.admin import AdminServer
 from headway.sharding.importing.nouns import Source
-from headway.sharding.shards import AdminServer, Layout, lay_out
+from headway.sharding.shards import lay_out
 from headway.sharding.url import without_password
+from headway.sharding.wanted import Layout
 
 SECRET = "a-secret-of-the-keeper"
 

@@ -12,6 +12,7 @@ from dataclasses import astuple
 from pathlib import Path
 
 import pytest
+from harness import die_with_parent, wait_for
 from import_place import Shop, shop, shopping
 
 from headway.errors import EngineError
@@ -42,6 +43,7 @@ def child(place: Shop, import_id: int, stage: str, nth: int) -> subprocess.Popen
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=die_with_parent,
     )
 
 
@@ -105,6 +107,25 @@ def test_servers_that_die_in_an_import_lose_nothing(place):
         for name in ("main", "s2", "s1"):
             place.kill(name)
         assert carry_on(place, import_id).stage == "done", said
+    place.audit()
+    assert place.leftovers(after_switch=True) == []
+
+
+def test_a_copy_that_lost_its_slot_is_made_again(place):
+    """As a server leaves it that dies between a copy's last two steps: the slot is gone, the copy is not finished."""
+    with shopping(place):
+        import_id, _ = place.importer().begin(place.source)
+        child(place, import_id, "replicating", 1).communicate(timeout=60)
+        with place.admin("s2") as server:
+            ready = "SELECT count(*) > 0 AND bool_and(srsubstate = 'r') FROM pg_subscription_rel"
+            wait_for(lambda: server.execute(ready).fetchone() == (True,), 30, "all is copied")
+            server.execute(
+                "UPDATE pg_subscription_rel SET srsubstate = 'f', srsublsn = NULL "
+                "WHERE srrelid = (SELECT max(srrelid) FROM pg_subscription_rel)"
+            )
+        place.importer().switch()
+        found = carry_on(place, import_id)
+        assert (found.stage, found.number("begun_again")) == ("done", 1)
     place.audit()
     assert place.leftovers(after_switch=True) == []
 

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import psycopg
 import pytest
-from postgresql_place import Place, die_with_parent, wait_for
-from psycopg.conninfo import make_conninfo
+from empty_servers import schemas
+from postgresql_place import die_with_parent, wait_for
 
 from headway.errors import AppError, Conflict
 from headway.model.sharding import LEDGER_TABLE, MARKER_TABLE
-from headway.sharding import settings
+from headway.sharding.admin import AdminServer, connect
 from headway.sharding.ids import shard_of_id
 from headway.sharding.keys import shard_of
-from headway.sharding.postgresql import Server
-from headway.sharding.shards import AdminServer, Layout, connect, lay_out
+from headway.sharding.shards import lay_out
+from headway.sharding.wanted import Layout
 
 SHARDS = 256
 SCHEMA = """
@@ -35,59 +32,11 @@ CREATE TABLE lines (customer varchar(80) NOT NULL, number int GENERATED ALWAYS A
 KEYS = {"orders": "customer", "lines": "customer"}
 
 
-@pytest.fixture(scope="module")
-def place() -> Iterator[Place]:
-    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) and os.statvfs("/dev/shm").f_bavail * 4096 > 2**30 else None
-    folder = Path(tempfile.mkdtemp(prefix="headway-pg-", dir=parent)).resolve()
-    folder.chmod(0o755)  # the engine's user must be able to enter it
-    place = Place(folder, folder / "shared")
-    try:
-        yield place
-    finally:
-        place.clear()
-
-
-@pytest.fixture(scope="module")
-def engines(place: Place) -> tuple[Server, ...]:
-    return tuple(place.start(f"orders.s{number}")[0] for number in (1, 2))
-
-
-@pytest.fixture
-def servers(engines: tuple[Server, ...], request: pytest.FixtureRequest) -> tuple[AdminServer, ...]:
-    """Two, each with an empty database of this test's own."""
-    database = f"d{abs(hash(request.node.name)) % 10**9}"
-    found = []
-    for number, engine in enumerate(engines, 1):
-        way = {"host": str(engine.socket_folder), "port": engine.port, "user": settings.SUPERUSER}
-        with psycopg.connect(**way, dbname="postgres", autocommit=True) as admin:  # type: ignore[arg-type]
-            admin.execute(f"CREATE DATABASE {database} OWNER {engine.role}")  # type: ignore[call-overload]
-        admin_way = make_conninfo(**way, dbname=database)  # type: ignore[arg-type]
-        found.append(
-            AdminServer(
-                name=f"s{number}",
-                admin=admin_way,
-                replication=admin_way,
-                url=f"postgresql://{engine.role}@127.0.0.1:{engine.port}/{database}",
-                role=engine.role,
-                owner=settings.SUPERUSER,
-                database=database,
-                is_ours=True,
-            )
-        )
-    return tuple(found)
-
-
 def wanted(folder: Path, schema: str = SCHEMA, *, shards: int = 8, **more: object) -> Layout:
     file = folder / "schema.sql"
     file.write_text(schema)
     found = Layout("shop", "orders", shards, KEYS, ("countries",), file)
     return replace(found, **more)  # type: ignore[arg-type]
-
-
-def schemas(server: AdminServer) -> list[str]:
-    with connect(server) as connection:
-        rows = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname ~ '^orders_' ORDER BY 1").fetchall()
-    return [str(row[0]) for row in rows]
 
 
 def test_what_is_there_costs_no_second(servers, tmp_path):
@@ -119,7 +68,9 @@ def test_what_is_there_costs_no_second(servers, tmp_path):
 CHILD = """
 import sys
 from pathlib import Path
-from headway.sharding.shards import AdminServer, Layout, lay_out
+from headway.sharding.admin import AdminServer
+from headway.sharding.shards import lay_out
+from headway.sharding.wanted import Layout
 a, b, file = eval(sys.argv[1]), eval(sys.argv[2]), Path(sys.argv[3])
 lay_out(Layout("shop", "orders", 256, {"orders": "customer", "lines": "customer"}, ("countries",), file),
         (AdminServer(**a), AdminServer(**b)))

@@ -8,10 +8,12 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from harness import wait_for
 from move_place import SHARD, Shop, shop, writing
 
 from headway.errors import EngineError
 from headway.sharding.move.nouns import FORWARD, MoveResult
+from headway.sharding.move.record import read_move
 
 STAGES = FORWARD[:-1]
 
@@ -90,6 +92,23 @@ def test_servers_that_die_in_a_move_lose_nothing(place):
         place.kill("s2")
         place.kill("s1")
         assert carry_on(place, move_id).verified
+    assert place.leftovers() == []
+
+
+def test_a_copy_that_lost_its_slot_is_made_again(place):
+    """As a target leaves it that dies between a copy's last two steps: the slot is gone, the copy is not finished."""
+    with writing(place, 3, 0.002):
+        move_id = place.mover().begin(SHARD, place.other())
+        child = place.child(str(move_id), "replicating", "1")
+        child.communicate(timeout=60)
+        with place.admin(place.other()) as target:
+            ready = "SELECT count(*) > 0 AND bool_and(srsubstate = 'r') FROM pg_subscription_rel"
+            wait_for(lambda: target.execute(ready).fetchone() == (True,), 30, "all is copied")
+            of_counts = "WHERE srrelid::regclass::text = 'orders_0000.counts'"
+            target.execute(f"UPDATE pg_subscription_rel SET srsubstate = 'f', srsublsn = NULL {of_counts}")
+        assert carry_on(place, move_id).verified
+    with place.admin("s1") as catalog:
+        assert read_move(catalog, move_id).number("begun_again") == 1
     assert place.leftovers() == []
 
 

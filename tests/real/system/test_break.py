@@ -37,12 +37,13 @@ bind = ["127.0.0.1:$PORT"]
 app = "hello:app"
 replicas = 2
 routes = ["/"]
-uses = ["main"]
+uses = ["main", "hot"]
 [services.pot]
 app = "hello:teapot"
 replicas = 1
 routes = ["pot.example"]
 [databases.main]
+[caches.hot]
 """
 
 
@@ -69,9 +70,9 @@ def process_state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0].decode()
 
 
-@pytest.mark.parametrize("part", ["replica web.1", "edge", "controller", "server main"])
+@pytest.mark.parametrize("part", ["replica web.1", "edge", "controller", "server main", "cache hot"])
 def test_a_killed_part_comes_back_as_another_process(system: Running, part: str) -> None:
-    name = {"replica web.1": "web.1", "server main": "database.main"}.get(part, part)
+    name = {"replica web.1": "web.1", "server main": "database.main", "cache hot": "cache.hot"}.get(part, part)
     before = system.processes()
     found = broken(system, *part.split(), "--rate", RATE)
     after = system.processes()
@@ -198,7 +199,7 @@ def test_a_service_that_is_known_by_its_host_is_asked_by_that_host(system: Runni
     [
         ("replica web.9", "there is no replica web.9"),
         ("supervisor", "no part that can be broken"),
-        ("cache hot", "not available yet"),
+        ("cache cold", "there is no cache cold"),
         ("node one", "not available yet"),
         ("edge --how partition", "not available yet"),
         ("edge --for 3s", "stays dead"),

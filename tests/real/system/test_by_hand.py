@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,18 +52,6 @@ def journal(system: Running, about: str, what: str) -> list[str]:
     return [entry["reason"] for entry in entries if entry["what"] == what]
 
 
-def kill_controller(system: Running) -> None:
-    """Kill it, and wait until another one has everything in hand."""
-    pid = system.status()["controller"]["pid"]
-    os.kill(pid, signal.SIGKILL)
-
-    def another() -> bool:
-        document = system.quick_status()
-        return document is not None and document["controller"]["pid"] != pid and document["state"] == "ready"
-
-    wait_for(another, 60, "another controller")
-
-
 def test_a_hold_survives_a_killed_controller_and_is_let_go(fresh: Running) -> None:
     answer = last(fresh.ok("hold", "web", "--replicas", "2", "--limit", "30", "--for", "20m", "--json"))
     held = answer["holds"]["web"]
@@ -74,7 +60,7 @@ def test_a_hold_survives_a_killed_controller_and_is_let_go(fresh: Running) -> No
     assert held["by"]
     fresh.wait_ready()
     before = {replica["pid"] for replica in fresh.status()["services"]["web"]["replicas"]}
-    kill_controller(fresh)
+    fresh.kill_controller()
     web = fresh.status()["services"]["web"]
     assert web["hold"] == held
     assert (web["wanted"], {replica["pid"] for replica in web["replicas"]}) == (2, before)
@@ -143,7 +129,7 @@ def test_scaled_by_hand_it_does_not_follow_the_load_until_it_is_given_back(fresh
     web = fresh.status()["services"]["web"]
     assert (web["wanted"], web["ready"], web["override"]) == (3, 3, 3)
     assert "3/3 ready (1–3, scaled by hand)" in fresh.ok("status")
-    kill_controller(fresh)
+    fresh.kill_controller()
     assert fresh.status()["services"]["web"]["override"] == 3
     answer = last(fresh.ok("scale", "web", "auto", "--json"))
     assert (answer["automatic"], answer["replicas"], answer["range"]) == (True, 3, {"min": 1, "max": 3})
@@ -188,7 +174,7 @@ def test_another_range_ends_what_was_scaled_by_hand(fresh: Running) -> None:
 
 def test_a_file_of_holds_that_cannot_be_read_harms_nobody(fresh: Running) -> None:
     (fresh.state / "holds.json").write_text('{"web": {"nonsense": 1}}')
-    kill_controller(fresh)
+    fresh.kill_controller()
     assert fresh.status()["services"]["web"]["hold"] is None
     fresh.ok("hold", "web", "--for", "1h")
     assert json.loads((fresh.state / "holds.json").read_text())["web"]["until_s"] > time.time()

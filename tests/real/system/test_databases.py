@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -241,3 +242,27 @@ def test_wrong_schema_is_told_by_file_and_line_and_leaves_nothing(tmp_path: Path
         system.stop()
         system.run("down")
         system.kill_leftovers()
+
+
+def test_what_does_not_see_the_end_of_its_server_does_not_keep_the_next_one_from_starting(tmp_path: Path) -> None:
+    with Running(_folder(tmp_path), DECLARATION) as system, psycopg.connect(_url(system)) as session:
+        stuck = session.info.backend_pid
+        os.kill(stuck, signal.SIGSTOP)
+        os.kill(system.pid("database.main"), signal.SIGKILL)
+        try:
+            wait_for(lambda: not is_alive(stuck), 20, "it has been ended")
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(stuck, signal.SIGKILL)
+        wait_for(lambda: _answers(_url(system)), 20, "the next one answers")
+        told = [entry["reason"] for entry in system.journal() if entry["what"] == "orphans"]
+        assert told == ["1 of the killed server's processes did not end by themselves, and were killed"]
+        session.close()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with psycopg.connect(url, connect_timeout=2) as connection:
+            return connection.execute("SELECT 1").fetchone() == (1,)
+    except psycopg.OperationalError:
+        return False

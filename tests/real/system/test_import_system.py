@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 from harness import Running, wait_for
+from sharded_app import Writers
 
 APP = """
 from sqlalchemy import text
@@ -100,45 +100,8 @@ def system(tmp_path: Path) -> Iterator[Running]:
         yield running
 
 
-class Writers:
-    """Customers who order until they are refused, and what was acknowledged to them."""
-
-    def __init__(self, system: Running, count: int = 4) -> None:
-        self.acknowledged: dict[int, list[int]] = {customer: [] for customer in range(1, count + 1)}
-        self.refused: list[str] = []
-        self._system = system
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._write, args=(customer,)) for customer in self.acknowledged]
-
-    def __enter__(self) -> Writers:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(30)
-
-    def _write(self, customer: int) -> None:
-        number = 0
-        with httpx.Client(base_url=self._system.url, timeout=30) as client:
-            while not self._stop.is_set():
-                number += 1
-                answer = client.post(f"/{customer}/{number}")
-                if answer.status_code == 200:
-                    self.acknowledged[customer].append(number)
-                else:
-                    self.refused.append(f"{answer.status_code} {answer.text[:200]}")
-                    self._stop.wait(0.05)
-
-    @property
-    def count(self) -> int:
-        return sum(map(len, self.acknowledged.values()))
-
-
 def test_a_plain_database_goes_into_shards(system):
-    with Writers(system) as writers:
+    with Writers(system, count=4, refused_pause_s=0.05) as writers:
         wait_for(lambda: writers.count > 200, 60, "customers order")
         assert httpx.get(f"{system.url}/count", timeout=30).json()[0] >= 200
         said = system.ok("db", "import", "orders", "--from", "main")

@@ -4,16 +4,14 @@ made, and a start while a server is away."""
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from harness import Running, wait_for
-from postgresql_place import Place, stop
+from postgresql_place import Place, in_memory, stop
 
 from headway.model.sharding import schema_name
 from headway.sharding import settings
@@ -63,13 +61,8 @@ def as_superuser(server: Server, *statements: str) -> None:
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
-    folder = Path(tempfile.mkdtemp(prefix="headway-pg-")).resolve()
-    folder.chmod(0o755)  # the engine's user must be able to enter it
-    place = Place(folder, folder / "shared")
-    try:
-        yield place
-    finally:
-        place.clear()
+    with in_memory() as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -213,3 +206,25 @@ def test_a_role_that_somebody_else_made_is_left_alone(system, servers):
     system.ok("up", "--detach")
     assert logins(system)["b"]["user"] == "keeper"
     assert "there is a role shop_orders already that Headway did not make" in system.ok("explain")
+
+
+def test_it_is_backed_up_and_restored_without_a_superuser(system, servers, tmp_path):
+    schema = schema_name("orders", 1)
+    key = next(key for key in range(100) if shard_of(key, SHARDS, "int") == 1)
+    found = logins(system)
+    with as_app(system, servers, "a") as app:
+        app.execute(f"INSERT INTO {schema}.orders (customer_id, note) VALUES ({key}, 'kept')")  # type: ignore[call-overload]
+    folder = tmp_path / "kept"
+    done = json.loads(system.ok("db", "backup", "orders", "--to", str(folder), "--json").splitlines()[-1])
+    assert done["shards"] == SHARDS
+    assert SECRET not in (folder / "manifest.json").read_text()
+    with as_app(system, servers, "a") as app:
+        app.execute(f"UPDATE {schema}.orders SET note = 'lost'")  # type: ignore[call-overload]
+    system.ok("db", "restore", "orders", str(folder), "--replace")
+    assert logins(system) == found
+    with as_app(system, servers, "a") as app:
+        row = app.execute(f"SELECT note FROM {schema}.orders WHERE customer_id = {key}").fetchone()  # type: ignore[call-overload]
+        assert row == ("kept",)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            app.execute(f"CREATE TABLE {schema}.mine (id int)")  # type: ignore[call-overload]
+    assert json.loads(system.ok("db", "verify", "orders", "--json").splitlines()[-1])["complete"]

@@ -11,6 +11,10 @@ from headway.cli.main import cli, guarded
 from headway.errors import AppError, DeclarationError, HeadwayError, NotRunning, Problem
 
 
+def test_the_result_of_a_command_is_its_status() -> None:
+    assert [guarded(lambda result=result: result) for result in (None, 0, 1, True)] == [0, 0, 1, 0]  # type: ignore[misc]
+
+
 def _raising(error: BaseException) -> Callable[[], None]:
     def command() -> None:
         raise error

@@ -65,6 +65,7 @@ def test_what_is_not_its_own_is_named_without_its_value(tmp_path: Path) -> None:
     declared = System.model_validate(
         {
             "databases": {"main": {}, "old": {"url": "{env.OLD}"}},
+            "caches": {"hot": {}, "far": {"url": "{env.FAR}"}},
             "services": {
                 "web": {
                     "app": "a:b",
@@ -76,7 +77,7 @@ def test_what_is_not_its_own_is_named_without_its_value(tmp_path: Path) -> None:
     )
     environment = {"DB": "postgresql+asyncpg://u:password@db/x", "HOME": "/x", "DEBUG": "redis://not-seen"}
     found = real_data(declared, environment, tmp_path)
-    assert found == ("databases.old.url", "services.web.env.REAL", "services.web.env.HOT", "$DB")
+    assert found == ("databases.old.url", "caches.far", "services.web.env.REAL", "services.web.env.HOT", "$DB")
     assert real_data(system(web={"app": "a:b", "routes": ["/"]}), {"HOME": "/x"}, tmp_path) == ()
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from headway.control.wanting import launch_of, replicas_declared
+from headway.control.wanting import caches_of, launch_of, replicas_declared, told_of_caches, want
 from headway.model.declared import Service, System
 from headway.process.machine import Machine
 
@@ -40,3 +42,22 @@ def test_a_range_starts_with_its_lower_bound() -> None:
     }
     system = System.model_validate({"services": services})
     assert replicas_declared(system, MACHINE) == {"web": 3, "api": 2, "mail": 2, "jobs": 1}
+
+
+def test_a_service_waits_for_the_caches_it_uses_and_is_told_of_them() -> None:
+    services = {
+        "web": {"app": "a:b", "uses": ["hot"], "env": {"URL": "{far.url}", "OWN": "{main.url}"}},
+        "other": {"app": "a:b"},
+    }
+    declared = System.model_validate(
+        {"services": services, "databases": {"main": {}}, "caches": {"hot": {}, "far": {}, "unused": {}}}
+    )
+    assert caches_of(declared.services["web"], declared.caches) == ("hot", "far")
+    wanted = want(declared, replicas={"web": 1, "other": 1}, keys={}, limits={"web": 1, "other": 1}, machine=MACHINE)
+    assert {service.name: service.waits_for for service in wanted.services} == {
+        "web": ("main", "hot", "far"),
+        "other": (),
+    }
+    env = told_of_caches({"hot": {"url": "unix:///s", "near_bytes": 1}})
+    assert json.loads(env["HEADWAY_CACHES"]) == {"hot": {"url": "unix:///s", "near_bytes": 1}}
+    assert told_of_caches({}) == {}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from headway.declaration.changes import EDGE_COSTS, SERVICE_COSTS, changes, check_shards
+from headway.declaration.changes import CACHE_COSTS, EDGE_COSTS, SERVICE_COSTS, changes, check_shards, shards_to_write
 from headway.errors import Conflict
-from headway.model.declared import Edge, Service, System
+from headway.model.declared import Cache, Edge, Service, System
 
 
 def system(**tables) -> System:
@@ -24,6 +24,7 @@ def only(before: System, after: System):
 def test_every_key_says_what_changing_it_costs() -> None:
     assert set(SERVICE_COSTS) == set(Service.model_fields)
     assert set(EDGE_COSTS) == set(Edge.model_fields)
+    assert set(CACHE_COSTS) == set(Cache.model_fields)
 
 
 def test_the_same_system_changes_nothing() -> None:
@@ -196,3 +197,40 @@ def test_the_number_of_shards_follows_the_catalog() -> None:
     with pytest.raises(Conflict) as refused:
         check_shards(before, after, {"orders": 8})
     assert "headway db split orders" in refused.value.hint
+
+
+def test_caches_come_and_go() -> None:
+    with_one = system(services={"web": WEB}, caches={"hot": {}})
+    assert only(system(services={"web": WEB}), with_one).sentence.startswith("caches.hot: added; it starts before")
+    assert only(with_one, system(services={"web": WEB})).sentence.startswith("caches.hot: removed; what it holds is")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sentence", "replaces"),
+    [
+        ({}, {"memory_max": "64MiB"}, "caches.hot.memory_max: unset → 64 MiB; applies at once", ()),
+        ({}, {"near_max": "8MiB"}, "caches.hot.near_max: 32 MiB → 8 MiB; replicas of web are replaced", ("web",)),
+        ({}, {"timeout": "50ms"}, "caches.hot.timeout: 100 ms → 50 ms; replicas of web are replaced", ("web",)),
+        (
+            {"url": "redis://:secret@a"},
+            {"url": "redis://:secret@b"},
+            "caches.hot.url: another server; replicas of web are replaced",
+            ("web",),
+        ),
+    ],
+)
+def test_a_changed_cache_hides_its_url_and_names_who_uses_it(before, after, sentence, replaces) -> None:
+    services = {"web": {**WEB, "uses": ["hot"]}, "other": {"command": "sleep 9"}}
+    change = only(system(services=services, caches={"hot": before}), system(services=services, caches={"hot": after}))
+    assert change.sentence.startswith(sentence)
+    assert "secret" not in change.sentence
+    assert change.replaces == replaces
+
+
+def test_what_to_write_after_a_split_is_said_once_it_differs() -> None:
+    declared = system(databases={"orders": SHARDED, "main": {}, "more": SHARDED})
+    assert shards_to_write(declared, {"orders": 16, "main": None, "more": 8}) == {
+        "databases.orders.shards": "8 are declared, and since a split there are 16: "
+        "write shards = 16 in [databases.orders]"
+    }
+    assert shards_to_write(declared, {"orders": None}) == {}  # not known while it starts

@@ -18,16 +18,22 @@ EXAMPLE = ROOT / "examples" / "headway.toml"
 
 def test_the_example_loads_where_its_files_are_there(folder) -> None:
     folder.write("headway.toml", EXAMPLE.read_text())
-    for name in ("certs/shop.pem", "certs/shop.key", "secrets/stripe", "schema.sql", "orders.sql", "static/a.css"):
+    for name in ("certs/shop.pem", "certs/shop.key", "secrets/stripe", "secrets/valkey", "schema.sql", "orders.sql"):
+        folder.write(name)
+    for name in ("static/a.css", "alembic.ini", "manage.py"):
         folder.write(name)
     (folder.path / "migrations").mkdir()
     (folder.path / ".venv" / "bin").mkdir(parents=True)
     (folder.path / ".venv" / "bin" / "python").symlink_to(sys.executable)
-    environment = {"SECRET_KEY": "x", "ARCHIVE_URL": "postgresql://archive@db.example.com/archive"}
+    environment = {
+        "SECRET_KEY": "x",
+        "ARCHIVE_URL": "postgresql://archive@db.example.com/archive",
+        "REDIS_URL": "redis://h",
+    }
     loaded = load(None, cwd=folder.path, environment=environment)
     assert loaded.warnings == ()
     assert set(loaded.system.services) == {"web", "mailer"}
-    assert loaded.system.services["web"].uses == ("main",)
+    assert loaded.system.services["web"].uses == ("main", "hot")
 
 
 def test_the_example_shows_every_key() -> None:

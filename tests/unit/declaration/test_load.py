@@ -306,7 +306,7 @@ _tables = st.fixed_dictionaries(
         "edge": _values,
         "services": st.dictionaries(st.sampled_from(["web", "b"]), _values, max_size=2) | _values,
         "databases": st.dictionaries(st.sampled_from(["main", "env"]), _values, max_size=2) | _values,
-        "caches": _values,
+        "caches": st.dictionaries(st.sampled_from(["main", "web"]), _values, max_size=2) | _values,
     },
 )
 

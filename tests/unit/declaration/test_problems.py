@@ -11,8 +11,11 @@ from headway.errors import DeclarationError
 
 HERE = Path(__file__).parent
 WEB = '[services.web]\napp = "shop:app"\n'
+HOT = WEB + "[caches.hot]\n"
 SHARDED = WEB + '[databases.a]\nshards = 4\nkeys = { o = "k" }\n'
 AT = '[services.web.at."/x"]\n'
+KEPT = WEB + '[services.web.cache."/p/{id}"]\nttl = "30s"\n'
+OF_KEPT = 'services.web.cache."/p/{id}"'
 
 
 def test_ten_mistakes_at_once_read_exactly_like_this(folder) -> None:
@@ -64,8 +67,51 @@ CASES = [
     ("[edge]\nbind = []\n" + WEB, "edge.bind", "must not be empty", 'bind = ["127.0.0.1:8000"]'),
     ("[edge.tls]\n" + WEB, "edge.tls.certificate", "is missing", 'certificate = "certs/shop.pem"'),
     # not available yet
-    (WEB + "[caches.hot]\n", "caches", "caches are not available yet", "take it out"),
     (WEB + "[fleet]\n", "fleet", "more than one machine is not available yet", "take it out"),
+    # caches
+    (HOT + 'url = "redis://h"\nmemory_max = "64MiB"\n', "caches.hot.memory_max", "bounds an embedded", "maxmemory"),
+    (HOT + 'url = "memcached://h"\n', "caches.hot.url", "is not the URL of a Valkey or Redis", "redis://host"),
+    (HOT + 'url = "redis://"\n', "caches.hot.url", "names no host", "redis://host:6379/0"),
+    (HOT + 'url = "redis://h:port"\n', "caches.hot.url", "its host or port cannot be read", "redis://"),
+    (HOT + 'url = "redis://h/main"\n', "caches.hot.url", "by something else than a number", "/0"),
+    (HOT + 'url = "redis://h/0?ssl=1"\n', "caches.hot.url", "which nobody would read", "take them out"),
+    (HOT + 'url = "unix://valkey.sock"\n', "caches.hot.url", "names no socket", "unix:///run/valkey.sock"),
+    (HOT + 'url = "{env.NOPE}"\n', "caches.hot.url", "variable NOPE is not set", "export"),
+    (HOT + 'url = "{file.nope}"\n', "caches.hot.url", "file nope is missing", "0600"),
+    (HOT + 'url = "{main.url}"\n', "caches.hot.url", "{main.url} cannot stand here", "{env.NAME}"),
+    (HOT + 'memory_max = "1MiB"\n', "caches.hot.memory_max", "1 MiB is too little: 8 MiB", '"128MiB"'),
+    (HOT + 'near_max = "1KiB"\n', "caches.hot.near_max", "is too little", '"32MiB"'),
+    (HOT + 'timeout = "1m"\n', "caches.hot.timeout", "is not between 5 ms and 10 s", '"100ms"'),
+    (HOT + "sentinel = { hosts = ['h'] }\n", "caches.hot.sentinel.master", "is missing", "mymaster"),
+    (HOT + "sentinel = { master = 'm', hosts = [] }\n", "caches.hot.sentinel.hosts", "must not be empty", "26379"),
+    (
+        HOT + "sentinel = { master = 'm', hosts = ['h:x'] }\n",
+        "caches.hot.sentinel.hosts[0]",
+        "is not host:port",
+        "26379",
+    ),
+    (
+        HOT + "sentinel = { master = 'm', hosts = ['h'], user = 'u' }\n",
+        "caches.hot.sentinel.user",
+        "has no pass",
+        "env.",
+    ),
+    (
+        HOT + "url = 'redis://h'\nsentinel = { master = 'm', hosts = ['h'] }\n",
+        "caches.hot.sentinel",
+        "says where the server is, and so does url",
+        "keep one",
+    ),
+    (HOT + "[databases.hot]\n", "caches.hot", "[databases.hot] has the same name", "[caches.hot-cache]"),
+    (WEB + "[caches.web]\n", "caches.web", "[services.web] has the same name", "otherwise"),
+    (WEB + "[caches.env]\n", "caches.env", "a cache cannot be called env", "something else"),
+    (WEB + 'env = { R = "{hot.host}" }\n[caches.hot]\n', "services.web.env.R", 'a cache has no "host"', "url"),
+    (
+        WEB + "env = { R = \"{hot.url}\" }\n[caches.hot]\nsentinel = { master = 'm', hosts = ['h'] }\n",
+        "services.web.env.R",
+        "found by Sentinel",
+        "uses",
+    ),
     (WEB + "[databases.a]\nshards = 4\n", "databases.a.keys", "needs the key of each table", "customer_id"),
     (WEB + '[databases.a]\nkeys = { o = "k" }\n', "databases.a.keys", "belongs to a sharded database", "shards = 64"),
     (WEB + '[databases.a]\nreference = ["o"]\n', "databases.a.reference", "belongs to a sharded", "shards = 64"),
@@ -92,6 +138,33 @@ CASES = [
     (SHARDED + 'ids = { o = "k" }\n', "databases.a.ids.o", "k is the sharding key", "uuid7"),
     (SHARDED + 'ids = { o = "I d" }\n', "databases.a.ids.o", "not the name of a column", "as PostgreSQL stores it"),
     (WEB + '[databases.a]\nids = { o = "k" }\n', "databases.a.ids", "belongs to a sharded database", "shards = 64"),
+    (SHARDED + "migrations = {}\n", "databases.a.migrations", "does not say where they are", "alembic.ini"),
+    (
+        SHARDED + 'migrations = { sql = "." , alembic = "x.ini" }\n',
+        "databases.a.migrations",
+        "names sql and alembic",
+        "one",
+    ),
+    (SHARDED + 'migrations = { sql = "nix" }\n', "databases.a.migrations.sql", "no folder nix", "headway.toml"),
+    (
+        SHARDED + 'migrations = { alembic = "x.ini" }\n',
+        "databases.a.migrations.alembic",
+        "file x.ini is missing",
+        "init",
+    ),
+    (
+        SHARDED + 'migrations = { django = "manage.py" }\n',
+        "databases.a.migrations.django",
+        "file manage.py is missing",
+        "Django project",
+    ),
+    (
+        SHARDED + 'migrations = { django = "manage.py", alembic = "x.ini" }\n',
+        "databases.a.migrations",
+        "names alembic and django",
+        "one",
+    ),
+    (SHARDED + 'migrations = "m"\n', "databases.a.migrations", "must be a table, not text", ""),
     (SHARDED + 'reference = ["o"]\n', "databases.a.reference[0]", "o is in keys too", "whole on every server"),
     (SHARDED + 'reference = ["x.y"]\n', "databases.a.reference[0]", "is not the name of a table", "schema"),
     (
@@ -103,6 +176,43 @@ CASES = [
     (WEB + "[databases.a]\nshards = 5000\n", "databases.a.shards", "at most 4096", "64"),
     (WEB + 'before_deploy = "x"\n', "services.web.before_deploy", "releases are not available yet", ""),
     (WEB + 'uses = ["mail"]\n[services.mail]\ncommand = "m"\n', "services.web.uses[0]", "calls between services", ""),
+    # responses
+    (KEPT, f"{OF_KEPT}.cache", "there is no cache to keep them in", "[caches.hot]"),
+    (KEPT + "[caches.a]\n[caches.b]\n", f"{OF_KEPT}.cache", "there are several caches: a, b", 'cache = "a"'),
+    (KEPT + 'cache = "hut"\n[caches.hot]\n', f"{OF_KEPT}.cache", 'no cache is called "hut"', 'did you mean "hot"?'),
+    (WEB + '[services.web.cache."/p"]\n[caches.hot]\n', 'services.web.cache."/p".ttl', "is missing", 'ttl = "30s"'),
+    (KEPT.replace("30s", "30") + "[caches.hot]\n", f"{OF_KEPT}.ttl", '"30" is not a duration', '"30s"'),
+    (KEPT.replace("30s", "50d") + "[caches.hot]\n", f"{OF_KEPT}.ttl", "is longer than", 'ttl = "30s"'),
+    (KEPT + 'body_max = "1GiB"\n[caches.hot]\n', f"{OF_KEPT}.body_max", "8 MiB at most", "as it comes"),
+    (KEPT + 'tags = ["p:{nr}"]\n[caches.hot]\n', f"{OF_KEPT}.tags[0]", "has no {nr}", "its places are: {id}"),
+    (KEPT + 'tags = ["p:{id"]\n[caches.hot]\n', f"{OF_KEPT}.tags[0]", "brace without its other", "product:{id}"),
+    (KEPT + 'vary = ["cookie"]\n[caches.hot]\n', f"{OF_KEPT}.vary[0]", "has a key of its own", 'cookies = "vary"'),
+    (KEPT + 'vary = ["a b"]\n[caches.hot]\n', f"{OF_KEPT}.vary[0]", "not the name of a header", "Accept-Language"),
+    (
+        KEPT + "cookies = true\n[caches.hot]\n",
+        f"{OF_KEPT}.cookies",
+        'must be "bypass", "ignore" or "vary"',
+        "cookies =",
+    ),
+    (KEPT + "tll = 3\n[caches.hot]\n", f"{OF_KEPT}.tll", "unknown key", "did you mean `ttl`?"),
+    (
+        KEPT + '[services.web.cache."/p/{nr}"]\nttl = "1s"\n[caches.hot]\n',
+        'services.web.cache."/p/{nr}"',
+        'stands for the same paths as "/p/{id}"',
+        "keep one",
+    ),
+    (
+        KEPT.replace("/p/{id}", "p") + "[caches.hot]\n",
+        "services.web.cache.p",
+        'must begin with "/"',
+        "without a host",
+    ),
+    (
+        '[services.a]\ncommand = "x"\ncache = { "/p" = { ttl = "1s" } }\n[caches.hot]\n',
+        "services.a.cache",
+        "no meaning for a command",
+        "take it out",
+    ),
     # what it runs
     ("[services.web]\n", "services.web.app", "needs an app or a command", 'app = "shop.web:app"'),
     (WEB + 'command = "celery"\n', "services.web.command", "not both", "two services"),
@@ -155,12 +265,22 @@ CASES = [
     ("[edge]\nproxy_protocol = true\n" + WEB, "edge.proxy_protocol", "from whom it is believed", "trusted"),
     ('[edge]\nidle_timeout = "100000d"\n' + WEB, "edge.idle_timeout", "longer than a day", "30s"),
     # references
-    (WEB + 'uses = ["main"]\n', "services.web.uses[0]", 'no database is called "main"', "add [databases.main]"),
-    (WEB + 'env = { U = "{main.url}" }\n', "services.web.env.U", 'no database is called "main"', "[databases.main]"),
+    (
+        WEB + 'uses = ["main"]\n',
+        "services.web.uses[0]",
+        'no database or cache is called "main"',
+        "add [databases.main]",
+    ),
+    (
+        WEB + 'env = { U = "{main.url}" }\n',
+        "services.web.env.U",
+        'no database or cache is called "main"',
+        "[databases.main]",
+    ),
     (
         WEB + 'env = { U = "{mian.url}" }\n[databases.main]\n',
         "services.web.env.U",
-        'no database is called "mian"',
+        'no database or cache is called "mian"',
         'did you mean "main"?',
     ),
     (WEB + 'env = { U = "{main.uri}" }\n[databases.main]\n', "services.web.env.U", 'has no "uri"', "url, host, port"),
@@ -278,8 +398,8 @@ def test_a_wrong_entry_does_not_hide_the_next_one_of_its_list(folder) -> None:
 
 
 def test_a_refused_table_is_not_told_again_by_those_who_use_it(folder) -> None:
-    told = folder.problems(WEB + 'env = { R = "{hot.url}" }\n[caches.hot]\n')
-    assert [problem.path for problem in told] == ["caches"]
+    told = folder.problems(WEB + 'env = { R = "{hot.url}" }\n[caches]\nhot = 3\n')
+    assert [problem.path for problem in told] == ["caches.hot"]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,12 @@ CONTROLLER = Part("controller", "controller", "controller", 2, 1)
 SERVER = Part("server", "main", "database.main", 20, 1)
 
 
-def document(web: int = 11, state: str = "ready", edge: int = 3, controller: int = 2) -> dict[str, Any]:
+CACHE = Part("cache", "hot", "cache.hot", 30, 1)
+
+
+def document(
+    web: int = 11, state: str = "ready", edge: int = 3, controller: int = 2, cache: str = "ready"
+) -> dict[str, Any]:
     return {
         "state": state,
         "controller": {"pid": controller},
@@ -26,6 +31,7 @@ def document(web: int = 11, state: str = "ready", edge: int = 3, controller: int
             "web": {"ready": 2, "wanted": 2, "replicas": [{"name": "web.1", "pid": web, "state": "ready"}]},
         },
         "databases": {"main": {"servers": [{"name": "main", "state": "ready"}]}},
+        "caches": {"hot": {"state": cache}},
     }
 
 
@@ -119,6 +125,15 @@ def test_the_state_of_a_server_is_believed_when_it_is_newer_than_the_fault() -> 
     assert found.restored_s == 0.30
 
 
+def test_a_cache_that_is_away_is_noticed_by_its_state() -> None:
+    found = aftermath(CACHE, "hang")
+    found.see(look(0.5, document(), 30))
+    found.see(look(1.4, document(cache="down", state="degraded"), 30))
+    assert (found.noticed_s, found.noticed_by) == (1.4, "its state became down")
+    found.see(look(3.1, document(), 31))
+    assert (found.restarted_s, found.recovered_s) == (3.1, 3.1)
+
+
 def test_a_scale_down_meanwhile_is_no_loss() -> None:
     found = aftermath(EDGE)
     fewer = document(edge=4)
@@ -210,3 +225,17 @@ def test_the_document_has_the_keys_that_tools_rely_on() -> None:
 @pytest.mark.parametrize(("rate_per_s", "calm_s"), [(1, 2), (50, 2), (80, 1.25), (100, 1), (5000, 1)])
 def test_the_calm_lasts_as_many_requests_as_would_show_that_it_is_none(rate_per_s: float, calm_s: float) -> None:
     assert calm_of(rate_per_s) == calm_s
+
+
+@pytest.mark.parametrize(
+    ("how", "failed", "restarted_s", "kept"),
+    [
+        ("kill", 0, 0.1, [True, True]),
+        ("kill", 1, 0.1, [False, True]),
+        ("hang", 0, 3.2, [True, True]),
+        ("hang", 0, 9.0, [True, False]),
+    ],
+)
+def test_what_is_promised_of_a_cache(how: How, failed: int, restarted_s: float, kept: list[bool]) -> None:
+    found = promises(replace(GOOD, fault=Fault(CACHE, how), failed=failed, restarted_s=restarted_s, restored_s=0.3))
+    assert [promise.kept for promise in found] == kept

@@ -44,6 +44,7 @@ def document(**changes: Any) -> dict[str, Any]:
             "main": {"servers": [{"name": "main", "state": "ready"}]},
             "far": {"servers": [{"name": "far", "state": "ready"}]},
         },
+        "caches": {"hot": {"state": "ready"}, "away": {"state": "ready"}},
         **changes,
     }
 
@@ -51,7 +52,14 @@ def document(**changes: Any) -> dict[str, Any]:
 RECORD = {
     "processes": [
         {"name": name, "pid": pid, "ticks": 100 + pid}
-        for name, pid in {"controller": 2, "edge": 3, "web.1": 11, "web.2": 12, "database.main": 20}.items()
+        for name, pid in {
+            "controller": 2,
+            "edge": 3,
+            "web.1": 11,
+            "web.2": 12,
+            "database.main": 20,
+            "cache.hot": 30,
+        }.items()
     ]
 }
 PARTS = parts_of(document(), RECORD)
@@ -67,12 +75,21 @@ def test_every_part_has_the_word_that_names_it() -> None:
         "controller",
         "server main",
         "server far",
+        "cache hot",
+        "cache away",
     ]
 
 
 @pytest.mark.parametrize(
     ("words", "pid"),
-    [("replica web.2", 12), ("edge", 3), ("controller", 2), ("server main", 20), ("server main/main", 20)],
+    [
+        ("replica web.2", 12),
+        ("edge", 3),
+        ("controller", 2),
+        ("server main", 20),
+        ("server main/main", 20),
+        ("cache hot", 30),
+    ],
 )
 def test_a_part_is_found_with_its_process(words: str, pid: int) -> None:
     part = find_part(words.split(), PARTS)
@@ -88,7 +105,9 @@ def test_a_part_is_found_with_its_process(words: str, pid: int) -> None:
         ("server", "which server", "server main"),
         ("server main/b", "there is no server main/b", "server main"),
         ("edge front", "no name 'front'", "headway break edge"),
-        ("cache hot", "caches are not available yet", ""),
+        ("cache", "which cache", "cache hot"),
+        ("cache cold", "there is no cache cold", "cache hot"),
+        ("cache away", "not ours to break", "status"),
         ("node a", "not available yet", ""),
         ("server far", "not ours to break", "status"),
         ("", "no part", "edge"),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headway.cli.walls import amount, rate
-from headway.lab.wall_facts import DatabaseFacts, Facts, FilesUsed, ServiceFacts
+from headway.lab.wall_facts import CacheFacts, DatabaseFacts, Facts, FilesUsed, ServiceFacts
 from headway.lab.walls import Wall, about, headline, how_to_measure, walls
 
 WEB = ServiceFacts(
@@ -234,3 +234,16 @@ def test_a_column_says_what_is_known() -> None:
 def test_the_document_has_the_keys_that_tools_rely_on() -> None:
     for wall in walls(FACTS):
         assert list(wall.as_json())[:7] == ["what", "now", "limit", "hit_at_per_s", "then", "next", "known"]
+
+
+def test_a_cache_is_bounded_by_memory_and_goes_on_being_one() -> None:
+    full = CacheFacts("hot", True, used_bytes=60 << 20, max_bytes=64 << 20, evicted=1234)
+    far = CacheFacts("far", False, used_bytes=1 << 30)
+    found = {wall.what: wall for wall in walls(replace(FACTS, caches=(full, far)))}
+    hot = found["hot: memory of the cache"]
+    assert (hot.now, hot.limit, hot.hit_at_per_s) == (60 << 20, 64 << 20, None)
+    assert hot.then.startswith("1,234 keys have gone")
+    assert "memory_max in [caches.hot]" in hot.next
+    assert found["far: memory of the cache"].then.startswith("it has no bound")
+    assert "headway break cache hot" in found["cache hot: one server"].next
+    assert found["cache far: one server"].kind == "single point"

@@ -7,7 +7,8 @@ from dataclasses import replace
 from headway.model.sharding import Join, TableKey, parse_join
 from headway.sharding.importing import statements
 from headway.sharding.importing.carriers import carriers
-from headway.sharding.importing.nouns import Column, FoundTable
+from headway.sharding.importing.nouns import Column, FoundTable, Partition
+from headway.sharding.importing.partitions import changed_shapes
 from headway.sharding.importing.plan import Declared, ServerFacts, SourceFacts, make_plan, notes, of_servers
 
 SCHEMA = "orders_0000"
@@ -145,7 +146,7 @@ def test_the_source_filters_where_the_key_is_in_what_tells_rows_apart():
     assert found.table("orders").can_filter
     text = statements.create_publication(found, "p", [0, 1])
     assert text.count("WHERE") == 1
-    assert text.endswith('"public"."lines"')
+    assert '"public"."lines" WITH' in text
     assert "IN (0, 1))" in text
 
 
@@ -161,3 +162,60 @@ def test_names_with_odd_letters_are_quoted():
         statements.create_publication(found, 'n"ame', [0]),
     ):
         assert 'o"rders"' not in text.replace('o""rders', "")
+
+
+def test_a_partitioned_table_is_imported_as_a_whole():
+    partitions = (Partition("orders_old", kind="p"), Partition("orders_old_1"), Partition("archive.orders_2"))
+    found, reasons = plan(orders=replace(ORDERS, kind="p", partitions=partitions))
+    assert reasons == []
+    assert [table.is_partitioned for table in found.tables] == [True, False]
+    text = statements.create_publication(found, "p", [0])
+    assert 'TABLE "headway_import_orders"."headway_marker", "public"."orders", "public"."lines" WITH' in text
+    assert "publish_via_partition_root = true" in text
+    # The copy is an ordinary table, and the fence is put on each partition.
+    assert "PARTITION" not in statements.staging(found, found.table("orders"), "ours")
+    assert 'pg_partition_tree(\'"public"."orders"\')' in statements.fence_source(found, found.table("orders"), 40)
+    assert "pg_partition_tree" not in statements.fence_source(found, found.table("lines"), 40)
+
+
+def test_partitions_whose_rows_cannot_be_carried_are_named():
+    partitions = (
+        Partition("far", kind="f"),
+        Partition("theirs", is_owned=False),
+        Partition("fast", is_logged=False),
+        Partition("bare", has_key=False),
+        Partition("other", identity="f"),
+        Partition("other_2", identity="f"),
+        Partition("inner", kind="p", has_key=False, identity="n"),
+    )
+    _, reasons = plan(orders=replace(ORDERS, kind="p", partitions=partitions))
+    assert told(reasons) == [
+        "partition far of table orders of the source is on another server, whose log does not come here",
+        "partition theirs of table orders of the source is not the login's own, which cannot fence it",
+        "partition fast of table orders of the source is unlogged, and what is not in the log is missed",
+        "partition bare of table orders of the source has no primary key",
+        "partition other of table orders of the source has another replica identity than the table",
+    ]
+
+
+def test_partitioned_tables_that_cannot_be_followed():
+    _, reasons = plan(orders=replace(ORDERS, kind="p", key=()))
+    assert told(reasons) == ["table orders of the source has no primary key, so its changed rows cannot be told apart"]
+    assert "partitioned by" in reasons[0].hint
+    _, reasons = plan(orders=replace(ORDERS, kind="p", identity="i"))
+    assert told(reasons) == ["table orders of the source, which is partitioned, has a replica identity of its own"]
+    _, reasons = plan(orders=replace(ORDERS, kind="p", unique=frozenset()))
+    assert "orders.id is not unique" in told(reasons)[0]
+    assert "give lines itself the column customer_id" in reasons[0].hint
+
+
+def test_parts_of_other_kinds_are_refused():
+    _, reasons = plan(orders=replace(ORDERS, partition_of="all_orders"))
+    assert told(reasons) == ["table orders of the source is a partition of all_orders"]
+    _, reasons = plan(orders=replace(ORDERS, kind="i"))
+    assert told(reasons) == ["table orders of the source inherits, or is inherited from"]
+
+
+def test_tables_whose_partitions_have_changed():
+    assert changed_shapes({"a": "1", "b": "2"}, {"a": "1", "b": "2"}) == []
+    assert changed_shapes({"a": "1", "b": "2"}, {"b": "3", "c": "4"}) == ["a", "b", "c"]

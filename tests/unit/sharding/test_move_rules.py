@@ -175,5 +175,5 @@ def test_secrets_are_not_shown():
 
 
 def test_a_result_of_a_move_that_has_only_begun():
-    result = Move(1, 0, "a", "b", "begun", {}).result()
+    result = Move(1, "begun", {}, 0, "a", "b").result()
     assert (result.rows, result.verified, result.rows_per_s, result.stage) == (0, False, 0.0, "begun")

@@ -34,9 +34,11 @@ class Databases:
             self.held.pop(name).give_way(wanted.get(name))  # what follows adopts the servers that go on
         for name, declared in wanted.items():
             if name not in self.held:
-                kind = ShardedDatabase if isinstance(declared, WantedSharded) else Database
                 arguments = (self.folders, self.supervisor, self.spawn, self.tell, self.is_alive)
-                self.held[name] = kind(declared, *arguments)  # type: ignore[arg-type]
+                if isinstance(declared, WantedSharded):
+                    self.held[name] = ShardedDatabase(declared, *arguments, self)
+                else:
+                    self.held[name] = Database(declared, *arguments)
                 self.held[name].start()
 
     @property
@@ -46,12 +48,13 @@ class Databases:
 
     def fields(self) -> dict[str, dict[str, str]]:
         """What references can name, by database."""
-        return {name: database.fields for name, database in self.held.items() if database.fields}
+        return {name: database.fields for name, database in list(self.held.items()) if database.fields}
 
     def access(self) -> dict[str, dict[str, object]]:
         """What apps are told, by database: those whose addresses are known. Holds passwords."""
-        told = {name: database.access() for name, database in self.held.items()}
-        for name, database in self.held.items():
+        held = list(self.held.items())  # other threads ask, too
+        told = {name: database.access() for name, database in held}
+        for name, database in held:
             access, source = told[name], database.wanted.import_from if isinstance(database, ShardedDatabase) else None
             if access is not None and source is not None and (of_source := told.get(source)) is not None:
                 access["source"] = {"name": source, "url": of_source["url"], "active_max": of_source["active_max"]}

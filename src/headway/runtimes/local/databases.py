@@ -23,6 +23,7 @@ from headway.sharding.app_role import AppRole, ensure_app_role
 from headway.sharding.connection import RoleConnections, Uncounted, check_url_reachable, health, role_connections
 from headway.sharding.engine import find_postgresql
 from headway.sharding.failures import explain_failure
+from headway.sharding.orphans import end_orphans
 from headway.sharding.postgresql import (
     HOST,
     Server,
@@ -37,6 +38,7 @@ from headway.sharding.url import url_fields, without_password
 
 _HEALTH_EVERY_S = 1.0
 _WATCH_EVERY_S = 0.2  # is its process the same: costs next to nothing, and a quick restart is not overlooked
+_ORPHANS_EVERY_S = 1.0  # goes through the machine's processes
 _COUNT_EVERY_S = 5.0  # each look is a login, which costs the server a process
 _RETRY_EVERY_S = 2.0
 _TAIL_BYTES = 8192
@@ -84,6 +86,7 @@ class Database:
     is_counted: bool = False  # somebody wants to know its connections
     connections: RoleConnections | Uncounted = Uncounted.SOON  # at the last look
     _counted_at_s: float = 0.0
+    _orphans_at_s: float = 0.0
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -163,11 +166,23 @@ class Database:
             if pid == before and self.state == "ready" and time.monotonic() < look_at_s:
                 continue
             was_ready = self.state == "ready"
+            self._end_orphans()
             self._look()
             self._count()
             look_at_s = time.monotonic() + _HEALTH_EVERY_S
             if was_ready and self.state == "ready" and pid != before:
                 self.tell(self.process, "restarted", "its process had ended; another one answers already", "warning")
+
+    def _end_orphans(self) -> None:
+        """After a kill: what has lost its server keeps the next one from starting."""
+        now_s = time.monotonic()
+        if self.server is None or (self.state == "ready" and self._pid() is not None):
+            return
+        if now_s - self._orphans_at_s >= _ORPHANS_EVERY_S:
+            self._orphans_at_s = now_s
+            if ended := end_orphans(self.server.data_folder):
+                told = f"{len(ended)} of the killed server's processes did not end by themselves, and were killed"
+                self.tell(self.process, "orphans", told, "note")
 
     def _count(self) -> None:
         """How many connections the app holds, where that matters: a number of replicas must not use them up."""

@@ -287,8 +287,14 @@ class Edge:
     # -- observing and acting ---------------------------------------------------------------------------------------
 
     def observe(self, pid: int) -> EdgeObserved:
-        """What HAProxy says of its servers now; never waits longer than a fraction of a second."""
+        """What HAProxy says of its servers now; never waits longer than a fraction of a second.
+
+        After a reload the process before it answers until the next one has taken over. It still gets the requests, and
+        routes them as before: nothing that is decided for the new routes may be done to it.
+        """
         try:
+            if self._answered_pid != pid and (other := self._api.process().pid) != pid:
+                raise EdgeUnreachable(f"the process before the reload ({other}) answers")
             seen = self._api.observe()
         except EdgeRefused:
             return EdgeObserved(pid=pid, answered=True)  # alive, but nothing is known of its servers

@@ -212,6 +212,7 @@ class Processes:
             "connections_max": launch.limit + launch.streams_max + 1024,
             "socket_uid": self.engine.uid if self.engine else None,
             "socket_gid": self.engine.gid if self.engine else None,
+            "responses": launch.responses,
             "body_max_bytes": launch.body_max_bytes,
             "streams_max": launch.streams_max,
         }

@@ -26,6 +26,7 @@ from headway.model.replica import Phase, Replica
 from headway.model.wanted import Wanted
 from headway.process.machine import memory_now
 from headway.runtimes.local.all_databases import Databases
+from headway.runtimes.local.caches import Caches
 from headway.runtimes.local.edge import Edge
 from headway.runtimes.local.processes import STOP_PATIENCE_S, Processes
 
@@ -44,11 +45,13 @@ class LocalRuntime:
         processes: Processes,
         edge: Edge,
         databases: Databases,
+        caches: Caches,
         save: Callable[[Mapping[str, Replica]], None],
     ) -> None:
         self.processes = processes
         self.edge = edge
         self.databases = databases
+        self.caches = caches
         self._save = save
         self._edge = EdgeObserved()
         self._edge_at_s = 0.0
@@ -67,7 +70,7 @@ class LocalRuntime:
             replicas=self.processes.observe(replicas),
             edge=edge,
             memory=self._observe_memory(edge),
-            ready_databases=self.databases.ready,
+            ready_databases=self.databases.ready | self.caches.settled,
             can_start=self.processes.can_start,
         )
 

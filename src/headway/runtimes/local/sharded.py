@@ -4,30 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import json
+import os
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import psycopg
 from psycopg.conninfo import make_conninfo
 
+from headway.declaration.references import resolve_those_known
 from headway.errors import EngineError, HeadwayError
-from headway.model.sharding import ShardMap, parse_join
+from headway.model.sharding import DATABASES_VARIABLE, RUN_VARIABLE, ShardMap, parse_join
 from headway.process.folders import Folders
 from headway.process.spec import ProcessState
 from headway.process.supervisor_client import SupervisorClient
 from headway.runtimes.local.databases import Database, Spawn, Tell, WantedDatabase
 from headway.sharding import settings
+from headway.sharding.admin import AdminServer, connect
 from headway.sharding.app_role import app_role
+from headway.sharding.app_tool import AppTool
+from headway.sharding.app_tools import tables_by
 from headway.sharding.catalog import read_map
 from headway.sharding.connection import RoleConnections, Uncounted
-from headway.sharding.shards import AdminServer, Layout, connect, existing_map, lay_out
+from headway.sharding.existing import existing_map
+from headway.sharding.shards import TablesBy, lay_out
 from headway.sharding.url import parse_url, without_password
+from headway.sharding.wanted import Layout
 
 _POLL_S = 0.05
 _RETRY_S = 2.0
+_OTHERS_S = 30.0  # servers that begin at the same moment are ready long before
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +56,19 @@ class WantedSharded:
     idle_max: int
     ids: tuple[tuple[str, str], ...] = ()
     migrations: str | None = None  # the folder of SQL files
+    tool: AppTool | None = None  # of the app's, for its migrations; as declared
     import_from: str | None = None  # the plain database that has the rows until they are imported
     joins: tuple[tuple[str, str], ...] = ()  # by table: how its key is found in another one
+
+
+class Known(Protocol):
+    """What is known of all databases of the system."""
+
+    def fields(self) -> Mapping[str, Mapping[str, str]]:
+        """What references can name, by database."""
+
+    def access(self) -> Mapping[str, Mapping[str, object]]:
+        """What apps are told, by database."""
 
 
 @dataclass(slots=True)
@@ -60,6 +81,7 @@ class ShardedDatabase:
     spawn: Spawn
     tell: Tell
     is_alive: Callable[[str], ProcessState | None]
+    known: Known
     map: ShardMap | None = None
     error: HeadwayError | None = None
     servers: dict[str, Database] = field(default_factory=dict)
@@ -121,11 +143,13 @@ class ShardedDatabase:
 
     def access(self) -> dict[str, object] | None:
         """What the app is told of it; None while it is not laid out. Holds passwords."""
-        if not self.fields:
-            return None
+        return self._access() if self.fields else None
+
+    def _access(self) -> dict[str, object]:
+        first = next(iter(self.servers.values()))
         return {
             "kind": "sharded",
-            "catalog": self.fields["url"],
+            "catalog": first.fields["url"],
             "logins": {
                 name: {"user": server.fields["user"], "password": server.fields["password"]}
                 for name, server in self.servers.items()
@@ -134,6 +158,7 @@ class ShardedDatabase:
             "active_max": self.wanted.active_max,
             "idle_max": self.wanted.idle_max,
             "reference": list(self.wanted.reference),
+            "tables": [table for table, _ in self.wanted.keys],
             "by_code_point": all(url is None for _, url in self.wanted.servers),  # embedded ones are made so
         }
 
@@ -236,14 +261,15 @@ class ShardedDatabase:
         """Whether all is laid out except on a server that is away: only its shards must wait for it then."""
         first = next(iter(self.servers.values()))
         if self.map is None and first.ready_once:
-            known = existing_map(self._layout(), self.first)
+            known = existing_map(self.layout(), self.first)
             if known is not None and name in known.servers:
                 self.error, self.map = None, known
                 told = f"{len(known.on(name))} of {known.shards} shards are on server {name}, which is away"
                 self.tell(self.process, "goes on without", told, "warning")
         return self.map is not None
 
-    def _layout(self) -> Layout:
+    def layout(self) -> Layout:
+        """What is declared of its shards."""
         wanted = self.wanted
         return Layout(
             system=wanted.system,
@@ -257,15 +283,65 @@ class ShardedDatabase:
             import_from=wanted.import_from,
         )
 
+    def lay_out_restored(self) -> ShardMap:
+        """Give the app its rights in shards that were filled from a backup, and the catalog their keys."""
+        return lay_out(self.layout(), self.admin(), tables_by=self.tables_by(), restored=True)[0]
+
     def _lay_out(self) -> None:
-        map_, made = lay_out(self._layout(), self.admin())
+        map_, made = lay_out(self.layout(), self.admin(), tables_by=self.tables_by())
         self.error, self.map = None, map_
         if made:
             told = f"{map_.shards} shards on {len(self.servers)} servers"
             self.tell(self.process, "laid out", told, "note")
+        if later := [table for table, _ in self.wanted.keys if table not in map_.keys]:
+            told = f"{', '.join(later)} is not there yet: headway db migrate {self.wanted.name}"
+            self.tell(self.process, "keys", told, "note")
         if self.wanted.import_from is not None and not map_.at_source:
             told = f"its rows are in the shards: import_from can be taken out of [databases.{self.wanted.name}]"
             self.tell(self.process, "import_from", told, "note")
+
+    def take_up(self) -> ShardMap:
+        """Bring the catalog, and what is filled in by ids, to tables that were declared before they were there."""
+        self.map = lay_out(self.layout(), self.admin(), tables_by=self.tables_by())[0]
+        return self.map
+
+    def tables_by(self) -> TablesBy | None:
+        """What makes the tables of new shards, beside the schema file."""
+        if self.wanted.tool is None:
+            return None
+
+        def make(servers: Sequence[AdminServer], shards: Mapping[str, Sequence[int]]) -> None:
+            tool = self._tool_when_its_databases_are_there()
+            tables_by(self.wanted.name, tool, dict(self.wanted.keys), self.wanted.reference)(servers, shards)
+
+        return make
+
+    def _tool_when_its_databases_are_there(self) -> AppTool:
+        """What asks for another database when it is imported has it; after a while it is tried without."""
+        assert self.wanted.tool is not None
+        asked = self.wanted.tool.after
+        until_s = time.monotonic() + _OTHERS_S
+        while any(not self.known.fields().get(name) for name in asked) and time.monotonic() < until_s:
+            if self._stop.wait(_POLL_S):
+                break
+        found = self.tool()
+        assert found is not None
+        return found
+
+    def tool(self) -> AppTool | None:
+        """The app's tool for migrations, with what its environment holds now. Holds passwords."""
+        declared, first = self.wanted.tool, next(iter(self.servers.values()))
+        if declared is None:
+            return None
+        # Of this one also while its tables are only being made: an app that is imported by env.py asks for its address.
+        fields = {**self.known.fields(), self.wanted.name: first.fields}
+        access = {**self.known.access(), self.wanted.name: self._access()}
+        env = resolve_those_known(dict(declared.env), fields, os.environ, Path(declared.root))
+        env |= {
+            DATABASES_VARIABLE: json.dumps({name: access[name] for name in declared.uses if name in access}),
+            RUN_VARIABLE: str(self.folders.app),
+        }
+        return replace(declared, env=tuple(env.items()))
 
     @property
     def is_counted(self) -> bool:

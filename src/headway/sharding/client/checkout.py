@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import asyncpg
 
+from headway.context.asked import patience_s
 from headway.errors import ShardMoved
 from headway.model.sharding import ShardMap
 from headway.sharding.client.connections import Connection, Connections
@@ -23,7 +24,6 @@ from headway.sharding.client.place import (
     MAP_WAIT_S,
     NEWER_WAIT_S,
     Places,
-    patience_s,
     pause_s,
 )
 

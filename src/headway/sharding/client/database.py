@@ -7,9 +7,10 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from headway.context.asked import tell_worker
 from headway.errors import CannotScatter
 from headway.model.sharding import ShardMap
-from headway.sharding.client.place import MAP_WAIT_S, Places, RowId, tell_worker
+from headway.sharding.client.place import MAP_WAIT_S, Places, RowId
 from headway.sharding.client.told import told
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from django.apps import apps
 from django.core.management import call_command
 from django.db import Error, connections, transaction
 
-from headway.errors import Conflict, DatabaseError, ShardMoved
+from headway.errors import Conflict, DatabaseError, NotRunning, ShardMoved
 from headway.sharding.client.database import Database, database
 from headway.sharding.client.django_backend.base import BLOCKS, Block, DatabaseWrapper, NoShard, of_driver
 from headway.sharding.client.place import AGAIN, AGAIN_MAX, FENCE_WAIT_S, pause_s
@@ -117,12 +117,9 @@ class ShardRouter:
         model = hints.get("model")
         if model is None:
             if model_name is None:
-                return None
+                return _belongs_app(db, app_label)
             model = apps.get_model(app_label, model_name)
-        alias = _alias_of(model)
-        if alias is None:
-            return False if any(db == sharded for sharded, _ in _sharded()) else None
-        return db == alias
+        return _belongs(db, _alias_of(model, of_those_told=True))
 
 
 class _Migration(Block):
@@ -173,18 +170,42 @@ def _is_in_transaction(wrapper: DatabaseWrapper) -> bool:
     return bool(wrapper.in_atomic_block or (wrapper.connection is not None and not wrapper.autocommit))
 
 
-def _sharded() -> Iterator[tuple[str, Database]]:
-    """The aliases of sharded databases."""
+def _belongs(db: str, alias: str | None) -> bool | None:
+    """Whether what belongs to `alias` (None: to no sharded one) is made in `db`."""
+    if alias is None:
+        return False if any(db == sharded for sharded, _ in _sharded(of_those_told=True)) else None
+    return db == alias
+
+
+def _belongs_app(db: str, label: str) -> bool | None:
+    """The same for an operation that names no model, RunPython and RunSQL: where all models of its app are. Of an app
+    whose models are in several places, in each of them."""
+    try:
+        models = list(apps.get_app_config(label).get_models(include_auto_created=True))
+    except LookupError:
+        return None
+    places = {_alias_of(model, of_those_told=True) for model in models}
+    return _belongs(db, places.pop()) if len(places) == 1 else None
+
+
+def _sharded(*, of_those_told: bool = False) -> Iterator[tuple[str, Database]]:
+    """The aliases of sharded databases; all that the settings name, or those that this process is told of."""
     for alias, settings in connections.settings.items():
         if settings["ENGINE"] == _ENGINE:
-            found = database(cast(str, settings["NAME"]))
+            try:
+                found = database(cast(str, settings["NAME"]))
+            except NotRunning:
+                if of_those_told:
+                    continue
+                raise
             if found._places.watch is not None:
                 yield alias, found
 
 
-def _alias_of(model: Any) -> str | None:
+def _alias_of(model: Any, *, of_those_told: bool = False) -> str | None:
     table = model._meta.db_table
-    for alias, found in _sharded():
-        if table in found.map.keys or table in found._places.told.reference:
+    for alias, found in _sharded(of_those_told=of_those_told):
+        told = found._places.told
+        if table in (told.tables or found.map.keys) or table in told.reference:
             return alias
     return None

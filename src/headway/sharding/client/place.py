@@ -6,7 +6,6 @@ Shared by the asynchronous and the plain client, which differ only in how they w
 from __future__ import annotations
 
 import random
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -94,6 +93,7 @@ class Places:
         """The place of a key. WrongKey (a TypeError) when it is of another type."""
         if self.watch is None:
             return Place(map_, 0, "main")
+        self.check_whole(map_)
         owners = map_.owners
         if isinstance(key, _NO_KEYS):
             if isinstance(key, OnServer):
@@ -104,6 +104,14 @@ class Places:
             return Place(map_, key.number, owners[key.number])
         shard = SHARD_OF[map_.kind](key, len(owners))
         return Place(map_, shard, owners[shard])
+
+    def check_whole(self, map_: ShardMap) -> None:
+        """DatabaseBusy while the shards are filled from a backup: some have its rows and some do not."""
+        if map_.restoring:
+            raise DatabaseBusy(
+                f"database {self.told.name} is being restored from a backup",
+                hint="It answers again when all of it is there: headway db status",
+            )
 
     def schemas(self, shard: int, server: str) -> str:
         """The search_path of a shard; empty, for the server's own, at a plain database."""
@@ -236,20 +244,6 @@ def _shard_of_id(number: object, shards: int) -> int:
         return shard_of_id(number, shards)
     except ValueError as error:
         raise WrongKey(str(error)) from None
-
-
-def patience_s(wait_s: float) -> float:
-    """How long to wait at most: for no longer than somebody waits for the answer to this request."""
-    worker = sys.modules.get("headway_worker.asked")
-    asked = worker.current.get() if worker is not None else None
-    return wait_s if asked is None else max(0.0, min(wait_s, asked.due_ns / 1e9 - time.monotonic()))
-
-
-def tell_worker() -> None:
-    """Have the worker around this app take note of requests, for `patience_s` and for errors that pass."""
-    worker = sys.modules.get("headway_worker.asked")
-    if worker is not None:
-        worker.is_used = True  # type: ignore[attr-defined]
 
 
 def pause_s(attempt: int) -> float:

@@ -21,9 +21,10 @@ from sqlalchemy.pool import Pool
 from sqlalchemy.pool.base import _ConnectionRecord
 from sqlalchemy.util import await_only
 
+from headway.context.asked import patience_s
 from headway.model.sharding import ShardMap
 from headway.sharding.client.permits import Permits
-from headway.sharding.client.place import FENCE_WAIT_S, Place, Places, patience_s
+from headway.sharding.client.place import FENCE_WAIT_S, Place, Places
 
 if TYPE_CHECKING:
     from headway.sharding.client.checkout import Pool as Loop
@@ -236,6 +237,7 @@ class ThreadsPool(ServerPool):
         while True:
             if shard in map_.fenced:
                 map_ = self._sync.until(lambda newer: shard not in newer.fenced, FENCE_WAIT_S)
+                self.places.check_whole(map_)
             server = map_.owners[shard]
             permits = self.places.permits(server)
             permit = permits.take()
@@ -318,6 +320,7 @@ class LoopPool(ServerPool):
         while True:
             if shard in map_.fenced:
                 map_ = await self._loop.until(lambda newer: shard not in newer.fenced, FENCE_WAIT_S)
+                self.places.check_whole(map_)
             server = map_.owners[shard]
             permits = self.places.permits(server)
             permit = permits.take()

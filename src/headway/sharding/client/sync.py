@@ -15,6 +15,7 @@ import psycopg
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 
+from headway.context.asked import patience_s
 from headway.errors import ShardMoved
 from headway.model.sharding import ShardMap
 from headway.sharding.client.permits import Permits
@@ -27,7 +28,6 @@ from headway.sharding.client.place import (
     Place,
     Places,
     RowId,
-    patience_s,
     pause_s,
 )
 

@@ -50,6 +50,7 @@ class Told:
     idle_max: int = IDLE_MAX  # connections that a process keeps to a server
     wait_s: float = WAIT_S  # how long a check-out may wait
     reference: tuple[str, ...] = ()  # tables that every server has whole
+    tables: tuple[str, ...] = ()  # those that are declared to have a key, there already or about to be made
     by_code_point: bool = False  # texts are ordered as Python orders them
     source: Source | None = None  # where the rows are until they are imported
     folder: Path | None = None  # None: bounds hold in this process alone
@@ -96,6 +97,7 @@ def told(name: str, environ: Mapping[str, str] | None = None) -> Told:
             idle_max=int(entry.get("idle_max", IDLE_MAX)),
             wait_s=float(entry.get("wait_s", WAIT_S)),
             reference=tuple(entry.get("reference", ())),
+            tables=tuple(entry.get("tables", ())),
             by_code_point=bool(entry.get("by_code_point", False)),
             source=_source(entry.get("source")),
             folder=Path(run) if run else None,

@@ -11,15 +11,20 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
+import psycopg
+
+from headway.sharding.carrying import GivenUp, NotYet, Stopped
 from headway.sharding.importing import statements
 from headway.sharding.importing.link import caught_up, check_log
 from headway.sharding.importing.nouns import TablePlan
+from headway.sharding.importing.partitions import changed_shapes, holders, partition_shapes, partitions_of
+from headway.sharding.importing.plan import of_partitions
 from headway.sharding.importing.record import advance
-from headway.sharding.importing.work import SOURCE, GivenUp, NotYet, Stopped, Work, ask_number, rows, run
+from headway.sharding.importing.work import SOURCE, Work, ask_number, rows, run
 from headway.sharding.layout import REFERENCE_SCHEMA
-from headway.sharding.move.compare import bucket_count
+from headway.sharding.move.compare import bucket_count, read_apart
 from headway.sharding.move.sessions import Connection
 
 _PAGES = 4096  # 32 MiB of a table in a statement
@@ -51,17 +56,56 @@ def _wrong(found: Keys) -> list[Wrong]:
     return [Wrong(table, tuple(sorted(keys)[:_NAMED_MAX]), len(keys)) for table, keys in sorted(found.items()) if keys]
 
 
-def refuse(found: Keys) -> None:
+def refuse(work: Work, found: Keys) -> None:
     """GivenUp when rows differ that nothing will put right."""
     if wrong := _wrong(found):
-        raise GivenUp(
-            "the rows of source and shards differ: " + "; ".join(one.sentence for one in wrong),
-            "A row without its parent is on no shard. Look at these rows at the source, then import again.",
-        )
+        told = "the rows of source and shards differ: " + "; ".join(one.sentence for one in wrong)
+        hint = "A row without its parent is on no shard. Look at these rows at the source, then import again."
+        if changed := _partitions_changed(work):
+            told += f"; partitions of {', '.join(changed)} were changed meanwhile"
+            hint = (
+                "Rows that a partition brings along, or takes with it, are in no log: import again. Until the switch, "
+                "insert or delete rows by the table, and attach, detach, drop or truncate partitions that are empty."
+            )
+        raise GivenUp(told, hint)
+
+
+def _shapes(work: Work) -> dict[str, str]:
+    names = [table.name for table in work.plan.tables if table.is_partitioned]
+    return partition_shapes(work.at_source, work.plan.schema, names) if names else {}
+
+
+def _partitions_changed(work: Work) -> list[str]:
+    """Tables whose partitions are not those that were compared, or before that, not those of the beginning."""
+    known = work.record.facts.get("partitions")
+    return changed_shapes(known if isinstance(known, dict) else {}, _shapes(work))
+
+
+def check_partitions(work: Work) -> None:
+    """NotYet when partitions were changed since all was compared: then all is to be compared again."""
+    if changed := _partitions_changed(work):
+        compare_whole_again(work, f"partitions of {', '.join(changed)} were changed")
 
 
 def compare_all(work: Work) -> None:
-    """Every row of every table; GivenUp names those that differ."""
+    """Every row of every table; GivenUp names those that differ. NotYet when it has to be tried again."""
+    # What is changed from here on is seen by the difference.
+    shapes = _shapes(work)
+    if shapes:
+        found = partitions_of(work.at_source, work.plan.schema)
+        for table in shapes:
+            if reasons := of_partitions(table, work.plan.table(table).identity, found.get(table, ())):
+                raise GivenUp(reasons[0].message, reasons[0].hint)
+    try:
+        compared = _compare_all(work)
+    except psycopg.errors.UndefinedTable as error:
+        if shapes == _shapes(work):
+            raise
+        raise NotYet("a partition was dropped while its rows were compared: comparing all rows again") from error
+    work.advance("verified", rows=compared, partitions=shapes)
+
+
+def _compare_all(work: Work) -> int:
     if late := caught_up(work, _ARRIVES_S):
         raise GivenUp(f"server {late[0]} does not follow the source", "Its log says why.")
     changed = statements.place(work.plan.space, statements.CHANGED)
@@ -85,8 +129,8 @@ def compare_all(work: Work) -> None:
         raise GivenUp(f"server {late[0]} does not follow the source", "Its log says why.")
     noted = {server: _noted(work, server, unlike) for server in work.servers}
     left = {table: keys - set().union(*(one[table] for one in noted.values())) for table, keys in unlike.items()}
-    refuse(_examine(work, left))
-    work.advance("verified", rows=compared)
+    refuse(work, _examine(work, left))
+    return compared
 
 
 def _told(work: Work, count: int) -> None:
@@ -116,9 +160,7 @@ def _places(work: Work, table: TablePlan) -> dict[str, list[str]]:
 
 def _compare_table(work: Work, table: TablePlan) -> tuple[int, set[str]]:
     source = work.connections.second(SOURCE)
-    place = statements.place(work.plan.schema, table.name)
-    pages = ask_number(source, f"SELECT relpages FROM pg_class WHERE oid = {statements.literal(place)}::regclass")
-    buckets = bucket_count(pages)
+    buckets = bucket_count(sum(one.pages for one in holders(source, work.plan.schema, table.name)))
     stopping = work.stop.is_set
     with ThreadPoolExecutor(len(work.servers) + 1, "headway-compare") as pool:
         ours_later = pool.submit(_digests, source, table, [work.plan.schema], buckets, stopping)
@@ -151,18 +193,16 @@ def _digests(
 ) -> Buckets:
     found: list[Buckets] = []
     for schema in schemas:
-        place = statements.literal(statements.place(schema, table.name))
-        size = f"SELECT pg_relation_size({place}::regclass) / current_setting('block_size')::int"
-        pages = ask_number(connection, size)
-        # Pages that came after the size was read hold nothing that this snapshot sees, or the last range has it.
-        for first in range(0, pages + 1, _PAGES):
-            if stopping():
-                raise Stopped
-            where = f"t.ctid >= '({first},0)'::tid"
-            if first + _PAGES <= pages:
-                where += f" AND t.ctid < '({first + _PAGES},0)'::tid"
-            read = rows(connection, statements.digest(table, schema, buckets, where))
-            found.append({bucket: (count, one, two) for bucket, count, one, two in read})  # type: ignore[misc]
+        for holder in holders(connection, schema, table.name):
+            # Pages that came after the size was read hold nothing that this snapshot sees, or the last range has it.
+            for first in range(0, holder.pages + 1, _PAGES):
+                if stopping():
+                    raise Stopped
+                where = f"t.ctid >= '({first},0)'::tid"
+                if first + _PAGES <= holder.pages:
+                    where += f" AND t.ctid < '({first + _PAGES},0)'::tid"
+                read = read_apart(connection, statements.digest(table, holder.place, buckets, where).encode())
+                found.append({bucket: (count, one, two) for bucket, count, one, two in read})
     return _together(found)
 
 
@@ -171,8 +211,8 @@ def _unlike_keys(work: Work, table: TablePlan, buckets: int, bucket: int) -> set
         found: dict[str, list[int]] = defaultdict(list)
         for schema in schemas:
             statement = statements.rows_of(table, schema, buckets, bucket)
-            for key, hashed in rows(work.connections.second(name), statement):
-                found[str(key)].append(int(hashed))  # type: ignore[call-overload]
+            for key, hashed in read_apart(work.connections.second(name), statement.encode()):
+                found[str(key)].append(int(hashed))
         return found
 
     ours = of(SOURCE, [work.plan.schema])
@@ -254,11 +294,10 @@ def compare_changed(work: Work) -> bool:
     """Compare some of the rows that have changed, while more are; whether none is left. GivenUp when one differs."""
     upto, keys, emptied = _changed(work, _BATCH)
     if emptied:
-        compare_whole_again(work)
-        return False
+        compare_whole_again(work, "a table was emptied at the source")
     if not keys:
         return True
-    refuse(_examine(work, keys))
+    refuse(work, _examine(work, keys))
     _forget(work, upto)
     return False
 
@@ -298,21 +337,23 @@ def _note_again(work: Work, keys: Keys) -> None:
             work.on(server).execute(question.encode(), (table, sorted(wanted)))
 
 
-def compare_whole_again(work: Work) -> None:
-    """A table was emptied at the source: its keys are not known, so all rows are compared as at the beginning."""
+def compare_whole_again(work: Work, reason: str) -> NoReturn:
+    """It is not known which rows have changed, so all are compared as at the beginning."""
     work.record = advance(work.catalog, work.record, "filled")
-    raise NotYet("a table was emptied at the source: comparing all rows again")
+    raise NotYet(f"{reason}: comparing all rows again")
 
 
 def compare_last(work: Work) -> int:
     """Behind the fence, when all has arrived: the rows that have changed since. GivenUp when one differs, NotYet when
-    they are too many for a pause. How many there were."""
+    they are too many for a pause, or partitions were changed. How many there were."""
+    if changed := _partitions_changed(work):
+        raise NotYet(f"partitions of {', '.join(changed)} were changed")
     _, keys, emptied = _changed(work, work.bounds.compared_max + 1)
     count = sum(map(len, keys.values()))
     if emptied or count > work.bounds.compared_max:
         raise NotYet(f"more than {work.bounds.compared_max} rows have changed in the last moment")
     ours, theirs = _of_source(work, keys), _of_shards(work, keys)
-    refuse({table: _differ(ours[table], theirs[table], work.plan.table(table)) for table in keys})
+    refuse(work, {table: _differ(ours[table], theirs[table], work.plan.table(table)) for table in keys})
     return count
 
 

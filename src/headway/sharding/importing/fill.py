@@ -9,11 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 
+from headway.sharding.carrying import GivenUp
 from headway.sharding.importing import statements
 from headway.sharding.importing.carriers import carriers
 from headway.sharding.importing.link import check_log, still
 from headway.sharding.importing.nouns import Plan
-from headway.sharding.importing.work import GivenUp, Work, ask, ask_number, run
+from headway.sharding.importing.work import Work, ask, ask_number, run
 from headway.sharding.layout import REFERENCE_SCHEMA, identifier
 from headway.sharding.move.sessions import Connection
 

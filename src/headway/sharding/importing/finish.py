@@ -6,12 +6,13 @@ import contextlib
 
 import psycopg
 
+from headway.sharding.carrying import Stopped
 from headway.sharding.catalog import raise_epoch
 from headway.sharding.importing import statements
 from headway.sharding.importing.fill import unhindered
 from headway.sharding.importing.link import drop_slots, unlink
 from headway.sharding.importing.switch import open_source
-from headway.sharding.importing.work import Stopped, Work, ask, rows, run
+from headway.sharding.importing.work import Work, ask, rows, run
 from headway.sharding.layout import REFERENCE_SCHEMA, identifier
 from headway.sharding.move.sessions import Connection
 
@@ -32,6 +33,12 @@ def clean(work: Work) -> None:
 
 def undo(work: Work) -> None:
     """Everything as before the import."""
+    take_back(work)
+    work.advance("aborted")
+
+
+def take_back(work: Work) -> None:
+    """What has been made, on the servers and at the source."""
     with contextlib.suppress(psycopg.errors.InvalidSchemaName):
         open_source(work)
     with work.catalog.transaction():
@@ -47,7 +54,6 @@ def undo(work: Work) -> None:
     _unlink_source(work)
     _drop_fences(work, work.at_source)
     run(work.at_source, f"DROP SCHEMA IF EXISTS {identifier(work.plan.space)} CASCADE")
-    work.advance("aborted")
 
 
 def _unlink_source(work: Work) -> None:

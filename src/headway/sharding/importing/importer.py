@@ -1,31 +1,25 @@
-"""Carries one import from its recorded stage to its end, through restarts of everybody and of itself.
-
-Every failure is answered in one place: a connection that breaks is made anew and the step done again; what cannot be
-cured undoes the import while that is possible. Whoever calls `resume` again after a kill gets the same outcome.
-"""
+"""Carries one import from its recorded stage to its end, through restarts of everybody and of itself."""
 
 from __future__ import annotations
 
-import contextlib
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import psycopg
 
-from headway.errors import AppError, Conflict, EngineError, HeadwayError
+from headway.errors import AppError, Conflict
 from headway.model.sharding import Join, ShardMap, schema_name
+from headway.sharding.carrying import CopyLost, GivenUp, NotYet, away, become_carrier, carry, reached
 from headway.sharding.catalog import read_map
 from headway.sharding.importing import statements
 from headway.sharding.importing.compare import compare_all
 from headway.sharding.importing.fill import fill
-from headway.sharding.importing.finish import clean, undo
+from headway.sharding.importing.finish import clean, take_back, undo
 from headway.sharding.importing.link import link, prepare, wait_for_copy
 from headway.sharding.importing.look import look_at_server, look_at_source, source_schema, tables_of
 from headway.sharding.importing.nouns import (
-    COMMITTED,
     ENDED,
     FoundTable,
     Import,
@@ -39,8 +33,6 @@ from headway.sharding.importing.nouns import (
 )
 from headway.sharding.importing.plan import Declared, Objection, make_plan, notes, of_servers, orphaned
 from headway.sharding.importing.record import (
-    StageChanged,
-    advance,
     insert_import,
     open_import,
     read_import,
@@ -49,22 +41,44 @@ from headway.sharding.importing.record import (
     want_switch,
 )
 from headway.sharding.importing.switch import follow, open_shards, resume_switching
-from headway.sharding.importing.work import CATALOG, SOURCE, Connections, GivenUp, Stopped, Work, ask
+from headway.sharding.importing.work import CATALOG, SOURCE, Connections, Work, ask
 from headway.sharding.layout import REFERENCE_SCHEMA
 from headway.sharding.move.record import open_moves
-from headway.sharding.move.sessions import Connection, connect, scalar
+from headway.sharding.move.sessions import Connection, scalar
 
-_LOCKED_S = 5.0
-_AGAIN_S, _AGAIN_MAX_S = 0.05, 2.0
+_NAME = "headway import"
+_AGAIN_S = 0.2
+_BEGUN_AGAIN_MAX = 3
 _MARK = "headway: being imported"
+
+
+def _copy(work: Work) -> None:
+    try:
+        wait_for_copy(work)
+    except CopyLost as lost:
+        again = int(work.record.number("begun_again")) + 1
+        if again > _BEGUN_AGAIN_MAX:
+            raise GivenUp(str(lost), "Import again when that server stays up.") from lost
+        work.tell(f"beginning again: {lost}", force=True)
+        take_back(work)
+        work.advance("begun", begun_again=again, prepared=False, subids={})
+
+
+def _compare(work: Work) -> None:
+    try:
+        compare_all(work)
+    except NotYet as error:  # the stage is what it was: again
+        work.tell(str(error), force=True)
+        work.wait(_AGAIN_S)
+
 
 # Stage -> the step that follows it.
 STEPS: Mapping[Stage, Callable[[Work], None]] = {
     "begun": prepare,
     "prepared": link,
-    "replicating": wait_for_copy,
+    "replicating": _copy,
     "copied": fill,
-    "filled": compare_all,
+    "filled": _compare,
     "verified": follow,
     "switching": resume_switching,
     "switched": open_shards,
@@ -112,7 +126,7 @@ class Importer:
 
         Conflict when something is under way already; AppError with every reason against it.
         """
-        with _reached("the catalog", self._catalog) as catalog:
+        with reached("the catalog", self._catalog, _NAME) as catalog:
             if (running := open_import(catalog)) is not None:
                 raise Conflict(
                     f"an import from {running.source} into {self._database} is under way (stage {running.stage})",
@@ -143,22 +157,22 @@ class Importer:
 
     def abort(self) -> Import:
         """Have the import undone by whoever works on it. Conflict past the commit point."""
-        with _reached("the catalog", self._catalog) as catalog:
+        with reached("the catalog", self._catalog, _NAME) as catalog:
             return want_abort(catalog, self._open(catalog).id, "it was aborted by hand")
 
     def switch(self) -> Import:
         """Have the shards take over, by whoever works on it, as soon as they can."""
-        with _reached("the catalog", self._catalog) as catalog:
+        with reached("the catalog", self._catalog, _NAME) as catalog:
             return want_switch(catalog, self._open(catalog).id)
 
     def read(self, import_id: int) -> Import:
         """The record as it is now."""
-        with _reached("the catalog", self._catalog) as catalog:
+        with reached("the catalog", self._catalog, _NAME) as catalog:
             return read_import(catalog, import_id)
 
     def now(self) -> Import | None:
         """The import that is under way."""
-        with _reached("the catalog", self._catalog) as catalog:
+        with reached("the catalog", self._catalog, _NAME) as catalog:
             return open_import(catalog)
 
     def _open(self, catalog: Connection) -> Import:
@@ -175,7 +189,7 @@ class Importer:
         declared = Declared(self._database, map_.shards, map_.keys, self._reference, self._joins)
         if lost := sorted(set(map_.owners) - set(self._servers)):
             raise AppError(f"server {lost[0]} holds shards and is not declared", hint="Declare it again.")
-        with _reached("the source", source.admin) as connection:
+        with reached("the source", source.admin, _NAME) as connection:
             schema = source_schema(connection, declared.tables, _search_path(source))
             found, strangers = tables_of(connection, schema)
             facts = look_at_source(connection)
@@ -187,7 +201,7 @@ class Importer:
                 space = space_of(self._database)
                 servers = []
                 for name, server in self._servers.items():
-                    with _reached(f"server {name}", server.admin) as there:
+                    with reached(f"server {name}", server.admin, _NAME) as there:
                         servers.append(look_at_server(there, name, schema, declared.tables, space, _MARK))
                         reasons += self._occupied(there, map_, plan, name)
                 reasons = [*of_servers(facts, servers, schema), *of_plan, *reasons]
@@ -198,12 +212,16 @@ class Importer:
                     reasons += _orphans(connection, plan)
         wanted = {table.name for table in plan.tables}
         rows = sum(table.rows for table in found if table.name in wanted)
-        alone = tuple(table.name for table in found if table.name not in wanted and table.kind in ("r", "p"))
+        alone = tuple(
+            table.name
+            for table in found
+            if table.name not in wanted and table.kind in ("r", "p", "i") and not table.partition_of
+        )
         return Checked(plan, rows, alone, notes(facts)), reasons
 
     def _shard_tables(self, map_: ShardMap) -> dict[str, FoundTable]:
         server = map_.owners[0]
-        with _reached(f"server {server}", self._servers[server].admin) as connection:
+        with reached(f"server {server}", self._servers[server].admin, _NAME) as connection:
             shared, _ = tables_of(connection, REFERENCE_SCHEMA)
             own, _ = tables_of(connection, schema_name(self._database, 0))
         return {table.name: table for table in (*shared, *own)}
@@ -219,7 +237,7 @@ class Importer:
         return []
 
     def _carry(self, import_id: int, source: Source | None) -> Import:
-        with _reached("the catalog", self._catalog) as catalog:
+        with reached("the catalog", self._catalog, _NAME) as catalog:
             record = read_import(catalog, import_id)
             catalog_id = str(scalar(catalog, "SELECT id FROM headway.catalog"))
             map_ = read_map(catalog)
@@ -246,7 +264,13 @@ class Importer:
             self._stop,
         )
         try:
-            _carry_on(work)
+            carry(
+                _Carried(work),
+                self._stop,
+                away_max_s=self._bounds.away_max_s,
+                stuck_max_s=self._bounds.stuck_max_s,
+                again_hint="Import again when all servers answer.",
+            )
         finally:
             work.connections.close()
         return work.record
@@ -267,94 +291,39 @@ def _search_path(source: Source) -> list[str]:
         with psycopg.connect(source.admin, autocommit=True, connect_timeout=5) as connection:
             row = connection.execute("SELECT current_schemas(false)::text[]").fetchone()
     except psycopg.Error as error:
-        raise _away("the source", error) from None
+        raise away("the source", error) from None
     return list(cast(list[str], row[0])) if row else []
 
 
-def _carry_on(work: Work) -> None:
-    """The loop around the steps: what to do when one fails."""
-    failing_s = 0.0  # since when
-    pause_s = _AGAIN_S
-    given_up: GivenUp | None = None
-    while True:
-        try:
-            _become_carrier(work)
-            if given_up:
-                want_abort(work.catalog, work.record.id, given_up.message, given_up.hint)
-                given_up = None
-            work.record = read_import(work.catalog, work.record.id)
-            if work.record.stage in ENDED:
-                return
-            if work.record.abort_wanted and work.record.stage not in COMMITTED and work.record.stage != "aborting":
-                work.record = advance(work.catalog, work.record, "aborting")
-                work.tell(force=True)
-            for name in (SOURCE, *work.servers):
-                work.connections.end_orphans(name)
-            while work.record.stage not in ENDED:
-                STEPS[work.record.stage](work)
-                failing_s, pause_s = 0.0, _AGAIN_S
+class _Carried:
+    """An import, for the loop that carries it."""
+
+    what = "the import"
+    needed = "the source, all servers and the catalog"
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    @property
+    def record(self) -> Import:
+        return self.work.record
+
+    def attempt(self, given_up: GivenUp | None, passed: Callable[[], None]) -> None:
+        work = self.work
+        become_carrier(lambda: try_lock(work.catalog), "this import", work.stop)
+        if given_up:
+            want_abort(work.catalog, work.record.id, given_up.message, given_up.hint)
+        work.record = read_import(work.catalog, work.record.id)
+        if work.record.has_ended:
             return
-        except Stopped:
-            return
-        except StageChanged:
-            if work.stop.wait(_AGAIN_S):
-                return
-        except GivenUp as error:
-            given_up = error
-        except (psycopg.OperationalError, psycopg.InternalError) as error:
-            work.connections.close()
-            failing_s = failing_s or time.monotonic()
-            away_s = time.monotonic() - failing_s
-            said = _first_line(error)
-            if isinstance(error, psycopg.errors.DiskFull):
-                said = f"a disk is full: {said}"
-            if work.record.stage not in COMMITTED and work.record.stage != "aborting":
-                if away_s > work.bounds.stuck_max_s:
-                    given_up = GivenUp(f"a server does not answer: {said}", "Import again when all servers answer.")
-            elif away_s > work.bounds.away_max_s:
-                raise EngineError(
-                    f"the import waits at stage {work.record.stage}: {said}",
-                    hint="It goes on by itself when the server answers again.",
-                ) from None
-            work.tell(f"trying again: {said}", "The source, all servers and the catalog have to answer.", force=True)
-            if work.stop.wait(pause_s):
-                return
-            pause_s = min(_AGAIN_MAX_S, pause_s * 1.6)
-        except (psycopg.Error, HeadwayError) as error:
-            if isinstance(error, Conflict):
-                raise
-            message, hint = (error.message, error.hint) if isinstance(error, HeadwayError) else (str(error), "")
-            if work.record.stage in COMMITTED or work.record.stage == "aborting":
-                raise EngineError(
-                    f"the import cannot go on at stage {work.record.stage}: {message}",
-                    hint=hint or "Correct that, and it goes on from there.",
-                ) from error
-            given_up = GivenUp(message, hint)
+        if work.record.abort_wanted and work.record.can_be_undone:
+            work.advance("aborting")
+        for name in (SOURCE, *work.servers):
+            work.connections.end_orphans(name)
+        while not work.record.has_ended:
+            STEPS[work.record.stage](work)
+            passed()
 
-
-@contextlib.contextmanager
-def _reached(what: str, conninfo: str) -> Iterator[Connection]:
-    """A connection for a few questions. EngineError when nobody answers, or does so no more."""
-    try:
-        with connect(conninfo, "headway import") as connection:
-            yield connection
-    except psycopg.OperationalError as error:
-        raise _away(what, error) from None
-
-
-def _away(what: str, error: psycopg.Error) -> EngineError:
-    return EngineError(f"{what} does not answer: {_first_line(error)}", hint="headway status shows what runs.")
-
-
-def _first_line(error: psycopg.Error) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _become_carrier(work: Work) -> None:
-    """Conflict when another one does not let go; a killed one's connection takes a moment to end."""
-    deadline_s = time.monotonic() + _LOCKED_S
-    while not try_lock(work.catalog):
-        if time.monotonic() > deadline_s:
-            raise Conflict("another one is at work on this import", hint="headway db status shows it.")
-        if work.stop.wait(0.05):
-            raise Stopped
+    def broken(self, waiting: str) -> None:
+        self.work.connections.close()
+        self.work.tell(waiting, "The source, all servers and the catalog have to answer.", force=True)

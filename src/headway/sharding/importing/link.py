@@ -9,16 +9,19 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from headway.sharding.carrying import CopyLost, GivenUp
 from headway.sharding.importing import statements
 from headway.sharding.importing.look import kept_bytes, shape_of
-from headway.sharding.importing.work import GivenUp, Work, ask, rows, run
+from headway.sharding.importing.partitions import partition_shapes
+from headway.sharding.importing.work import Work, ask, rows, run
 from headway.sharding.layout import REFERENCE_SCHEMA, identifier
 from headway.sharding.move.link import drop_subscription, marker_arrived, subscription_id, write_marker
-from headway.sharding.move.look import copying, oldest_writer
+from headway.sharding.move.look import copying, lost_copies, oldest_writer
 from headway.sharding.move.sessions import NO_TIMEOUTS, Connection, connect, scalar
 
 _POLL_S, _POLL_MAX_S = 0.02, 0.5
 _SLOTS_GONE_S = 10.0
+_LOST_S = 5.0
 # What a server says when it will never get in.
 _NEVER = ("authentication failed", "no pg_hba.conf entry", "does not exist", "no password supplied")
 # A statement that names a password is not to be found in any log.
@@ -54,8 +57,10 @@ def prepare(work: Work) -> None:
                     raise GivenUp(f"table {where} on server {server} holds rows", "Import into shards that are empty.")
 
     work.each(on)
-    shape = shape_of(work.at_source, plan.schema, [table.name for table in plan.tables])
-    work.advance("prepared", prepared=True, shape=shape)
+    names = [table.name for table in plan.tables]
+    shape = shape_of(work.at_source, plan.schema, names)
+    partitions = partition_shapes(work.at_source, plan.schema, names)
+    work.advance("prepared", prepared=True, shape=shape, partitions=partitions)
 
 
 def clear_copies(work: Work, connection: Connection) -> None:
@@ -178,7 +183,10 @@ def unlink(work: Work, server: str) -> None:
 
 
 def wait_for_copy(work: Work) -> None:
-    """Until every table of every server has its rows; then the streams stand still for the shards to be filled."""
+    """Until every table of every server has its rows; then the streams stand still for the shards to be filled.
+
+    CopyLost when that cannot be.
+    """
     total = int(work.record.number("rows_total"))
     began_s = work.record.number("copy_began") or time.time()
     since_s, before = time.monotonic(), (-1, -1)
@@ -201,6 +209,8 @@ def wait_for_copy(work: Work) -> None:
         if time.monotonic() - since_s > 2:
             if blocker := oldest_writer(work.at_source, 2.0):
                 told, hint, since_s = f"the source: waiting for {blocker.sentence}", blocker.hint, time.monotonic()
+            elif time.monotonic() - since_s > _LOST_S and (died := _lost(work)):
+                raise CopyLost(died)
             elif failing:
                 told = f"server {failing[0]}: attempts to copy have failed"
                 hint = "Its log says why: a full disk, a right that lacks."
@@ -212,6 +222,13 @@ def wait_for_copy(work: Work) -> None:
         poll_s = min(_POLL_MAX_S, poll_s * 1.1)
     still(work)
     work.advance("copied", copy_s=round(time.time() - began_s, 3))
+
+
+def _lost(work: Work) -> str:
+    for server in work.servers:
+        if lost := lost_copies(work.at_source, work.on(server), work.link(server)):
+            return f"server {server} died at the end of the copy of {', '.join(lost)}"
+    return ""
 
 
 def still(work: Work) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from headway.sharding.importing.nouns import Column, FoundTable
+from headway.sharding.importing.partitions import partitions_of
 from headway.sharding.importing.plan import ServerFacts, SourceFacts
 from headway.sharding.move.sessions import Connection, number
 
@@ -50,9 +51,12 @@ SELECT c.oid::bigint, c.relname::text, c.relkind::text, c.relpersistence <> 'u',
               WHERE i.indrelid = c.oid AND i.indisunique AND i.indnkeyatts = 1 AND i.indpred IS NULL),
        COALESCE((SELECT x.relname::text FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
                   WHERE i.indrelid = c.oid AND i.indisreplident AND NOT i.indisprimary AND c.relreplident = 'i'), ''),
-       pg_has_role(c.relowner, 'USAGE'), c.relispartition OR EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid),
+       pg_has_role(c.relowner, 'USAGE'),
+       c.relkind = 'r' AND NOT c.relispartition
+         AND EXISTS (SELECT FROM pg_inherits WHERE c.oid IN (inhparent, inhrelid)),
        ARRAY(SELECT DISTINCT b.relname::text FROM pg_constraint o JOIN pg_class b ON b.oid = o.confrelid
-              WHERE o.contype = 'f' AND o.conrelid = c.oid AND b.oid <> c.oid)
+              WHERE o.contype = 'f' AND o.conrelid = c.oid AND b.oid <> c.oid),
+       COALESCE((SELECT relname::text FROM pg_class WHERE c.relispartition AND oid = pg_partition_root(c.oid)), '')
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'f') ORDER BY c.relname
 """
@@ -112,7 +116,8 @@ def source_schema(connection: Connection, tables: Sequence[str], path: Sequence[
 
 
 def tables_of(connection: Connection, schema: str) -> tuple[tuple[FoundTable, ...], frozenset[str]]:
-    """Every table of a schema, and those that are not the login's own or have parts or a parent."""
+    """Every table of a schema, and those that are not the login's own."""
+    partitions = partitions_of(connection, schema)
     rows = connection.execute(_TABLES, (schema,)).fetchall()
     columns: dict[int, list[Column]] = {}
     for relid, *told in connection.execute(_COLUMNS, ([row[0] for row in rows],)).fetchall():
@@ -126,11 +131,13 @@ def tables_of(connection: Connection, schema: str) -> tuple[tuple[FoundTable, ..
             key=tuple(cast(list[str], row[6])),
             by_index=str(row[8]),
             unique=frozenset(cast(list[str], row[7])),
-            kind="p" if row[10] and row[2] == "r" else str(row[2]),
+            kind="i" if row[10] else str(row[2]),
             is_logged=bool(row[3]),
             identity=str(row[4]),
-            rows=int(cast(int, row[5])),
+            rows=max(int(cast(int, row[5])), sum(one.rows for one in partitions.get(str(row[1]), ()))),
             refers=frozenset(cast(list[str], row[11])),
+            partition_of=str(row[12]),
+            partitions=partitions.get(str(row[1]), ()),
         )
         for row in rows
     )

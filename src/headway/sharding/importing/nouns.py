@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from headway.model.sharding import Join, KeyKind
+from headway.sharding.stages import Staged
 
 # What has been done. A stage is recorded after its step, and every step can be done twice.
 Stage = Literal[
@@ -90,6 +91,19 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
+class Partition:
+    """A partition of a table, of whatever level, as it was found."""
+
+    name: str  # with its schema where that is not the table's
+    kind: str = "r"  # `p`: has partitions itself; `f`: is on another server
+    is_logged: bool = True
+    identity: str = "d"  # of replicas
+    has_key: bool = True  # a primary key
+    is_owned: bool = True
+    rows: int = 0  # as estimated
+
+
+@dataclass(frozen=True, slots=True)
 class FoundTable:
     """A table as it was found."""
 
@@ -98,11 +112,13 @@ class FoundTable:
     key: tuple[str, ...]  # what tells its rows apart
     by_index: str = ""  # the index of a replica identity that is not the primary key
     unique: frozenset[str] = frozenset()  # columns that are unique by themselves
-    kind: str = "r"
+    kind: str = "r"  # as PostgreSQL has it; `i`: inherits, or is inherited from, and is no partition
     is_logged: bool = True
     identity: str = "d"  # of replicas
     rows: int = 0  # as estimated
     refers: frozenset[str] = frozenset()  # tables that its foreign keys name
+    partition_of: str = ""  # the table that it is a partition of, over all levels
+    partitions: tuple[Partition, ...] = ()
 
     def column(self, name: str) -> Column | None:
         """One of its columns."""
@@ -120,6 +136,8 @@ class TablePlan:
     shard_key: str = ""  # the column by which it is sharded; empty: a reference table
     join: Join | None = None  # None: the source has the key itself
     by_index: bool = False
+    is_partitioned: bool = False  # at the source
+    identity: str = "d"  # of replicas, at the source
 
     @property
     def is_reference(self) -> bool:
@@ -167,29 +185,21 @@ def space_of(database: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Import:
+class Import(Staged):
     """An import as the catalog has it."""
 
-    id: int
-    source: str
-    stage: Stage
-    facts: Mapping[str, object]  # what the steps have found, by name
+    forward: ClassVar[tuple[str, ...]] = FORWARD
+    committed: ClassVar[frozenset[str]] = COMMITTED
+    ended: ClassVar[frozenset[str]] = ENDED
 
-    @property
-    def abort_wanted(self) -> str:
-        """Why somebody wants it given up; empty: nobody does."""
-        return str(self.facts.get("abort", ""))
+    stage: Stage
+    source: str
 
     @property
     def switch_wanted(self) -> int:
         """The number of the request to switch that has not been answered; 0: none."""
         asked = int(self.number("switch"))
         return asked if asked > self.number("switch_answered") else 0
-
-    def number(self, name: str) -> float:
-        """A fact that is a number; 0 when it is not known yet."""
-        value = self.facts.get(name)
-        return float(value) if isinstance(value, (int, float)) else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from headway.model.sharding import Join, TableKey
-from headway.sharding.importing.nouns import FoundTable, Plan, TablePlan
+from headway.sharding.importing.nouns import FoundTable, Partition, Plan, TablePlan
 
 VERSION_MIN = 15
 _NAMED_MAX = 5
+_IDENTITIES = {"d": "DEFAULT", "f": "FULL"}  # that partitions take from one another without an index of their own
+_WITH_KEY = ", the columns that it is partitioned by among them"
 _KEPT_MIB = 1024  # a server that is started again catches up with so much
 _KINDS = {
     "int": re.compile(r"smallint|integer|bigint"),
@@ -162,7 +164,15 @@ def make_plan(
         if key is not None:
             types[key.column] = _cast(shard[name], key.column, places)
         tables[name] = TablePlan(
-            name, columns, found.key, types, key.column if key else "", join, by_index=bool(found.by_index)
+            name,
+            columns,
+            found.key,
+            types,
+            key.column if key else "",
+            join,
+            by_index=bool(found.by_index),
+            is_partitioned=found.kind == "p",
+            identity=found.identity,
         )
     kind = next(iter(declared.keys.values())).kind if declared.keys else "int"
     ordered, circle = _parents_first(tables, {name: shard[name].refers for name in tables})
@@ -194,9 +204,13 @@ def _parents_first(
 
 def _of_table(found: FoundTable) -> list[Objection]:
     name = found.name
-    if found.kind == "p":
-        return [Objection(f"table {name} of the source has parts or a parent", "Import from a table that is whole.")]
-    if found.kind != "r":
+    if found.partition_of:
+        told = f"table {name} of the source is a partition of {found.partition_of}"
+        return [Objection(told, f"Declare {found.partition_of}: the rows of all its partitions come with it.")]
+    if found.kind == "i":
+        told = f"table {name} of the source inherits, or is inherited from"
+        return [Objection(told, "Import from a table that is whole, or partitioned by PARTITION BY.")]
+    if found.kind not in ("r", "p"):
         return [Objection(f"{name} of the source is no table", "Import from a table.")]
     reasons = []
     if not found.is_logged:
@@ -204,8 +218,37 @@ def _of_table(found: FoundTable) -> list[Objection]:
         reasons.append(Objection(f"table {name} of the source is unlogged, and what is not in the log is missed", hint))
     if not found.key or found.identity == "n":
         told = f"table {name} of the source has no primary key, so its changed rows cannot be told apart"
-        reasons.append(Objection(told, f"ALTER TABLE {name} ADD PRIMARY KEY (…)"))
-    return reasons
+        reasons.append(Objection(told, f"ALTER TABLE {name} ADD PRIMARY KEY (…){_WITH_KEY * (found.kind == 'p')}"))
+    elif found.kind == "p" and found.identity not in _IDENTITIES:
+        told = f"table {name} of the source, which is partitioned, has a replica identity of its own"
+        reasons.append(Objection(told, f"ALTER TABLE {name} REPLICA IDENTITY DEFAULT"))
+    return [*reasons, *of_partitions(name, found.identity, found.partitions)]
+
+
+def of_partitions(table: str, identity: str, partitions: Iterable[Partition]) -> list[Objection]:
+    """What stands against carrying the rows of a table's partitions as its own; the first partition of each kind is
+    named. `identity`: that of the table, for replicas."""
+    reasons: dict[str, Objection] = {}
+    for one in partitions:
+        told = f"partition {one.name} of table {table} of the source"
+        if one.kind == "f":
+            hint = f"Bring its rows here, or detach it: ALTER TABLE {table} DETACH PARTITION {one.name}"
+            reasons.setdefault("foreign", Objection(f"{told} is on another server, whose log does not come here", hint))
+        elif not one.is_owned:
+            hint = "Give the URL of the owner of all partitions."
+            reasons.setdefault("owned", Objection(f"{told} is not the login's own, which cannot fence it", hint))
+        elif one.kind == "p":
+            continue  # holds no rows itself
+        elif not one.is_logged:
+            hint = f"ALTER TABLE {one.name} SET LOGGED"
+            reasons.setdefault("logged", Objection(f"{told} is unlogged, and what is not in the log is missed", hint))
+        elif not one.has_key:
+            hint = f"ALTER TABLE {one.name} ADD PRIMARY KEY (…), as that of {table}"
+            reasons.setdefault("key", Objection(f"{told} has no primary key", hint))
+        elif one.identity != identity:
+            hint = f"Give both the same: ALTER TABLE {one.name} REPLICA IDENTITY {_IDENTITIES.get(identity, 'DEFAULT')}"
+            reasons.setdefault("identity", Objection(f"{told} has another replica identity than the table", hint))
+    return list(reasons.values())
 
 
 def _of_columns(found: FoundTable, shard: FoundTable, key: TableKey | None) -> list[Objection]:
@@ -254,7 +297,10 @@ def _of_key(
         return [Objection(f"{written}: {join.parent} is no table with a key that is imported", "Correct the name.")]
     if join.parent_column not in parent.unique:
         told = f"{written}: {join.parent}.{join.parent_column} is not unique, so it tells no single parent"
-        return [Objection(told, "Join by the parent's primary key, or by a column with a unique index.")]
+        hint = "Join by the parent's primary key, or by a column with a unique index."
+        if parent.kind == "p":  # where a unique index needs the columns of PARTITION BY
+            hint = f"{join.parent} is partitioned by something else: give {name} itself the column {key.column}."
+        return [Objection(told, hint)]
     return []
 
 

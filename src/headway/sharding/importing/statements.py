@@ -64,7 +64,9 @@ def create_publication(plan: Plan, name: str, shards: Sequence[int]) -> str:
             chosen = ", ".join(map(str, shards)) or "-1"
             part += f" WHERE ({shard_sql(identifier(table.shard_key), plan.shards, plan.kind)} IN ({chosen}))"
         parts.append(part)
-    return f"CREATE PUBLICATION {identifier(name)} FOR TABLE {', '.join(parts)}"
+    # The rows of all partitions come as the table's own, whichever of them they are in.
+    options = "publish_via_partition_root = true"
+    return f"CREATE PUBLICATION {identifier(name)} FOR TABLE {', '.join(parts)} WITH ({options})"
 
 
 def create_subscription(name: str, conninfo: str, *, major: int) -> str:
@@ -104,14 +106,26 @@ def open_source(plan: Plan) -> str:
 
 
 def fence_source(plan: Plan, table: TablePlan, timeout_ms: int) -> str:
-    """One transaction: wait out writers in flight, keep new ones away, put the fence; reads go on."""
+    """One transaction: wait out writers in flight, keep new ones away, put the fence; reads go on.
+
+    The lock is that of all partitions, too, and lets no other one come. Each gets a fence of its own: a trigger for
+    statements is that of the table alone that the statement names.
+    """
     where = place(plan.schema, table.name)
+    fence = place(plan.space, "fence")
+    trigger = f"CREATE OR REPLACE TRIGGER {FENCE} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON"
+    inside = f"""
+DO $headway$ DECLARE headway_p regclass; BEGIN
+  FOR headway_p IN SELECT relid FROM pg_partition_tree({literal(where)}) WHERE level > 0 LOOP
+    EXECUTE format('{trigger} %s FOR EACH STATEMENT EXECUTE FUNCTION %s()', headway_p, {literal(fence)});
+  END LOOP; END $headway$;
+"""
     return f"""
 SET LOCAL lock_timeout = {max(1, timeout_ms)};
 LOCK TABLE {where} IN SHARE ROW EXCLUSIVE MODE;
-CREATE OR REPLACE TRIGGER {FENCE} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {where}
-  FOR EACH STATEMENT EXECUTE FUNCTION {place(plan.space, "fence")}();
-"""
+{trigger} {where}
+  FOR EACH STATEMENT EXECUTE FUNCTION {fence}();
+{inside if table.is_partitioned else ""}"""
 
 
 # -- the servers of the shards ----------------------------------------------------------------------------------------
@@ -245,12 +259,15 @@ def _texts(table: TablePlan) -> tuple[str, str]:
     return f'{key} COLLATE "C"', f'{row} COLLATE "C"'
 
 
-def digest(table: TablePlan, schema: str, buckets: int, where: str) -> str:
-    """Rows of a range of pages by bucket: how many, and two hashes over all of them; they add up by exclusive or."""
+def digest(table: TablePlan, held_by: str, buckets: int, where: str) -> str:
+    """Rows of a range of pages by bucket: how many, and two hashes over all of them; they add up by exclusive or.
+
+    `held_by`: the table itself, or a partition of it.
+    """
     key, row = _texts(table)
     return (
         "SELECT (hashtextextended(k, 0) & " + str(buckets - 1) + ")::int, count(*), bit_xor(hashtextextended(r, 1)), "
-        f"bit_xor(hashtextextended(r, 2)) FROM (SELECT {key} AS k, {row} AS r FROM {place(schema, table.name)} t "
+        f"bit_xor(hashtextextended(r, 2)) FROM (SELECT {key} AS k, {row} AS r FROM {held_by} t "
         f"WHERE {where} OFFSET 0) x GROUP BY 1"
     )
 

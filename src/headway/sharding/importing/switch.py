@@ -7,14 +7,15 @@ import time
 
 import psycopg
 
+from headway.sharding.carrying import GivenUp, NotYet, StageChanged
 from headway.sharding.catalog import raise_epoch
 from headway.sharding.importing import statements
-from headway.sharding.importing.compare import compare_changed, compare_last, noted
+from headway.sharding.importing.compare import check_partitions, compare_changed, compare_last, noted
 from headway.sharding.importing.fill import outrun, set_sequences
 from headway.sharding.importing.link import caught_up, check_log
 from headway.sharding.importing.look import shape_of
-from headway.sharding.importing.record import StageChanged, advance
-from headway.sharding.importing.work import GivenUp, NotYet, Work, ask, run
+from headway.sharding.importing.record import advance
+from headway.sharding.importing.work import Work, ask, run
 
 _FOLLOW_S = 0.2
 _PAUSE_S, _PAUSE_MAX_S = 0.05, 2.0
@@ -45,6 +46,7 @@ def follow(work: Work) -> None:
                 waiting = f"server {late[0]} is behind the source by {time.monotonic() - late_since_s + _LATE_S:.0f} s"
             else:
                 late_since_s = 0.0
+                check_partitions(work)
                 compare_changed(work)
             hint = "Its log says why: a row that a shard refuses, or too slow a disk." if waiting else ""
             work.tell(waiting or "following; headway db import --switch lets the shards take over", hint)
@@ -76,6 +78,7 @@ def _try_to_switch(work: Work) -> None:
 
 def _prepare_switch(work: Work) -> None:
     """All that can be done before the pause: few changes left to compare, numbers far enough, a short way to go."""
+    check_partitions(work)
     while noted(work) > work.bounds.compared_max // 4:
         if compare_changed(work):
             break

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
 from headway.model.sharding import ShardMap, schema_name
+from headway.sharding.carrying import GivenUp, Stopped
 from headway.sharding.importing import statements
 from headway.sharding.importing.nouns import (
     COMMITTED,
@@ -22,12 +23,8 @@ from headway.sharding.importing.nouns import (
     Stage,
 )
 from headway.sharding.importing.record import add_facts, advance, read_import
-from headway.sharding.move.compare import Stopped
 from headway.sharding.move.sessions import Connection, connect, end_sessions
 from headway.sharding.move.statements import PRINTING
-from headway.sharding.move.work import GivenUp, NotYet
-
-__all__ = ["Connections", "GivenUp", "NotYet", "Stopped", "Work"]
 
 Result = TypeVar("Result")
 _TOLD_S = 0.2  # between two words of progress

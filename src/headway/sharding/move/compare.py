@@ -9,6 +9,7 @@ from typing import Any
 
 from psycopg import sql
 
+from headway.sharding.carrying import Stopped
 from headway.sharding.move.nouns import Table
 from headway.sharding.move.sessions import Connection, number
 from headway.sharding.move.statements import digest, rows_of
@@ -21,10 +22,6 @@ _NAMED_MAX = 5
 _CIRCLE = 1 << 32
 
 Buckets = dict[int, tuple[int, int, int]]  # bucket -> rows, hash, other hash
-
-
-class Stopped(Exception):
-    """Told to stop in between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,17 +117,17 @@ def _digests(reader: Reader, table: Table, buckets: int, stopping: Callable[[], 
         where = sql.SQL("ctid >= {}::tid").format(sql.Literal(f"({first},0)"))
         if first + _PAGES <= pages:
             where = sql.SQL("{} AND ctid < {}::tid").format(where, sql.Literal(f"({first + _PAGES},0)"))
-        for bucket, count, one, two in _read(reader, digest(reader.schema, table, buckets, where)):
+        for bucket, count, one, two in read_apart(reader.connection, digest(reader.schema, table, buckets, where)):
             before = found.get(bucket, (0, 0, 0))
             found[bucket] = (before[0] + count, before[1] ^ one, before[2] ^ two)
     return found
 
 
-def _read(reader: Reader, statement: sql.Composed) -> list[tuple[Any, ...]]:
+def read_apart(connection: Connection, statement: sql.Composed | bytes) -> list[tuple[Any, ...]]:
     """Within a savepoint, so that no lock on the table outlives the statement: a TRUNCATE of the app need not wait."""
-    reader.connection.execute("SAVEPOINT headway_read")
-    rows = reader.connection.execute(statement).fetchall()
-    reader.connection.execute("ROLLBACK TO SAVEPOINT headway_read")
+    connection.execute("SAVEPOINT headway_read")
+    rows = connection.execute(statement).fetchall()
+    connection.execute("ROLLBACK TO SAVEPOINT headway_read")
     return rows
 
 
@@ -152,7 +149,7 @@ def _difference(
 
 
 def _keys(reader: Reader, table: Table, buckets: int, unlike: set[int]) -> Mapping[str, tuple[int, int]]:
-    rows = _read(reader, rows_of(reader.schema, table, buckets, unlike))
+    rows = read_apart(reader.connection, rows_of(reader.schema, table, buckets, unlike))
     return {str(key): (hashed, xmin) for key, hashed, xmin in rows}
 
 

@@ -6,26 +6,29 @@ import time
 
 from psycopg import sql
 
+from headway.sharding.carrying import CopyLost, GivenUp
 from headway.sharding.move.link import marker_arrived, write_marker
 from headway.sharding.move.look import (
     copying,
     estimated_rows,
+    lost_copies,
     oldest_writer,
     retained_bytes,
     shape_of,
     tables_of,
     writer_in_the_way,
 )
-from headway.sharding.move.work import GivenUp, Work
+from headway.sharding.move.work import Work
 
 _POLL_S, _POLL_MAX_S = 0.02, 0.5
 _MARKED_S = 0.1
+_LOST_S = 5.0
 # A transaction that writes for less than this is waited for by the lock itself.
 _LONG_S = 0.5
 
 
 def wait_for_copy(work: Work) -> None:
-    """Until every table follows the source, and what is written there arrives at once."""
+    """Until every table follows the source, and what is written there arrives at once. CopyLost: that cannot be."""
     source, target = work.sessions.source, work.sessions.target
     total = estimated_rows(source, work.schema)
     began_s = work.move.number("copy_began") or time.time()
@@ -47,6 +50,10 @@ def wait_for_copy(work: Work) -> None:
         if stuck.since_s(state.rows, len(state.waiting)) > 2 and (blocker := oldest_writer(source, 2.0)):
             waiting, hint = f"server {work.move.source}: waiting for {blocker.sentence}", blocker.hint
             stuck.excused()
+        elif stuck.since_s(state.rows, len(state.waiting)) > _LOST_S and (
+            lost := lost_copies(source, target, work.link)
+        ):
+            raise CopyLost(f"server {work.move.target} died at the end of the copy of {', '.join(lost)}")
         elif state.errors > stuck.errors:
             waiting = f"server {work.move.target}: {state.errors} attempts to copy have failed"
             hint = "Its log says why: a full disk, a right that lacks, a row that is there already."

@@ -11,12 +11,13 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from headway.model.sharding import MARKER_TABLE
+from headway.sharding.carrying import GivenUp
 from headway.sharding.move.dump import dump_schema, refused_ddl
 from headway.sharding.move.look import oldest_writer, tables_of
 from headway.sharding.move.record import add_facts
 from headway.sharding.move.sessions import NO_TIMEOUTS, Connection, connect, number, scalar
 from headway.sharding.move.statements import create_fence, create_publication, create_subscription, ddl_for_target
-from headway.sharding.move.work import GivenUp, Work
+from headway.sharding.move.work import Work
 
 _SLOTS_GONE_S = 10.0
 # What the target's server says when it will never get in.

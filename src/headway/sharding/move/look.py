@@ -246,6 +246,18 @@ def copying(connection: Connection, subscription: str) -> Copying | None:
     )
 
 
+def lost_copies(source: Connection, target: Connection, subscription: str) -> list[str]:
+    """Tables whose copy is not finished and has no slot any more; it is so for a moment at the end of each copy."""
+    slots = target.execute(
+        "SELECT r.srrelid::regclass::text, format('pg_%%s_sync_%%s_%%s', r.srsubid, r.srrelid, system_identifier) "
+        "FROM pg_subscription_rel r JOIN pg_subscription s ON s.oid = r.srsubid, pg_control_system() "
+        "WHERE s.subname = %s AND r.srsubstate = 'f'",
+        (subscription,),
+    ).fetchall()
+    there = {str(row[0]) for row in source.execute("SELECT slot_name::text FROM pg_replication_slots").fetchall()}
+    return [str(table) for table, slot in slots if str(slot) not in there]
+
+
 def retained_bytes(connection: Connection, slot: str, copies: str) -> int:
     """How much log the move's slots keep back on the source; -1 when the server has given one of them up."""
     return number(

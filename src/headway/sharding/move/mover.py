@@ -1,32 +1,25 @@
-"""Carries one move from its recorded stage to its end, through restarts of everybody and of itself.
-
-Every failure is answered in one place: a connection that breaks is made anew and the step done again; what cannot be
-cured undoes the move while that is possible. Whoever calls `resume` again after a kill gets the same outcome.
-"""
+"""Carries one move from its recorded stage to its end, through restarts of everybody and of itself."""
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import psycopg
 
-from headway.errors import AppError, Conflict, EngineError, HeadwayError
+from headway.errors import AppError, Conflict, HeadwayError
 from headway.model.sharding import ShardMap, schema_name
+from headway.sharding.carrying import CopyLost, GivenUp, become_carrier, carry, reached
 from headway.sharding.catalog import read_map
 from headway.sharding.engine import Engine
-from headway.sharding.move.compare import Stopped
 from headway.sharding.move.copy import wait_for_copy
-from headway.sharding.move.dump import dump_programs
 from headway.sharding.move.finish import check, drop_moved, undo, unlink
 from headway.sharding.move.link import drop_schema_of_ours, drop_subscription, make_link, make_schema
 from headway.sharding.move.look import look_at_schema, look_at_server
-from headway.sharding.move.nouns import COMMITTED, ENDED, Bounds, Move, MoveProgress, MoveResult, MoveServer, Stage
+from headway.sharding.move.nouns import ENDED, Bounds, Move, MoveProgress, MoveResult, MoveServer, Stage
 from headway.sharding.move.objections import Objection, objections
 from headway.sharding.move.record import (
-    StageChanged,
     insert_move,
     open_moves,
     read_move,
@@ -34,16 +27,17 @@ from headway.sharding.move.record import (
     under_way,
     want_abort,
 )
-from headway.sharding.move.sessions import Connection, Sessions, connect, scalar
+from headway.sharding.move.sessions import Connection, Sessions, scalar
 from headway.sharding.move.statements import link_name, ours_comment
 from headway.sharding.move.switch import open_target, reopen, switch, verify
-from headway.sharding.move.work import GivenUp, Work
+from headway.sharding.move.work import Work
+from headway.sharding.programs import dump_programs
 
 __all__ = ["Mover", "open_moves"]
 
-_LOCKED_S = 5.0
 _ABORTED_S = 60.0
-_AGAIN_S, _AGAIN_MAX_S = 0.05, 2.0
+_BEGUN_AGAIN_MAX = 3
+_NAME = "headway move"
 _NOWHERE = "host=/nonexistent port=1"
 
 
@@ -51,11 +45,24 @@ def _undo(work: Work) -> None:
     work.advance("aborted", note=undo(work))
 
 
+def _copy(work: Work) -> None:
+    try:
+        wait_for_copy(work)
+    except CopyLost as lost:
+        again = int(work.move.number("begun_again")) + 1
+        if again > _BEGUN_AGAIN_MAX:
+            raise GivenUp(str(lost), "Move again when that server stays up.") from lost
+        work.tell(f"beginning again: {lost}", force=True)
+        if left := undo(work):
+            raise psycopg.OperationalError(left) from lost
+        work.advance("begun", begun_again=again, subid=0)
+
+
 # Stage -> the step that follows it.
 STEPS: Mapping[Stage, Callable[[Work], None]] = {
     "begun": make_schema,
     "schema": make_link,
-    "replicating": wait_for_copy,
+    "replicating": _copy,
     "copied": verify,
     "verified": switch,
     "fencing": switch,
@@ -93,13 +100,13 @@ class Mover:
 
         Conflict when somebody is at it already, or the shard is there; AppError with every reason against it.
         """
-        with _reached("the catalog", self._catalog) as catalog:
+        with reached("the catalog", self._catalog, _NAME) as catalog:
             source = self._source(catalog, read_map(catalog), shard, target)
             catalog_id = str(scalar(catalog, "SELECT id FROM headway.catalog"))
             schema = schema_name(self._database, shard)
             with (
-                _reached(f"server {source}", self._servers[source].admin) as before,
-                _reached(f"server {target}", self._servers[target].admin) as after,
+                reached(f"server {source}", self._servers[source].admin, _NAME) as before,
+                reached(f"server {target}", self._servers[target].admin, _NAME) as after,
             ):
                 mark = f"headway: being moved here ({catalog_id} "
                 of_source = look_at_server(before, self._servers[source], schema, mark)
@@ -130,7 +137,7 @@ class Mover:
         """Undo the move, whoever works on it now. Conflict past the commit point, or when nobody lets go in time."""
         deadline_s = time.monotonic() + _ABORTED_S
         while True:
-            with _reached("the catalog", self._catalog) as catalog:
+            with reached("the catalog", self._catalog, _NAME) as catalog:
                 move = want_abort(catalog, move_id, "it was aborted by hand")
             if move.stage in ENDED:
                 return
@@ -179,7 +186,7 @@ class Mover:
         return self._programs
 
     def _carry(self, move_id: int) -> Move:
-        with _reached("the catalog", self._catalog) as catalog:
+        with reached("the catalog", self._catalog, _NAME) as catalog:
             move = read_move(catalog, move_id)
             catalog_id = str(scalar(catalog, "SELECT id FROM headway.catalog"))
         if move.stage in ENDED:
@@ -201,94 +208,61 @@ class Mover:
         )
         work = Work(sessions, schema, catalog_id, move, self._bounds, self._dump_programs, self._progress, self._stop)
         try:
-            _carry_on(work)
+            carry(
+                _Carried(work),
+                self._stop,
+                away_max_s=self._bounds.away_max_s,
+                stuck_max_s=self._bounds.stuck_max_s,
+                again_hint="Move again when both servers answer.",
+            )
         finally:
             sessions.close()
         return work.move
 
 
-def _carry_on(work: Work) -> None:
-    """The loop around the steps: what to do when one fails."""
-    failing_s = 0.0  # since when
-    pause_s = _AGAIN_S
-    given_up: GivenUp | None = None
-    while True:
-        try:
-            _become_mover(work)
-            if given_up:
-                want_abort(work.sessions.catalog, work.move.id, given_up.message, given_up.hint)
-                given_up = None
-            work.move = read_move(work.sessions.catalog, work.move.id)
-            if work.move.stage in ENDED:
-                return
-            if failing_s:
-                reopen(work)
-            if work.move.abort_wanted and work.move.stage not in COMMITTED and work.move.stage != "aborting":
-                work.advance("aborting")
-            work.sessions.end_orphans("source")
-            if work.move.stage != "aborting":
-                work.sessions.end_orphans("target")
-            while work.move.stage not in ENDED:
-                STEPS[work.move.stage](work)
-                failing_s, pause_s = 0.0, _AGAIN_S
+class _Carried:
+    """A move, for the loop that carries it."""
+
+    needed = "both servers and the catalog"
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self._is_again = False  # a connection broke
+
+    @property
+    def what(self) -> str:
+        return f"the move of shard {self.work.move.shard}"
+
+    @property
+    def record(self) -> Move:
+        return self.work.move
+
+    def attempt(self, given_up: GivenUp | None, passed: Callable[[], None]) -> None:
+        work = self.work
+        shard = work.move.shard
+        become_carrier(lambda: try_lock(work.sessions.catalog, shard), f"shard {shard}", work.stop)
+        if given_up:
+            want_abort(work.sessions.catalog, work.move.id, given_up.message, given_up.hint)
+        work.move = read_move(work.sessions.catalog, work.move.id)
+        if work.move.has_ended:
             return
-        except Stopped:
-            return
-        except StageChanged:
-            if work.stop.wait(_AGAIN_S):
-                return
-        except GivenUp as error:
-            given_up = error
-        except (psycopg.OperationalError, psycopg.InternalError) as error:
-            work.held = None
-            work.sessions.close()
-            failing_s = failing_s or time.monotonic()
-            away_s = time.monotonic() - failing_s
-            said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            if isinstance(error, psycopg.errors.DiskFull):
-                said = f"a disk is full: {said}"
-            if work.move.stage not in COMMITTED and work.move.stage != "aborting":
-                if away_s > work.bounds.stuck_max_s:
-                    given_up = GivenUp(f"a server does not answer: {said}", "Move again when both servers answer.")
-            elif away_s > work.bounds.away_max_s:
-                raise EngineError(
-                    f"the move of shard {work.move.shard} waits at stage {work.move.stage}: {said}",
-                    hint="It goes on by itself when the server answers again.",
-                ) from error
-            work.tell(f"trying again: {said}", "Both servers and the catalog have to answer.", force=True)
-            if work.stop.wait(pause_s):
-                return
-            pause_s = min(_AGAIN_MAX_S, pause_s * 1.6)
-        except (psycopg.Error, HeadwayError) as error:
-            if isinstance(error, Conflict):
-                raise
-            message, hint = (error.message, error.hint) if isinstance(error, HeadwayError) else (str(error), "")
-            if work.move.stage in COMMITTED or work.move.stage == "aborting":
-                raise EngineError(
-                    f"the move of shard {work.move.shard} cannot go on at stage {work.move.stage}: {message}",
-                    hint=hint or "Correct that, and it goes on from there.",
-                ) from error
-            given_up = GivenUp(message, hint)
+        if self._is_again:
+            reopen(work)
+            self._is_again = False
+        if work.move.abort_wanted and work.move.can_be_undone:
+            work.advance("aborting")
+        work.sessions.end_orphans("source")
+        if work.move.stage != "aborting":
+            work.sessions.end_orphans("target")
+        while not work.move.has_ended:
+            STEPS[work.move.stage](work)
+            passed()
 
-
-@contextlib.contextmanager
-def _reached(what: str, conninfo: str) -> Iterator[Connection]:
-    """A connection for a few questions. EngineError when nobody answers, or does so no more."""
-    try:
-        with connect(conninfo, "headway move") as connection:
-            yield connection
-    except psycopg.OperationalError as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise EngineError(f"{what} does not answer: {said}", hint="headway status shows what runs.") from error
-
-
-def _become_mover(work: Work) -> None:
-    """Conflict when another one does not let go; a killed one's connection takes a moment to end."""
-    deadline_s = time.monotonic() + _LOCKED_S
-    while not try_lock(work.sessions.catalog, work.move.shard):
-        if time.monotonic() > deadline_s:
-            raise Conflict(f"another mover is at work on shard {work.move.shard}", hint="headway db status shows it.")
-        work.rest(0.05)
+    def broken(self, waiting: str) -> None:
+        self._is_again = True
+        self.work.held = None
+        self.work.sessions.close()
+        self.work.tell(waiting, "Both servers and the catalog have to answer.", force=True)
 
 
 def _refused(shard: int, target: str, reasons: Sequence[Objection]) -> HeadwayError:

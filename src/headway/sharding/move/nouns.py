@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
+
+from headway.sharding.stages import Staged
 
 # What has been done. A stage is recorded after its step, and every step can be done twice.
 Stage = Literal[
@@ -108,25 +109,17 @@ class MoveResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class Move(Staged):
     """A move as the catalog has it."""
 
-    id: int
+    forward: ClassVar[tuple[str, ...]] = FORWARD
+    committed: ClassVar[frozenset[str]] = COMMITTED
+    ended: ClassVar[frozenset[str]] = ENDED
+
+    stage: Stage
     shard: int
     source: str
     target: str
-    stage: Stage
-    facts: Mapping[str, object]  # what the steps have found, by name
-
-    @property
-    def abort_wanted(self) -> str:
-        """Why somebody wants it given up; empty: nobody does."""
-        return str(self.facts.get("abort", ""))
-
-    def number(self, name: str) -> float:
-        """A fact that is a number; 0 when it is not known yet."""
-        value = self.facts.get(name)
-        return float(value) if isinstance(value, (int, float)) else 0.0
 
     def result(self) -> MoveResult:
         """What the caller gets."""

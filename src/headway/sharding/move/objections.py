@@ -80,7 +80,7 @@ def objections(
         return (
             Objection(
                 f"server {source.name} has no schema {schema}, though the map says so",
-                "headway db check compares the map with the servers.",
+                "headway db repair says what can be done about it.",
             ),
         )
     return (*_of_servers(schema, source, target, dump_major), *_of_schema(schema, found))

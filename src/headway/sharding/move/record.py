@@ -1,45 +1,34 @@
-"""The durable record of moves, in `headway.moves` of the catalog.
-
-A change of stage names the stage it leaves, so that of two movers, or a mover and one who aborts, one finds out.
-"""
+"""The durable record of moves, in `headway.moves` of the catalog."""
 
 from __future__ import annotations
 
-import json
 from typing import cast
 
 import psycopg
 
 from headway.errors import Conflict, EngineError
-from headway.sharding.move.nouns import COMMITTED, ENDED, FORWARD, Move, Stage
+from headway.sharding.catalog import held, is_held
+from headway.sharding.move.nouns import COMMITTED, Move
+from headway.sharding.move.sessions import Connection
+from headway.sharding.records import Records
 
-Connection = psycopg.Connection[tuple[object, ...]]
-_COLUMNS = "id, shard, source, target, stage, facts::text"
-
-
-class StageChanged(Exception):
-    """The record says something else than this mover thinks: read it again."""
-
-
-def _move(row: tuple[object, ...]) -> Move:
-    return Move(
-        id=int(cast(int, row[0])),
-        shard=int(cast(int, row[1])),
-        source=str(row[2]),
-        target=str(row[3]),
-        stage=cast(Stage, row[4]),
-        facts=json.loads(str(row[5])),
-    )
+_MOVES = Records("headway.moves", Move, ("shard", "source", "target"))
+advance = _MOVES.advance
+add_facts = _MOVES.add_facts
+open_moves = _MOVES.under_way  # what the controller resumes
 
 
 def insert_move(catalog: Connection, shard: int, source: str, target: str) -> int:
     """Record a new move. Conflict when one of this shard is under way, or shards are being split."""
     try:
-        row = catalog.execute(
-            "INSERT INTO headway.moves (shard, source, target, stage) SELECT %s, %s, %s, 'begun' "
-            "WHERE NOT EXISTS (SELECT FROM headway.splits WHERE ended_at IS NULL) RETURNING id",
-            (shard, source, target),
-        ).fetchone()
+        with catalog.transaction():
+            if is_held(catalog):
+                raise held(f"the move of shard {shard}")
+            row = catalog.execute(
+                "INSERT INTO headway.moves (shard, source, target, stage) SELECT %s, %s, %s, 'begun' "
+                "WHERE NOT EXISTS (SELECT FROM headway.splits WHERE ended_at IS NULL) RETURNING id",
+                (shard, source, target),
+            ).fetchone()
     except psycopg.errors.UniqueViolation:
         raise under_way(catalog, shard) from None
     if row is None:
@@ -48,6 +37,18 @@ def insert_move(catalog: Connection, shard: int, source: str, target: str) -> in
             hint="Wait until that has ended: headway db status",
         )
     return int(cast(int, row[0]))
+
+
+def newest(catalog: Connection) -> int:
+    """The number of the last move that was recorded; 0: none was."""
+    row = catalog.execute("SELECT coalesce(max(id), 0) FROM headway.moves").fetchone()
+    return int(cast(int, row[0])) if row else 0
+
+
+def done_from(catalog: Connection, server: str, after: int) -> list[Move]:
+    """Moves that have brought shards away from a server, of those recorded after this one."""
+    query = f"SELECT {_MOVES.columns} FROM headway.moves WHERE source = %s AND stage = 'done' AND id > %s ORDER BY id"
+    return [_MOVES.read(row) for row in catalog.execute(query.encode(), (server, after))]
 
 
 def under_way(catalog: Connection, shard: int) -> Conflict:
@@ -61,57 +62,16 @@ def under_way(catalog: Connection, shard: int) -> Conflict:
 
 def read_move(catalog: Connection, move_id: int) -> Move:
     """One move as it is recorded now."""
-    row = catalog.execute(f"SELECT {_COLUMNS} FROM headway.moves WHERE id = %s", (move_id,)).fetchone()
-    if row is None:
+    move = _MOVES.find(catalog, move_id)
+    if move is None:
         raise EngineError(f"there is no move {move_id}", hint="headway db status shows the moves under way.")
-    return _move(row)
-
-
-def open_moves(catalog: Connection) -> list[Move]:
-    """The moves that have not ended, oldest first. What the controller resumes."""
-    rows = catalog.execute(f"SELECT {_COLUMNS} FROM headway.moves WHERE ended_at IS NULL ORDER BY id").fetchall()
-    return [_move(row) for row in rows]
-
-
-def advance(catalog: Connection, move: Move, stage: Stage, **facts: object) -> Move:
-    """Leave `move.stage` for `stage`, in the caller's transaction if there is one.
-
-    StageChanged when the record is at another stage, or when it is to be aborted and this step goes on to the commit
-    point or towards it.
-    """
-    towards = stage in FORWARD and FORWARD.index(stage) >= FORWARD.index(move.stage) and move.stage not in COMMITTED
-    row = catalog.execute(
-        "UPDATE headway.moves SET stage = %s, facts = facts || %s::jsonb, changed_at = clock_timestamp(), "
-        "ended_at = CASE WHEN %s THEN clock_timestamp() END "
-        f"WHERE id = %s AND stage = %s AND NOT (%s AND facts ? 'abort') RETURNING {_COLUMNS}",
-        (stage, json.dumps(facts), stage in ENDED, move.id, move.stage, towards),
-    ).fetchone()
-    if row is None:
-        raise StageChanged
-    return _move(row)
-
-
-def add_facts(catalog: Connection, move: Move, **facts: object) -> Move:
-    """Keep facts at the stage the move is at, also when an abort is wanted."""
-    row = catalog.execute(
-        "UPDATE headway.moves SET facts = facts || %s::jsonb, changed_at = clock_timestamp() "
-        f"WHERE id = %s AND stage = %s RETURNING {_COLUMNS}",
-        (json.dumps(facts), move.id, move.stage),
-    ).fetchone()
-    if row is None:
-        raise StageChanged
-    return _move(row)
+    return move
 
 
 def want_abort(catalog: Connection, move_id: int, reason: str, hint: str = "") -> Move:
     """Tell whoever works on it that the move is to be given up. Conflict past the commit point."""
-    row = catalog.execute(
-        "UPDATE headway.moves SET facts = %s::jsonb || facts "  # the first reason stays
-        f"WHERE id = %s AND NOT stage = ANY(%s) AND ended_at IS NULL RETURNING {_COLUMNS}",
-        (json.dumps({"abort": reason, "hint": hint}), move_id, sorted(COMMITTED)),
-    ).fetchone()
-    if row is not None:
-        return _move(row)
+    if wanted := _MOVES.want_abort(catalog, move_id, reason, hint):
+        return wanted
     move = read_move(catalog, move_id)
     if move.stage in COMMITTED:
         raise Conflict(

@@ -22,17 +22,18 @@ import psycopg
 from psycopg import sql
 
 from headway.model.sharding import FENCE
+from headway.sharding.carrying import GivenUp, NotYet, StageChanged, Stopped
 from headway.sharding.catalog import hand_over, set_fenced
 from headway.sharding.ids import draws_have_ended_sql
-from headway.sharding.move.compare import Reader, Stopped, compare
+from headway.sharding.move.compare import Reader, compare
 from headway.sharding.move.copy import wait_for_calm
 from headway.sharding.move.link import marker_arrived, write_marker
 from headway.sharding.move.look import shape_of, tables_of
 from headway.sharding.move.nouns import Table
-from headway.sharding.move.record import StageChanged, advance
+from headway.sharding.move.record import advance
 from headway.sharding.move.sessions import Connection, scalar
 from headway.sharding.move.statements import close_fence, fenced, lock_table, open_fence, put_fence
-from headway.sharding.move.work import GivenUp, NotYet, Work
+from headway.sharding.move.work import Work
 
 # Numbers drawn on the source by a client that has not heard of the switch must not be drawn again on the target.
 SEQUENCE_GAP = 1000

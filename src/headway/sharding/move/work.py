@@ -7,26 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from headway.sharding.carrying import GivenUp, Stopped
 from headway.sharding.engine import Engine
-from headway.sharding.move.compare import Stopped
 from headway.sharding.move.nouns import COMMITTED, Bounds, Move, MoveProgress, Stage
 from headway.sharding.move.record import advance, read_move
 from headway.sharding.move.sessions import Connection, Sessions
 from headway.sharding.move.statements import link_name, moved_name, ours_comment
-
-
-class GivenUp(Exception):
-    """The move cannot go on and is to be undone: why, and what would help."""
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-
-
-class NotYet(Exception):
-    """The moment was not right; everything is as it was before the attempt."""
-
 
 _TOLD_S = 0.2  # between two words of progress
 _LOOKED_S = 0.5  # between two looks whether an abort is wanted

@@ -13,13 +13,15 @@ from collections.abc import Iterator, Sequence
 import psycopg
 
 from headway.model.sharding import LEDGER_TABLE
+from headway.sharding.carrying import GivenUp
 from headway.sharding.ids import FUNCTION, SEQUENCE, id_function_sql
 from headway.sharding.layout import SHARDS_ENTRY, identifier
 from headway.sharding.move.dump import dump_schema, refused_ddl
 from headway.sharding.move.statements import ddl_for_target
 from headway.sharding.split import statements as sql
+from headway.sharding.split.look import version_tables
 from headway.sharding.split.nouns import SplitTable
-from headway.sharding.split.work import GivenUp, ShardWork
+from headway.sharding.split.work import ShardWork
 
 # By how much the second half's sequences are ahead: what clients with the old map still draw must not be drawn again.
 SEQUENCE_GAP = 1_000_000
@@ -55,6 +57,11 @@ def make(work: ShardWork) -> None:
         f"INSERT INTO {new}.{LEDGER_TABLE} SELECT name, CASE WHEN name = {sql.literal(SHARDS_ENTRY)} "
         f"THEN '{2 * halves.shards}' ELSE checksum END, applied_at FROM {identifier(halves.old)}.{LEDGER_TABLE};"
     )
+    for name in version_tables(connection, halves.old):
+        ledger += (
+            f"\nINSERT INTO {sql.place(halves.new, name)} OVERRIDING SYSTEM VALUE "
+            f"SELECT * FROM {sql.place(halves.old, name)};"
+        )
     said = sql.literal(work.comment)
     role = work.server.role if work.server.is_apart else ""
     try:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import time
 
 from headway.model.sharding import LEDGER_TABLE
+from headway.sharding.carrying import GivenUp
 from headway.sharding.layout import CONSTRAINT, SHARDS_ENTRY, identifier
 from headway.sharding.split import statements as sql
 from headway.sharding.split.fill import drop_ours, own_ids, runs, verify
 from headway.sharding.split.look import parted
-from headway.sharding.split.work import GivenUp, ShardWork
+from headway.sharding.split.work import ShardWork
 
 _OLDER = """
 SELECT count(*) FROM pg_stat_activity

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from headway.model.sharding import LEDGER_TABLE, MARKER_TABLE, TableKey
+from headway.model.sharding import LEDGER_TABLE, MARKER_TABLE, VERSION_TABLES, TableKey
 from headway.sharding.layout import identifier
 from headway.sharding.move.look import look_at_schema
 from headway.sharding.move.objections import Objection
@@ -48,12 +48,13 @@ SELECT p.proname::text FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamesp
  WHERE n.nspname = %s AND NOT p.proname LIKE 'headway%%'
    AND (position(n.nspname::text IN p.prosrc) > 0 OR p.proconfig::text LIKE '%%' || n.nspname || '%%')
 """
+_NO_APPS = [LEDGER_TABLE, MARKER_TABLE, *VERSION_TABLES]
 _SCHEMA = "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s"
 
 
 def tables_of(connection: Connection, schema: str, keys: Mapping[str, TableKey]) -> tuple[SplitTable, ...]:
     """The app's tables that have a key."""
-    rows: list[Any] = connection.execute(_TABLES, (schema, [LEDGER_TABLE, MARKER_TABLE])).fetchall()
+    rows: list[Any] = connection.execute(_TABLES, (schema, _NO_APPS)).fetchall()
     return tuple(
         SplitTable(name, keys[name], tuple((one, kind) for one, kind in primary), tuple(columns), frozenset(fixed))
         for name, primary, columns, fixed in rows
@@ -90,7 +91,7 @@ def objections(connection: Connection, halves: Halves, keys: Mapping[str, TableK
     """Everything against splitting this shard. `ours`: the beginning of the comment of what a split has made."""
     schema = halves.old
     found = look_at_schema(connection, schema)
-    rows: list[Any] = connection.execute(_TABLES, (schema, [LEDGER_TABLE, MARKER_TABLE])).fetchall()
+    rows: list[Any] = connection.execute(_TABLES, (schema, _NO_APPS)).fetchall()
     deferred = [str(row[0]) for row in connection.execute(_DEFERRED, (schema,))]
     loose = parted(connection, schema, keys)
     naming = [str(row[0]) for row in connection.execute(_NAMING, (schema,))]
@@ -124,6 +125,16 @@ def objections(connection: Connection, halves: Halves, keys: Mapping[str, TableK
         if row is not None and not str(row[0] or "").startswith(ours):
             reasons.append(Objection(f"there is a schema {taken} already", f"Rename it: {taken} is to be made."))
     return reasons
+
+
+def version_tables(connection: Connection, schema: str) -> list[str]:
+    """The tables of other tools that say what was migrated, of those that there are."""
+    found = connection.execute(
+        "SELECT relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace "
+        "WHERE nspname = %s AND relkind = 'r' AND relname = ANY(%s)",
+        (schema, list(VERSION_TABLES)),
+    )
+    return [str(row[0]) for row in found]
 
 
 def rights_lacking(connection: Connection) -> str:

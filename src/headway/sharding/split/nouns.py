@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from headway.model.sharding import TableKey, half_schema, schema_name
+from headway.sharding.stages import Staged
 
 # Of the whole database. A stage is recorded when it begins, and every step of it can be done twice.
 SplitStage = Literal[
@@ -17,8 +17,9 @@ SplitStage = Literal[
     "aborting",
     "aborted",
 ]
+FORWARD: tuple[SplitStage, ...] = ("filling", "switched", "swept", "done")
+COMMITTED: frozenset[SplitStage] = frozenset(FORWARD[FORWARD.index("switched") :])
 ENDED: frozenset[SplitStage] = frozenset({"done", "aborted"})
-COMMITTED: frozenset[SplitStage] = frozenset({"switched", "swept", "done"})
 
 # Of one shard, in their order: what has been done.
 ShardStage = Literal["begun", "made", "filled", "verified", "closed", "purged", "done"]
@@ -26,18 +27,15 @@ SHARD_STAGES: tuple[ShardStage, ...] = ("begun", "made", "filled", "verified", "
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class Split(Staged):
     """A doubling as the catalog has it."""
 
-    id: int
-    shards: int  # before
-    stage: SplitStage
-    facts: Mapping[str, object] = field(default_factory=dict)
+    forward: ClassVar[tuple[str, ...]] = FORWARD
+    committed: ClassVar[frozenset[str]] = COMMITTED
+    ended: ClassVar[frozenset[str]] = ENDED
 
-    @property
-    def abort_wanted(self) -> str:
-        """Why it is to be undone; empty: it is not."""
-        return str(self.facts.get("abort", ""))
+    stage: SplitStage
+    shards: int  # before
 
 
 @dataclass(frozen=True, slots=True)

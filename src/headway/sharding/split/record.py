@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from typing import cast
 
 from headway.errors import Conflict, EngineError
 from headway.model.sharding import KeyKind, ShardMap
-from headway.sharding.catalog import create_shard_of, raise_epoch
+from headway.sharding.catalog import create_shard_of, held, is_held, raise_epoch
 from headway.sharding.move.sessions import Connection, scalar
-from headway.sharding.split.nouns import COMMITTED, ENDED, ShardStage, Split, SplitStage
+from headway.sharding.records import Records
+from headway.sharding.split.nouns import COMMITTED, ShardStage, Split, SplitStage
 
-_COLUMNS = "id, shards, stage, facts::text"
+_SPLITS = Records("headway.splits", Split, ("shards",))
 _MIGRATES = "SELECT pg_try_advisory_xact_lock(hashtext('headway.migrate'))"
-
-
-class SplitChanged(Exception):
-    """The record says something else than this splitter thinks: read it again."""
-
-
-def _split(row: tuple[object, ...]) -> Split:
-    return Split(int(cast(int, row[0])), int(cast(int, row[1])), cast(SplitStage, row[2]), json.loads(str(row[3])))
 
 
 def insert_split(catalog: Connection, map_: ShardMap) -> int:
@@ -28,6 +20,8 @@ def insert_split(catalog: Connection, map_: ShardMap) -> int:
     with catalog.transaction():
         # A move or an import that begins waits for this lock, and then sees the split.
         catalog.execute("LOCK TABLE headway.moves, headway.imports, headway.splits IN SHARE ROW EXCLUSIVE MODE")
+        if is_held(catalog):
+            raise held("the split")
         if not scalar(catalog, _MIGRATES):
             raise Conflict(f"database {map_.database} is being migrated", hint="Wait until that has ended.")
         if found := open_split(catalog):
@@ -63,16 +57,15 @@ def insert_split(catalog: Connection, map_: ShardMap) -> int:
 
 def open_split(catalog: Connection) -> Split | None:
     """The split that has not ended. What the controller resumes."""
-    row = catalog.execute(f"SELECT {_COLUMNS} FROM headway.splits WHERE ended_at IS NULL").fetchone()
-    return _split(row) if row is not None else None
+    return next(iter(_SPLITS.under_way(catalog)), None)
 
 
 def read_split(catalog: Connection, split_id: int) -> Split:
     """One split as it is recorded now."""
-    row = catalog.execute(f"SELECT {_COLUMNS} FROM headway.splits WHERE id = %s", (split_id,)).fetchone()
-    if row is None:
+    split = _SPLITS.find(catalog, split_id)
+    if split is None:
         raise EngineError(f"there is no split {split_id}", hint="headway db status")
-    return _split(row)
+    return split
 
 
 def stages(catalog: Connection, split_id: int) -> dict[int, ShardStage]:
@@ -96,20 +89,13 @@ def set_shard(catalog: Connection, split_id: int, shard: int, stage: ShardStage,
 
 
 def advance(catalog: Connection, split: Split, stage: SplitStage) -> Split:
-    """Leave one stage for the next. SplitChanged when the record is at another, or is to be undone instead."""
+    """Leave one stage for the next. StageChanged when the record is at another, or is to be undone instead."""
     with catalog.transaction():
-        row = catalog.execute(
-            "UPDATE headway.splits SET stage = %s, changed_at = clock_timestamp(), "
-            "ended_at = CASE WHEN %s THEN clock_timestamp() END "
-            f"WHERE id = %s AND stage = %s AND NOT (%s AND facts ? 'abort') RETURNING {_COLUMNS}",
-            (stage, stage in ENDED, split.id, split.stage, stage == "switched"),
-        ).fetchone()
-        if row is None:
-            raise SplitChanged
+        changed = _SPLITS.advance(catalog, split, stage)
         if stage == "switched":
             _double(catalog, split.shards)
         _tell(catalog, stage if stage in ("filling", "switched") else "")
-    return _split(row)
+    return changed
 
 
 def _double(catalog: Connection, shards: int) -> None:
@@ -131,13 +117,8 @@ def _tell(catalog: Connection, split: str) -> None:
 
 def want_abort(catalog: Connection, split_id: int, reason: str, hint: str = "") -> Split:
     """Tell whoever works on it that the split is to be undone. Conflict past the commit point."""
-    row = catalog.execute(
-        "UPDATE headway.splits SET facts = %s::jsonb || facts "  # the first reason stays
-        f"WHERE id = %s AND NOT stage = ANY(%s) AND ended_at IS NULL RETURNING {_COLUMNS}",
-        (json.dumps({"abort": reason, "hint": hint}), split_id, sorted(COMMITTED)),
-    ).fetchone()
-    if row is not None:
-        return _split(row)
+    if wanted := _SPLITS.want_abort(catalog, split_id, reason, hint):
+        return wanted
     split = read_split(catalog, split_id)
     if split.stage in COMMITTED:
         raise Conflict(

@@ -1,7 +1,6 @@
 """Carries a split from its recorded stage to its end, through restarts of everybody and of itself.
 
-Servers work at the same time, the shards of one server one after the other. A connection that breaks is made anew and
-the step done again; what cannot be cured undoes the split while that is possible.
+Servers work at the same time, the shards of one server one after the other.
 """
 
 from __future__ import annotations
@@ -11,20 +10,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import psycopg
 
-from headway.errors import AppError, Conflict, EngineError, HeadwayError
+from headway.errors import AppError, Conflict
 from headway.model.sharding import SHARDS_MAX, ShardMap
+from headway.sharding.admin import AdminServer
+from headway.sharding.carrying import GivenUp, Stopped, become_carrier, carry, reached
 from headway.sharding.catalog import read_map
-from headway.sharding.move.dump import dump_programs
 from headway.sharding.move.objections import Objection
 from headway.sharding.move.sessions import Connection, connect, end_sessions, scalar
-from headway.sharding.shards import AdminServer
+from headway.sharding.programs import dump_programs
 from headway.sharding.split import fill, finish
 from headway.sharding.split.look import objections, rights_lacking, tables_of
 from headway.sharding.split.nouns import (
-    COMMITTED,
     ENDED,
     SHARD_STAGES,
     Halves,
@@ -35,7 +36,6 @@ from headway.sharding.split.nouns import (
     SplitResult,
 )
 from headway.sharding.split.record import (
-    SplitChanged,
     advance,
     insert_split,
     open_split,
@@ -46,12 +46,12 @@ from headway.sharding.split.record import (
     try_lock,
     want_abort,
 )
-from headway.sharding.split.work import GivenUp, ShardWork, Stopped
+from headway.sharding.split.work import ShardWork
 
 __all__ = ["Splitter", "open_split"]
 
-_LOCKED_S, _ABORTED_S = 5.0, 60.0
-_AGAIN_S, _AGAIN_MAX_S = 0.05, 2.0
+_NAME = "headway split"
+_ABORTED_S = 60.0
 _LOOKED_S = 0.5
 _NAMED_MAX = 5
 
@@ -81,7 +81,7 @@ class Splitter:
         stop: threading.Event,
         bounds: SplitBounds | None = None,
     ) -> None:
-        self._database = database
+        self.database = database
         self._servers = {server.name: server for server in servers}
         self._first = servers[0]
         self._progress = progress
@@ -90,30 +90,40 @@ class Splitter:
         self._name = ""
         self._unwanted = ""
         self._waiting = ""
+        self._told_s = 0.0
+        self._seen: SplitProgress | None = None
+        self._passed: Callable[[], None] = lambda: None
+
+    def _reached(self, server: AdminServer) -> AbstractContextManager[Connection]:
+        return reached(f"server {server.name}", server.admin, _NAME)
+
+    def to_catalog(self) -> Connection:
+        """A connection of the carrier. psycopg.OperationalError when nobody answers."""
+        return connect(self._first.admin, _NAME)
 
     def begin(self) -> int:
         """Check everything that can be checked before, and record the split; `resume` carries it out.
 
         Conflict when something moves, migrates or is split; AppError with the reasons against it.
         """
-        with _reached(self._first.name, self._first.admin, "headway split") as catalog:
+        with self._reached(self._first) as catalog:
             map_ = read_map(catalog)
             if 2 * map_.shards > SHARDS_MAX:
                 raise AppError(
-                    f"database {self._database} has {map_.shards} shards, and {SHARDS_MAX} is the most there can be",
+                    f"database {self.database} has {map_.shards} shards, and {SHARDS_MAX} is the most there can be",
                     hint="Move shards to more servers instead: headway db rebalance",
                 )
             if map_.at_source:
                 raise Conflict(
-                    f"the rows of database {self._database} are at the source of an import",
+                    f"the rows of database {self.database} are at the source of an import",
                     hint="Import them first, then split.",
                 )
             if gone := sorted(set(map_.owners) - set(self._servers)):
                 raise AppError(f"server {gone[0]}, which has shards, is not declared", hint="Declare it again.")
             if found := open_split(catalog):
                 raise Conflict(
-                    f"the {found.shards} shards of database {self._database} are being split already ({found.stage})",
-                    hint=f"It goes on by itself: headway db status {self._database}",
+                    f"the {found.shards} shards of database {self.database} are being split already ({found.stage})",
+                    hint=f"It goes on by itself: headway db status {self.database}",
                 )
             dump_majors = max((engine.major for engine in dump_programs()), default=0)
             if reasons := [
@@ -121,12 +131,12 @@ class Splitter:
                 for name in sorted(set(map_.owners))
                 for reason in self._objections(self._servers[name], map_, catalog, dump_majors)
             ]:
-                raise _refused(self._database, reasons)
+                raise _refused(self.database, reasons)
             return insert_split(catalog, map_)
 
     def _objections(self, server: AdminServer, map_: ShardMap, catalog: Connection, dump_major: int) -> list[Objection]:
         ours = f"headway: half of a shard ({scalar(catalog, 'SELECT id FROM headway.catalog')} "
-        with _reached(server.name, server.admin, "headway split") as connection:
+        with self._reached(server) as connection:
             found = []
             if grant := rights_lacking(connection):
                 told = f"the administrator of server {server.name} may not write rows past the app's triggers"
@@ -135,7 +145,7 @@ class Splitter:
                 told = f"pg_dump {dump_major} cannot read server {server.name}, which runs PostgreSQL {major}"
                 found.append(Objection(told, f"Install it: apt install postgresql-client-{major}"))
             for shard in map_.on(server.name):
-                found += objections(connection, Halves(self._database, shard, map_.shards), map_.keys, ours)
+                found += objections(connection, Halves(self.database, shard, map_.shards), map_.keys, ours)
                 if len(found) >= _NAMED_MAX:
                     break
         return found
@@ -145,59 +155,31 @@ class Splitter:
 
         AppError when it was given up and everything is as before; EngineError when a server stays away: come again.
         """
-        failing_s, pause_s = 0.0, _AGAIN_S
-        given_up: GivenUp | None = None
-        stage = "filling"
-        while True:
-            try:
-                with _reached(self._first.name, self._first.admin, "headway split") as catalog:
-                    stage = read_split(catalog, split_id).stage
-                    if given_up is not None:
-                        want_abort(catalog, split_id, str(given_up), given_up.hint)
-                        given_up = None
-                    self._become(catalog)
-                    return self._carry(catalog, split_id)
-            except Stopped:
-                with _reached(self._first.name, self._first.admin, "headway split") as catalog:
-                    split = read_split(catalog, split_id)
-                    return _result(catalog, split)
-            except SplitChanged:
-                pass
-            except GivenUp as error:
-                if stage in COMMITTED:
-                    raise EngineError(
-                        f"the split of database {self._database} cannot go on: {error.message}",
-                        hint=error.hint or "Correct that, and it goes on from there.",
-                    ) from error
-                given_up = error
-            except (psycopg.OperationalError, psycopg.InternalError, EngineError) as error:
-                failing_s = failing_s or time.monotonic()
-                said = error.message if isinstance(error, HeadwayError) else _said(error)
-                if time.monotonic() - failing_s > self._bounds.away_max_s:
-                    raise EngineError(
-                        f"the split of database {self._database} waits at stage {stage}: {said}",
-                        hint="It goes on by itself when all servers answer again.",
-                    ) from error
-                self._waiting = f"trying again: {said}"
-                if self._stop.wait(pause_s):
-                    raise
-                pause_s = min(_AGAIN_MAX_S, pause_s * 1.6)
-            except (psycopg.Error, AppError) as error:
-                message, hint = (error.message, error.hint) if isinstance(error, HeadwayError) else (_said(error), "")
-                if stage in COMMITTED:
-                    raise EngineError(
-                        f"the split of database {self._database} cannot go on: {message}",
-                        hint=hint or "Correct that, and it goes on from there.",
-                    ) from error
-                if stage in ENDED or given_up is not None:
-                    raise
-                given_up = GivenUp(message, hint or "")
+        with self._reached(self._first) as catalog:
+            split = read_split(catalog, split_id)
+        carry(
+            _Carried(self, split, self._stop),
+            self._stop,
+            away_max_s=self._bounds.away_max_s,
+            stuck_max_s=None,
+            again_hint="Split again when all servers answer.",
+        )
+        with self._reached(self._first) as catalog:
+            split = read_split(catalog, split_id)
+            if split.stage == "aborted":
+                raise AppError(
+                    f"the split of database {self.database} was given up, and all is as before: {split.abort_wanted}",
+                    hint=str(split.facts.get("hint", "")) or f"headway db split {self.database}",
+                )
+            return SplitResult(
+                split.id, 2 * split.shards, split.stage, rows_of(catalog, split.id), read_map(catalog).epoch
+            )
 
     def abort(self, split_id: int) -> None:
         """Undo the split, whoever works on it now. Conflict past the commit point, or when nobody lets go in time."""
         deadline_s = time.monotonic() + _ABORTED_S
         while True:
-            with _reached(self._first.name, self._first.admin, "headway split") as catalog:
+            with self._reached(self._first) as catalog:
                 split = want_abort(catalog, split_id, "it was aborted by hand")
             if split.stage in ENDED:
                 return
@@ -211,36 +193,28 @@ class Splitter:
             if self._stop.is_set():
                 return
 
-    def _carry(self, catalog: Connection, split_id: int) -> SplitResult:
-        split = read_split(catalog, split_id)
+    def go_on(self, catalog: Connection, split: Split, passed: Callable[[], None]) -> Iterator[Split]:
+        """From where it is to the end, one stage after the other; `passed` is called after each step of a shard."""
+        self._passed = passed
         self._unwanted, self._waiting = "", ""
         catalog_id = str(scalar(catalog, "SELECT id FROM headway.catalog"))
-        self._name = f"headway split {catalog_id[:8]} {split_id}"
-        if split.stage not in ENDED:
-            self._end_orphans()
+        self._name = f"headway split {catalog_id[:8]} {split.id}"
+        self._end_orphans()
         if split.stage == "filling":
             if not split.abort_wanted:
                 self._on_shards(catalog, split, catalog_id, lambda work: self._steps(catalog, split, work, FILLING))
                 self._on_shards(catalog, split, catalog_id, fill.set_sequences)
-                split = advance(catalog, split, "switched")
-            else:
-                split = advance(catalog, split, "aborting")
+            yield (split := advance(catalog, split, "aborting" if split.abort_wanted else "switched"))
         if split.stage == "switched":
             self._wait_for_clients(catalog, split)
             self._on_shards(catalog, split, catalog_id, lambda work: self._steps(catalog, split, work, PARTING))
-            split = advance(catalog, split, "swept")
+            yield (split := advance(catalog, split, "swept"))
         if split.stage == "swept":
             self._on_shards(catalog, split, catalog_id, finish.sweep)
-            split = advance(catalog, split, "done")
+            yield advance(catalog, split, "done")
         if split.stage == "aborting":
             self._on_shards(catalog, split, catalog_id, fill.clear)
-            split = advance(catalog, split, "aborted")
-        if split.stage == "aborted":
-            raise AppError(
-                f"the split of database {self._database} was given up, and all is as before: {split.abort_wanted}",
-                hint=str(split.facts.get("hint", "")) or f"headway db split {self._database}",
-            )
-        return _result(catalog, split)
+            yield advance(catalog, split, "aborted")
 
     def _steps(self, catalog: Connection, split: Split, work: ShardWork, steps: Mapping[ShardStage, Step]) -> None:
         """One shard through its steps, from where it is."""
@@ -251,6 +225,7 @@ class Splitter:
             step, following = steps[stage]
             rows = step(work)
             set_shard(catalog, split.id, work.halves.shard, following, rows)
+            self._passed()
             self._tell(catalog, split)
 
     def _on_shards(self, catalog: Connection, split: Split, catalog_id: str, step: Callable[[ShardWork], None]) -> None:
@@ -270,10 +245,10 @@ class Splitter:
 
         def one_server(server: AdminServer) -> None:
             try:
-                with _reached(server.name, server.admin, self._name) as connection:
+                with contextlib.closing(connect(server.admin, self._name)) as connection:
                     connection.execute("SET standard_conforming_strings = on")
                     for shard in [shard for shard in map_.on(server.name) if shard < split.shards]:
-                        halves = Halves(self._database, shard, split.shards)
+                        halves = Halves(self.database, shard, split.shards)
                         work = ShardWork(
                             halves,
                             server,
@@ -290,6 +265,9 @@ class Splitter:
                         )
                         work.wait(0)
                         step(work)
+            except psycopg.OperationalError as error:
+                failed.set()
+                raise type(error)(f"server {server.name}: {error}") from error
             except BaseException:
                 failed.set()
                 raise
@@ -318,26 +296,20 @@ class Splitter:
             if self._stop.wait(min(0.5, left_s)):
                 raise Stopped
 
-    def _become(self, catalog: Connection) -> None:
-        """Conflict when another one does not let go; a killed one's connection takes a moment to end."""
-        deadline_s = time.monotonic() + _LOCKED_S
-        while not try_lock(catalog):
-            if time.monotonic() > deadline_s:
-                raise Conflict("another controller is at work on this split", hint="headway db status shows it.")
-            if self._stop.wait(0.05):
-                raise Stopped
-
     def _end_orphans(self) -> None:
         """End what a killed splitter's connections still do."""
         for server in self._servers.values():
-            with _reached(server.name, server.admin, "headway split orphans") as connection:
+            with contextlib.closing(connect(server.admin, f"{_NAME} orphans")) as connection:
                 end_sessions(connection, self._name)
 
     def _note(self, catalog: Connection, split: Split, waiting: str) -> None:
         self._waiting = waiting
         self._tell(catalog, split, seldom=True)
 
-    _told_s = 0.0
+    def note(self, waiting: str) -> None:
+        """Say what is waited for, when the catalog cannot be asked."""
+        if self._seen is not None:
+            self._progress(replace(self._seen, waiting=waiting))
 
     def _tell(self, catalog: Connection, split: Split, *, seldom: bool = False) -> None:
         now_s = time.monotonic()
@@ -347,28 +319,43 @@ class Splitter:
         reached: ShardStage = "verified" if split.stage == "filling" else "done"
         passed = SHARD_STAGES[SHARD_STAGES.index(reached) :]
         done = sum(stage in passed for stage in stages(catalog, split.id).values())
-        self._progress(
-            SplitProgress(split.id, split.shards, split.stage, done, rows_of(catalog, split.id), self._waiting)
-        )
+        rows = rows_of(catalog, split.id)
+        self._seen = SplitProgress(split.id, split.shards, split.stage, done, rows, self._waiting)
+        self._progress(self._seen)
 
 
-def _result(catalog: Connection, split: Split) -> SplitResult:
-    return SplitResult(split.id, 2 * split.shards, split.stage, rows_of(catalog, split.id), read_map(catalog).epoch)
+class _Carried:
+    """A split, for the loop that carries it."""
 
+    needed = "all servers"
 
-def _said(error: psycopg.Error) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    def __init__(self, splitter: Splitter, split: Split, stop: threading.Event) -> None:
+        self._splitter = splitter
+        self._split = split
+        self._stop = stop
 
+    @property
+    def what(self) -> str:
+        return f"the split of database {self._splitter.database}"
 
-@contextlib.contextmanager
-def _reached(name: str, conninfo: str, application: str) -> Iterator[Connection]:
-    """A connection. EngineError when nobody answers; what happens later goes on as it is."""
-    try:
-        connection = connect(conninfo, application)
-    except psycopg.OperationalError as error:
-        raise EngineError(f"server {name} does not answer: {_said(error)}", hint="headway status") from error
-    with contextlib.closing(connection):
-        yield connection
+    @property
+    def record(self) -> Split:
+        return self._split
+
+    def attempt(self, given_up: GivenUp | None, passed: Callable[[], None]) -> None:
+        with contextlib.closing(self._splitter.to_catalog()) as catalog:
+            if given_up:
+                want_abort(catalog, self._split.id, given_up.message, given_up.hint)
+            become_carrier(lambda: try_lock(catalog), "this split", self._stop)
+            self._split = read_split(catalog, self._split.id)
+            if self._split.has_ended:
+                return
+            for split in self._splitter.go_on(catalog, self._split, passed):
+                self._split = split
+                passed()
+
+    def broken(self, waiting: str) -> None:
+        self._splitter.note(waiting)
 
 
 def _refused(database: str, reasons: Sequence[Objection]) -> AppError:

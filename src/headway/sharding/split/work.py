@@ -11,15 +11,12 @@ from typing import TypeVar
 import psycopg
 
 from headway.model.sharding import TableKey
+from headway.sharding.admin import AdminServer
+from headway.sharding.carrying import GivenUp, Stopped
 from headway.sharding.engine import Engine
-from headway.sharding.move.compare import Stopped
 from headway.sharding.move.sessions import Connection
-from headway.sharding.move.work import GivenUp
-from headway.sharding.shards import AdminServer
 from headway.sharding.split.nouns import Halves, SplitBounds, SplitTable
 from headway.sharding.split.statements import comment
-
-__all__ = ["GivenUp", "ShardWork", "Stopped"]
 
 _NOT_GIVEN = (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled, psycopg.errors.DeadlockDetected)
 _PAUSE_S, _PAUSE_MAX_S = 0.02, 1.0

@@ -18,7 +18,7 @@ import psycopg
 from django.db import OperationalError
 from django.db.backends.postgresql import base as postgresql
 
-from headway.errors import DatabaseError
+from headway.errors import DatabaseError, NotRunning
 from headway.model.sharding import ShardMap
 from headway.sharding.client.database import Database, database
 from headway.sharding.client.permits import Permits
@@ -31,6 +31,10 @@ _CONNECT_S = 2
 class NoShard(DatabaseError, OperationalError):  # type: ignore[misc]
     """A query of a sharded alias where no block says which shard is meant. Also Django's OperationalError, with which
     `makemigrations` goes on."""
+
+
+class NotStarted(NotRunning, OperationalError):  # type: ignore[misc]
+    """A query in a process that Headway has not started. Also Django's OperationalError, as NoShard is."""
 
 
 class Block:
@@ -188,7 +192,10 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):  # type: ignore[misc]
         if block is not None:
             connection = block.connect()
         else:
-            shards = self.shards
+            try:
+                shards = self.shards
+            except NotRunning as error:
+                raise NotStarted(error.message, hint=error.hint) from error
             if shards.database._places.watch is not None:
                 raise NoShard(
                     f"database {self.alias!r} has shards, and the query says not which is meant",

@@ -1,0 +1,216 @@
+"""Drives a project's Django migrations over all shards.
+
+What is there already is seen by plain SQL before any process looks at a shard, so that having nothing to do is quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from headway.errors import AppError, EngineError, HeadwayError, Problem
+from headway.model.sharding import VERSION_TABLES, ShardMap, schema_name
+from headway.sharding import layout
+from headway.sharding.admin import AdminServer, Connection, on_each
+from headway.sharding.app_tool import (
+    AppTool,
+    Failed,
+    Finish,
+    Words,
+    at,
+    counted,
+    keys_to_come,
+    look,
+    on,
+    tables_named,
+    upgrade_shards,
+)
+from headway.sharding.catalog import read_map
+from headway.sharding.django_migrations import (
+    DjangoMigration,
+    DjangoTable,
+    Project,
+    left_out,
+    not_whole,
+    pending,
+    problems,
+)
+from headway.sharding.migrating import Migrated, Say, still, tell_clients
+
+_VERSION_TABLE = VERSION_TABLES[1]
+_NO_ALIAS = (
+    'Give it one: DATABASES = {{..., "{0}": {{"ENGINE": "headway.sharding.client.django_backend", "NAME": "{0}"}}}}'
+)
+
+
+class Django(AppTool):
+    """A Django project; its file is `manage.py`."""
+
+
+def migrate_by_django(
+    database: str,
+    django: Django,
+    servers: Sequence[AdminServer],
+    *,
+    keys: Mapping[str, str],
+    reference: tuple[str, ...] = (),
+    dry_run: bool = False,
+    say: Say,
+) -> Migrated:
+    """Apply the project's migrations to every shard. Conflict while a shard moves or another one migrates; AppError
+    names the first shard that refused one: it is as it was before it, and all others have all of them.
+    """
+    path = f"databases.{database}"
+    project = read_project(database, django, keys, reference)
+    by_id = {migration.id: migration for migration in project.migrations}
+    with still(database, servers[0]) as catalog:
+        map_ = read_map(catalog)
+        needed = pending(project, _applied(map_, servers))
+        all_needed = frozenset(name for names in needed.values() for name in names)
+        _refuse(path, not_whole(by_id, all_needed))
+        counts = counted(list(by_id), needed)
+        for line in left_out(project, all_needed, keys):
+            say(line)
+        if dry_run:
+            _tell(database, django, map_, servers, needed, counts, say)
+        elif counts:
+            shards = {name: [shard for shard in map_.on(name) if needed[shard]] for name in map_.servers}
+            all_keys = keys_to_come(map_, keys)
+
+            def finish(server: AdminServer, shard: int) -> list[str]:
+                schema = schema_name(database, shard)
+                constraints = layout.constrain_those_there(schema, shard, map_.shards, all_keys)
+                return [layout.refuse_others(schema, all_keys), *constraints, *server.rights_each(schema)]
+
+            try:
+                apply(database, django, servers, shards, finish=finish, say=say)
+            finally:
+                tell_clients(catalog)
+        return Migrated(counts, len(project.migrations), map_.shards)
+
+
+def read_project(database: str, django: Django, keys: Mapping[str, str], reference: tuple[str, ...]) -> Project:
+    """What a project would make in shards. AppError when there is no Django project, or shards cannot take what it
+    would make; EngineError when its Python or something that belongs to it is missing."""
+    path = f"databases.{database}"
+    if not Path(django.file).is_file():
+        raise AppError(
+            f"{path}.migrations.django: there is no file {django.file}",
+            hint="Correct the name: it is the manage.py that `django-admin startproject` has written.",
+        )
+    answer = look(django, _words(database, django), {"do": "look", "database": database})
+    project = Project(
+        tuple(
+            DjangoMigration(app, name, tuple(replaces), atomic, operations, tuple(creates))
+            for app, name, replaces, atomic, operations, creates in answer["migrations"]
+        ),
+        tuple(DjangoTable(*table) for table in answer["tables"]),
+        {app: tuple(names) for app, names in answer["conflicts"].items()},
+    )
+    _refuse(path, *problems(project, keys, reference))
+    return project
+
+
+def apply(
+    database: str,
+    django: Django,
+    servers: Sequence[AdminServer],
+    shards: Mapping[str, Sequence[int]],
+    *,
+    finish: Finish = lambda _server, _shard: [],
+    say: Say,
+) -> None:
+    """Give these shards (by server) what they lack; as `upgrade_shards`."""
+    upgrade_shards(database, django, _words(database, django), servers, shards, finish=finish, say=say)
+
+
+def make_by_django(
+    database: str,
+    django: Django,
+    servers: Sequence[AdminServer],
+    shards: Mapping[str, Sequence[int]],
+    *,
+    keys: Mapping[str, str],
+    reference: tuple[str, ...] = (),
+) -> None:
+    """Have the project make the tables of new shards, as `TablesBy` does."""
+    project = read_project(database, django, keys, reference)
+    by_id = {migration.id: migration for migration in project.migrations}
+    _refuse(f"databases.{database}", not_whole(by_id, frozenset(by_id)))
+    apply(database, django, servers, shards, say=lambda _line: None)
+
+
+def _refuse(path: str, *found: Problem | None) -> None:
+    told = [one for one in found if one is not None]
+    if told:
+        more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
+        raise AppError(f"{path}.{told[0].path}: {told[0].message}{more}", hint=told[0].hint)
+
+
+def _tell(
+    database: str,
+    django: Django,
+    map_: ShardMap,
+    servers: Sequence[AdminServer],
+    needed: Mapping[int, Sequence[str]],
+    counts: Mapping[str, int],
+    say: Say,
+) -> None:
+    """What would be applied, and by which SQL, as of the shard that lacks the most."""
+    if not counts:
+        return
+    shard = max(needed, key=lambda one: len(needed[one]))
+    server = next(one for one in servers if one.name == map_.owners[shard])
+    asked = {"do": "sql", "shard": at(database, shard), **on(database, server)}
+    statements = dict(look(django, _words(database, django), asked)["sql"])
+    for name, count in counts.items():
+        say(f"{name}: {count} of {map_.shards} shards")
+        lines = statements.get(name)
+        if lines is None and name in statements:
+            say("    -- depends on what is there when it is run")
+        for line in lines or ():
+            if not line.startswith("--") and line not in ("BEGIN;", "COMMIT;"):
+                say(f"    {line}")
+
+
+def _words(database: str, django: Django) -> Words:
+    return Words("Django", "django_migrations", partial(_cannot_begin, database, django), _refused)
+
+
+def _cannot_begin(database: str, django: Django, failed: Failed) -> HeadwayError:
+    """What prevents Django from beginning at all."""
+    path = f"databases.{database}.migrations.django"
+    missing = str(failed.get("missing") or "").partition(".")[0]
+    if missing in ("django", "psycopg", "headway"):
+        return EngineError(
+            f"{path}: {django.python} has no {missing}", hint=f"{django.python} -m pip install {missing}"
+        )
+    if failed["kind"] == "NoAlias":
+        return AppError(f"{path}: {failed['message']}", hint=_NO_ALIAS.format(database))
+    if failed["kind"] == "NotManage":
+        return AppError(f"{path}: {failed['message']}", hint="Name the manage.py of a Django project.")
+    hint = f"Try it there: cd {django.place}; {django.python} {Path(django.file).name} check"
+    return AppError(f"{path}: {failed['message']}", hint=hint)
+
+
+def _refused(where: str, failed: Failed) -> HeadwayError:
+    step = f"{failed['step']}: " if failed["step"] else ""
+    if failed["kind"] == "ended":
+        return EngineError(f"{where}: {failed['message']}", hint="headway logs controller.")
+    return AppError(f"{where}: {step}{failed['message']}", hint="Correct the migration.")
+
+
+def _applied(map_: ShardMap, servers: Sequence[AdminServer]) -> dict[int, frozenset[str]]:
+    """What every shard has, by two queries a server."""
+
+    def read(server: AdminServer, connection: Connection) -> list[Any]:
+        there = tables_named(_VERSION_TABLE, map_.database, connection, map_.on(server.name))
+        return connection.execute(layout.applied(there, _VERSION_TABLE).encode()).fetchall() if there else []
+
+    found: dict[int, set[str]] = {shard: set() for shard in range(map_.shards)}
+    for rows in on_each(servers, read).values():
+        for schema, app, name in rows:
+            found[layout.shard_number(map_.database, schema)].add(f"{app}.{name}")
+    return {shard: frozenset(names) for shard, names in found.items()}

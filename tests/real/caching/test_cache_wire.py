@@ -1,0 +1,196 @@
+"""The app's side of a cache on a bad line: one connection cut or deaf, answers that are late, a line that is thin."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterator
+
+import pytest
+from cache_apps import Origin, Server, environment_at, product_of, trusted
+from cache_wire import CHANGES, COMMANDS, Wire, wire_to
+
+from headway.caching.client.cache import Cache
+from headway.caching.place import CACHES_VARIABLE
+
+
+@pytest.fixture
+def wire(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
+    """Caches made from now on go by this wire."""
+    with wire_to(server.port) as made:
+        url = f"redis://127.0.0.1:{made.port}"
+        monkeypatch.setenv(CACHES_VARIABLE, environment_at(url)[CACHES_VARIABLE])
+        yield made
+
+
+def direct(server: Server, monkeypatch: pytest.MonkeyPatch) -> Cache:
+    """A cache of another process, which does not go by the wire."""
+    with monkeypatch.context() as patch:
+        patch.setenv(CACHES_VARIABLE, environment_at(server.url)[CACHES_VARIABLE])
+        made = Cache("hot")
+        made._parts()
+    return made
+
+
+async def until(condition: object, within_s: float) -> None:
+    async with asyncio.timeout(within_s):
+        while not condition():  # type: ignore[operator]
+            await asyncio.sleep(0.005)
+
+
+def test_without_the_stream_of_changes_nothing_in_the_process_is_believed(
+    server: Server, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        origin = Origin(1)
+        one, two = Cache("hot"), direct(server, monkeypatch)
+        here = product_of(one, origin)
+        await trusted(one, two)
+        for _ in range(2):
+            assert (await here(1))["value"] == 1
+            await asyncio.sleep(0.1)
+        near = one._parts().near
+        assert near.count == 1
+        wire.refused.add(CHANGES)
+        assert wire.cut(CHANGES) == 1
+        await until(lambda: not near.is_trusted, 1.0)
+        origin.value = 2
+        await two.invalidate("product:1")
+        for _ in range(50):
+            assert (await here(1))["value"] == 2
+        assert origin.asked == 2, "the server has it, and is asked each time"
+        counts = one._rules["product"].counts
+        hits = counts.hits_near
+        assert counts.hits_shared >= 49
+        wire.refused.clear()
+        await trusted(one)
+        for _ in range(3):
+            assert (await here(1))["value"] == 2
+        assert counts.hits_near > hits
+        assert origin.asked == 2
+
+    asyncio.run(run())
+
+
+def test_a_stream_of_changes_that_falls_silent_is_noticed_by_itself(
+    server: Server, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        origin = Origin(1)
+        one, two = Cache("hot"), direct(server, monkeypatch)
+        here = product_of(one, origin)
+        await trusted(one, two)
+        for _ in range(2):
+            assert (await here(1))["value"] == 1
+            await asyncio.sleep(0.1)
+        wire.deaf.add(CHANGES)
+        origin.value = 2
+        await two.invalidate("product:1")
+        began = time.monotonic()
+        async with asyncio.timeout(5):
+            while (await here(1))["value"] != 2:
+                await asyncio.sleep(0.01)
+        assert time.monotonic() - began < 3, "a beat, and the time-out"
+        wire.deaf.clear()
+        await trusted(one)
+        assert (await here(1))["value"] == 2
+        assert origin.asked == 2
+
+    asyncio.run(run())
+
+
+def test_a_late_server_is_still_one(wire: Wire) -> None:
+    wire.delay_s = 0.05
+
+    async def run() -> None:
+        origin = Origin(1, takes_s=0.02)
+        one, two = Cache("hot"), Cache("hot")
+        here, there = product_of(one, origin), product_of(two, origin)
+        await trusted(one, two)
+        answers = await asyncio.gather(*(call(number) for call in (here, there) for number in range(5) for _ in "abc"))
+        assert len(answers) == 30
+        assert origin.asked == 5, "one load a key in both processes"
+        origin.value = 2
+        await one.invalidate("product:1")
+        await until(lambda: two._parts().near.look(b"product") is None, 1)
+        await asyncio.sleep(0.2)
+        assert (await there(1))["value"] == 2
+        assert (one._rules["product"].counts.away, two._rules["product"].counts.away) == (0, 0)
+
+    asyncio.run(run())
+
+
+def test_one_that_is_too_late_is_gone_without_and_taken_up_again(wire: Wire) -> None:
+    async def run() -> None:
+        origin = Origin(1)
+        hot = Cache("hot")
+        product = product_of(hot, origin)
+        await trusted(hot)
+        wire.delay_s = 2.0
+        slowest = 0.0
+        for number in range(100):
+            began = time.monotonic()
+            assert (await product(number))["value"] == 1
+            slowest = max(slowest, time.monotonic() - began)
+            await asyncio.sleep(0.01)
+        assert slowest < 1.0, "nobody waits as long as it takes"
+        assert origin.asked == 100
+        for number in range(100):
+            assert (await product(number))["value"] == 1
+        assert origin.asked == 100, "what was loaded without it is kept in the process"
+        wire.delay_s = 0.0
+        await trusted(hot)
+        await until(lambda: hot._parts().loads()._link.is_up, 5)
+        await product(500)
+        await product(500)
+        assert origin.asked == 101
+        assert hot._rules["product"].counts.hits_shared == 1
+
+    asyncio.run(run())
+
+
+def test_a_large_value_on_a_thin_line_is_not_silence(wire: Wire) -> None:
+    big = random.Random(7).randbytes(6_000_000)
+
+    async def run() -> None:
+        asked = []
+
+        def made() -> Cache:
+            cache = Cache("hot")
+
+            @cache.cached(ttl=60, name="big")
+            async def load() -> bytes:
+                asked.append(1)
+                return big
+
+            calls.append(load)
+            return cache
+
+        calls: list = []
+        one, two = made(), made()
+        await trusted(one, two)
+        wire.bytes_per_s = 20e6  # several times the time-out, each way
+        assert await calls[0]() == big
+        assert await calls[1]() == big
+        assert len(asked) == 1
+        assert (one._rules["big"].counts.away, two._rules["big"].counts.away) == (0, 0)
+
+    asyncio.run(run())
+
+
+def test_commands_that_are_cut_are_asked_once_more_and_nobody_sees_it(wire: Wire) -> None:
+    async def run() -> None:
+        origin = Origin(1, takes_s=0.01)
+        hot = Cache("hot")
+        product = product_of(hot, origin)
+        await trusted(hot)
+        for round_ in range(5):
+            calls = [asyncio.ensure_future(product(round_ * 10 + number)) for number in range(10)]
+            await asyncio.sleep(0.005)
+            assert wire.cut(COMMANDS) == 1
+            assert [each["value"] for each in await asyncio.gather(*calls)] == [1] * 10
+            await until(lambda: hot._parts().loads()._link.is_up, 5)
+        assert origin.asked == 50
+
+    asyncio.run(run())

@@ -1,0 +1,46 @@
+"""Two real servers for a module, and on them an empty database for each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from backup_place import ACCOUNTS, Bank, another, two_engines
+from empty_servers import empty_servers
+from postgresql_place import Place, in_memory
+
+from headway.sharding.admin import AdminServer
+from headway.sharding.postgresql import Server
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[tuple[Place, dict[str, Server]]]:
+    """Two servers by name, for systems side by side."""
+    with two_engines() as found:
+        yield found
+
+
+@pytest.fixture
+def bank(running: tuple[Place, dict[str, Server]]) -> Bank:
+    """A system that is empty."""
+    return another(running)
+
+
+@pytest.fixture(scope="module")
+def full(running: tuple[Place, dict[str, Server]]) -> Bank:
+    """A system with accounts, for tests that change nothing in it."""
+    found = another(running)
+    found.open_accounts(ACCOUNTS)
+    return found
+
+
+@pytest.fixture(scope="module")
+def engines() -> Iterator[tuple[Server, ...]]:
+    with in_memory() as place:
+        yield tuple(place.start(f"orders.s{number}")[0] for number in (1, 2))
+
+
+@pytest.fixture
+def servers(engines: tuple[Server, ...], request: pytest.FixtureRequest) -> tuple[AdminServer, ...]:
+    """Two, each with an empty database of this test's own."""
+    return empty_servers(engines, f"d{abs(hash(request.node.name)) % 10**9}")

@@ -1,0 +1,119 @@
+"""An app whose orders are in shards, and customers who order without a pause and keep an account."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+from harness import Running
+
+APP = """
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from headway import database
+
+orders = database("orders")
+
+async def write(request):
+    customer, number = request.path_params["customer"], request.path_params["number"]
+    async def insert(connection):
+        await connection.execute("INSERT INTO orders VALUES ($1, $2, 'ch')", customer, number)
+    await orders.run(customer, insert)
+    return JSONResponse({"shard": orders.shard_of(customer)})
+
+async def read(request):
+    async with orders.at(request.path_params["customer"]) as connection:
+        rows = await connection.fetch("SELECT id FROM orders WHERE customer_id = $1", request.path_params["customer"])
+    return JSONResponse([row["id"] for row in rows])
+
+async def hold(request):
+    async with orders.at(request.path_params["customer"], wait_s=0.1) as connection:
+        await connection.execute("SELECT pg_sleep(0.6)")
+    return JSONResponse({})
+
+app = Starlette(routes=[
+    Route("/hold/{customer:int}", hold),
+    Route("/{customer:int}", read),
+    Route("/{customer:int}/{number:int}", write, methods=["POST"]),
+])
+"""
+SCHEMA = """
+CREATE TABLE countries (code text PRIMARY KEY);
+INSERT INTO countries VALUES ('ch');
+CREATE TABLE orders (
+    customer_id bigint NOT NULL, id bigint NOT NULL, country text REFERENCES countries, PRIMARY KEY (customer_id, id)
+);
+"""
+
+
+def write_app(folder: Path) -> Path:
+    """Its files, but for the declaration."""
+    (folder / "shards.py").write_text(APP)
+    (folder / "schema.sql").write_text(SCHEMA)
+    (folder / "migrations").mkdir()
+    return folder
+
+
+def databases(system: Running) -> dict[str, object]:
+    found: dict[str, object] = json.loads(system.ok("db", "status", "orders", "--json").splitlines()[-1])["databases"][
+        "orders"
+    ]
+    return found
+
+
+class Writers:
+    """Customers who order without a pause, and what was acknowledged to them."""
+
+    def __init__(self, system: Running, count: int = 6, first: int = 1, refused_pause_s: float = 0.0) -> None:
+        self.acknowledged: dict[int, list[int]] = {customer: [] for customer in range(first, first + count)}
+        self.refused: list[str] = []
+        self._system = system
+        self._refused_pause_s = refused_pause_s
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._write, args=(customer,)) for customer in self.acknowledged]
+
+    def __enter__(self) -> Writers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(30)
+
+    def _write(self, customer: int) -> None:
+        number = 0
+        with httpx.Client(base_url=self._system.url, timeout=30) as client:
+            while not self._stop.is_set():
+                number += 1
+                answer = client.post(f"/{customer}/{number}")
+                if answer.status_code == 200:
+                    self.acknowledged[customer].append(number)
+                else:
+                    self.refused.append(f"{answer.status_code} {answer.text[:200]}")
+                    self._stop.wait(self._refused_pause_s)
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.acknowledged.values()))
+
+    def missing(self) -> dict[int, set[int]]:
+        """By customer, what was acknowledged and is not there, or is there and was never acknowledged."""
+        found = {}
+        for customer, numbers in self.acknowledged.items():
+            there = httpx.get(f"{self._system.url}/{customer}", timeout=30).json()
+            assert len(there) == len(set(there))
+            if wrong := set(there) ^ set(numbers):
+                found[customer] = wrong
+        return found
+
+
+def last(text: str) -> Any:
+    """The document on the last line of a command's output."""
+    return json.loads(text.splitlines()[-1])
