@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from headway.caching.place import Place
 
 TOO_OLD = "Valkey of any version or Redis from 6.2; without a url Headway runs an embedded one"
+_FULL = "it is full: give it more maxmemory, or a maxmemory-policy that evicts, as allkeys-lru"
 _PROXY = "a proxy or an access list may stand before it: allow CLIENT, INFO, EVAL and EVALSHA, or name another"
 
 
@@ -50,7 +51,8 @@ def copies(place: Place) -> Refusal:
 
 def refused(place: Place, words: str, said: str) -> Refusal:
     """It does not do what `words` asked."""
-    return Refusal(f"{place.shown} refuses {words}: {without_secret(place, said)}", _PROXY)
+    hint = _FULL if said.startswith("OOM") else _PROXY
+    return Refusal(f"{place.shown} refuses {words}: {without_secret(place, said)}", hint)
 
 
 def without_secret(place: Place, said: str) -> str:

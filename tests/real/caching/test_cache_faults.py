@@ -116,6 +116,32 @@ def test_a_server_that_hangs_is_left_alone_in_a_moment(server: Server) -> None:
     asyncio.run(run())
 
 
+def test_what_is_made_void_while_a_new_connection_is_made_is_void(server: Server) -> None:
+    async def run() -> None:
+        origin = Origin(1)
+        hot = Cache("hot")
+        product = product_of(hot, origin)
+        await trusted(hot)
+        assert (await product(1))["value"] == 1
+        link = hot._parts().loads()._link
+        server.send(signal.SIGSTOP)
+        try:
+            await product(2)
+            async with asyncio.timeout(5):
+                while link.is_up:
+                    await asyncio.sleep(0.001)
+            # The next connection has been greeted by now, and the server is about to answer it.
+            await asyncio.sleep(0.02)
+            origin.value = 2
+            await hot.invalidate("product:1")
+        finally:
+            server.send(signal.SIGCONT)
+        await trusted(hot)
+        assert (await product(1))["value"] == 2
+
+    asyncio.run(run())
+
+
 def test_a_server_that_hangs_lets_go_of_those_who_wait_for_a_load_elsewhere(server: Server) -> None:
     async def run() -> None:
         origin = Origin(1, takes_s=1.0)
@@ -247,6 +273,28 @@ def test_a_server_that_is_full_and_evicts_nothing_costs_no_error(server: Server)
             while server.ask("EXISTS", f"{PREFIX}t:product:1") == 0:
                 await asyncio.sleep(0.05)
                 await product(1)
+        assert (await product(1))["value"] == 2
+
+    asyncio.run(run())
+
+
+def test_what_a_full_server_cannot_be_told_is_void(server: Server) -> None:
+    async def run() -> None:
+        origin = Origin(1)
+        hot = Cache("hot")
+        product = product_of(hot, origin)
+        await trusted(hot)
+        assert (await product(1))["value"] == (await product(2))["value"] == 1
+        server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        server.ask("CONFIG", "SET", "maxmemory", 1)
+        origin.value = 2
+        await hot.invalidate("product:1")
+        until = time.monotonic() + 1.0
+        while time.monotonic() < until:
+            assert (await product(1))["value"] == 2
+            await asyncio.sleep(0.01)
+        server.ask("CONFIG", "SET", "maxmemory", 0)
+        await trusted(hot)
         assert (await product(1))["value"] == 2
 
     asyncio.run(run())

@@ -104,9 +104,18 @@ class Link:
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._leave, server)
 
+    def renew(self) -> None:
+        """Begin anew: the server is to hear what is owed before it is believed again."""
+        self._lost(self.wire)
+
+    def renew_soon(self) -> None:
+        """The same, from another thread."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self.renew)
+
     def _leave(self, server: str) -> None:
         if self.server != server:
-            self._lost(self.wire)
+            self.renew()
 
     def close(self) -> None:
         """End the connection; whoever waits for a reply is told that the server is away."""
@@ -168,18 +177,21 @@ class Link:
         return wire
 
     async def _greet(self, wire: _Wire) -> None:
-        owed = self._debt.owed()
         greeting = resp.greeting(self._told.place, f"headway-commands-{os.getpid()}")
         hello, *answers = [wire.send(each) for each in greeting]
         who = wire.send(resp.WHO_COMMAND)
-        answers += [wire.send(command(void)) for void, _number in owed]
         for answer in (hello, *answers):
             reply = await answer
             if resp.is_error(reply) or resp.is_copy(reply):
                 raise Away(str(reply))
         self.server = resp.who(await who)
         self._meets(self.server)
-        self._debt.paid(owed)
+        # Until nothing is owed: what was made void while the server was told of the rest found no connection either.
+        while owed := self._debt.owed():
+            for paid in [wire.send(command(void)) for void, _number in owed]:
+                if resp.is_error(reply := await paid):
+                    raise Away(str(reply))
+            self._debt.paid(owed)
 
     def _lost(self, wire: _Wire | None) -> None:
         if wire is not None and self.wire is wire:

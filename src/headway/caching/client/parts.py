@@ -13,7 +13,7 @@ import threading
 from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
-from headway.caching.client.debt import Debt
+from headway.caching.client.debt import Debt, Void
 from headway.caching.client.link import Link
 from headway.caching.client.loads import Loads
 from headway.caching.client.near import Near
@@ -71,6 +71,16 @@ class Parts:
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         """Run `work` in the loop in the background."""
         asyncio.run_coroutine_threadsafe(work, self._loop())
+
+    def owe(self, *voids: Void) -> None:
+        """The server could not be told that these are void: it hears it before any loop believes it again."""
+        self.debt.add(*voids)
+        running = asyncio.get_running_loop()
+        for loop, (link, _loads) in list(self._loads.items()):
+            if loop is running:
+                link.renew()
+            else:
+                link.renew_soon()
 
     async def close(self) -> None:
         """End the connection of the running loop; it opens again when it is needed."""
