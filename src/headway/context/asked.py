@@ -28,3 +28,15 @@ def leave_request() -> None:
     worker = sys.modules.get("headway_worker.asked")
     if worker is not None:
         worker.current.set(None)
+
+
+def carried() -> dict[str, str]:
+    """Headers of the request at work that go with each call made for it; empty outside of a request."""
+    worker = sys.modules.get("headway_worker.asked")
+    asked = worker.current.get() if worker is not None else None
+    return {} if asked is None else asked.carried()  # type: ignore[no-any-return]
+
+
+def has_caller_gone() -> bool:
+    """Whether nobody waits for the answer to the request at work any more."""
+    return patience_s(1.0) <= 0.0

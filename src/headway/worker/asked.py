@@ -20,6 +20,10 @@ class Asked:
         self.due_ns = due_ns  # on the monotonic clock: after that nobody waits for the answer
         self.retry_after_s = 0
 
+    def carried(self) -> dict[str, str]:
+        """Headers that go with each call made for this request."""
+        return {}
+
 
 current: ContextVar[Asked | None] = ContextVar("headway_asked", default=None)
 NEVER_DUE_NS = 1 << 62
