@@ -34,7 +34,7 @@ def carried() -> dict[str, str]:
     """Headers of the request at work that go with each call made for it; empty outside of a request."""
     worker = sys.modules.get("headway_worker.asked")
     asked = worker.current.get() if worker is not None else None
-    return {} if asked is None else asked.carried()  # type: ignore[no-any-return]
+    return {} if asked is None else asked.carried()
 
 
 def has_caller_gone() -> bool:
