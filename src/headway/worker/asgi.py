@@ -17,7 +17,7 @@ from time import monotonic_ns
 from typing import Any
 
 from . import asked, origin
-from .answers import CAP_REACHED, NOBODY_WAITS, STREAMS_FULL
+from .answers import CAP_REACHED, COME_AGAIN, NOBODY_WAITS, STREAMS_FULL
 from .deadline import NOTHING_IS_DUE, WallClock, is_past
 from .tally import CLIENT_ERROR, SAMPLE_EVERY, Tallies, Tally
 from .telemetry import Slot, Stage
@@ -188,6 +188,11 @@ class Layer:
                 raise
             await self._end(send, False)
         except Exception:
+            if not status and request is not None and request.retry_after_s:
+                # As above, of an app without a framework that would have made it a 500.
+                status = 503
+                await self._refuse(send, COME_AGAIN, request.retry_after_s)
+                return
             status = 500
             self._raised += 1
             raise
@@ -239,9 +244,9 @@ class Layer:
             self._ended += 1
             self._slots[6] -= 1
 
-    async def _refuse(self, send: Send, why: bytes) -> None:
-        """Not run at all: another replica, or this one a moment later, may take it."""
-        headers = [(b"content-type", b"text/plain"), (b"retry-after", b"1")]
+    async def _refuse(self, send: Send, why: bytes, retry_after_s: int = 1) -> None:
+        """Not done: another replica, or this one a moment later, may take it."""
+        headers = [(b"content-type", b"text/plain"), (b"retry-after", b"%d" % retry_after_s)]
         await send({"type": "http.response.start", "status": 503, "headers": headers})
         await send({"type": "http.response.body", "body": why})
 

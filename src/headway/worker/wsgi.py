@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from . import asked, origin
-from .answers import CAP_REACHED, NOBODY_WAITS, STREAMS_FULL
+from .answers import CAP_REACHED, COME_AGAIN, NOBODY_WAITS, STREAMS_FULL
 from .deadline import NOTHING_IS_DUE, WallClock, is_past
 from .tally import SAMPLE_EVERY, Tallies, Tally
 from .telemetry import Slot
@@ -118,10 +118,16 @@ class Layer:
             self._done(exchange)
             start_response("413 Content Too Large", [("content-type", "text/plain"), ("connection", "close")])
             return [b"the request body is too large\n"]
-        except BaseException:
+        except BaseException as error:
             exchange.has_failed = True
             self._done(exchange)
-            raise
+            request = exchange.asked
+            if exchange.status or request is None or not request.retry_after_s or not isinstance(error, Exception):
+                raise
+            # As above, of an app without a framework that would have made it a 500.
+            again = [("content-type", "text/plain"), ("retry-after", str(request.retry_after_s))]
+            start_response("503 Service Unavailable", again)
+            return [COME_AGAIN]
         if isinstance(body, list):
             self._done(exchange)
             return body

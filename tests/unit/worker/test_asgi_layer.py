@@ -326,6 +326,30 @@ def test_a_request_that_found_no_room_in_its_database_is_told_to_come_again(
     asyncio.run(use())
 
 
+def test_an_app_that_lets_such_an_error_through_is_told_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asked, "is_used", True)
+
+    async def app(scope: Message, receive: Any, send: Any) -> None:
+        if scope["path"] == "/begun":
+            await send(START)
+        if scope["path"] != "/broken":
+            asked.come_again(2)
+        raise KeyError("no room")
+
+    async def use() -> None:
+        place = Place(tmp_path, app)
+        busy = await place.ask(path="/busy")
+        assert (busy[0]["status"], (b"retry-after", b"2") in busy[0]["headers"]) == (503, True)
+        for path in ("/broken", "/begun"):  # the server makes 500 of it, or cuts what has begun
+            with pytest.raises(KeyError):
+                await place.ask(path=path)
+        assert place.beat().classes[0].failed == 3
+
+    run(use)
+
+
 def test_how_long_somebody_waits_is_known_to_the_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asked, "is_used", True)
     left_s: list[float] = []

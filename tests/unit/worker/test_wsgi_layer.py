@@ -227,3 +227,25 @@ def test_a_request_that_found_no_room_in_its_database_is_told_to_come_again(
     answers = [place.ask(path=path) for path in ("/busy", "/broken")]
     assert [answer[0][:3] for answer in answers] == ["503", "500"]
     assert ("retry-after", "1") in answers[0][1]
+
+
+def test_an_app_that_lets_such_an_error_through_is_told_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asked, "is_used", True)
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/begun":
+            start_response("200 OK", [])
+        if environ["PATH_INFO"] != "/broken":
+            asked.come_again(2)
+        raise KeyError("no room")
+
+    place = Place(tmp_path, app)
+    busy = place.ask(path="/busy")
+    assert (busy[0][:3], ("retry-after", "2") in busy[1]) == ("503", True)
+    for path in ("/broken", "/begun"):
+        with pytest.raises(KeyError):
+            place.ask(path=path)
+    place.layer.pulse()
+    assert place.counts().classes[0].failed == 3

@@ -1,0 +1,140 @@
+"""What a cache does for a system that is asked too much, or whose server of the cache stands still."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from harness import Running, wait_for
+
+APP = """
+import asyncio, os, time
+from headway import cache
+hot = cache("hot")
+lock, asked = asyncio.Lock(), 0
+
+@hot.cached(ttl=60)
+async def slow(number: int) -> int:
+    await asyncio.sleep(4)
+    return number
+
+async def app(scope, receive, send):
+    global asked
+    if scope["type"] != "http":
+        return
+    path = scope["path"]
+    if path.startswith("/slow"):
+        body = str(await slow(int(path.rpartition("/")[2])))
+    elif path == "/asked":
+        body = str(asked)
+    else:
+        async with lock:  # one at a time: ten a second, however many ask
+            asked += 1
+            await asyncio.sleep(0.1)
+        body = f"{path} {asked}"
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
+    await send({"type": "http.response.body", "body": body.encode()})
+"""
+DECLARATION = """
+[system]
+name = "loaded"
+[edge]
+bind = ["127.0.0.1:$PORT"]
+[services.web]
+app = "loaded:app"
+replicas = 1
+limit = 4
+slo = "500ms"
+deadline = "2s"
+uses = ["hot"]
+[services.web.cache."/products/{id}"]
+ttl = "60s"
+[caches.hot]
+memory_max = "16MiB"
+"""
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("loaded")
+    (folder / "loaded.py").write_text(APP)
+    with Running(folder, DECLARATION) as running:
+        yield running
+
+
+def ask_all(system: Running, paths: list[str]) -> list[httpx.Response]:
+    """All at once, by so many threads."""
+    with httpx.Client(base_url=system.url, timeout=10) as client, ThreadPoolExecutor(40) as threads:
+        return list(threads.map(client.get, paths))
+
+
+def test_what_is_kept_goes_on_where_the_app_alone_would_refuse(system: Running) -> None:
+    httpx.get(f"{system.url}/products/1")  # from now on it is kept
+    before = int(httpx.get(f"{system.url}/asked").text)
+
+    def all_are_given() -> bool:
+        """Once the edge has measured how quickly they are: at first it takes in a few more than there are places."""
+        kept = ask_all(system, ["/products/1"] * 400)
+        assert {each.headers["x-headway-cache"] for each in kept if each.status_code == 200} == {"hit"}
+        return all(each.status_code == 200 for each in kept)
+
+    wait_for(all_are_given, 20, "400 at once that the app alone would need 40 s for")
+    assert int(httpx.get(f"{system.url}/asked").text) == before
+    # As many of what is not kept are more than it can do in time, and some of them are told so at once.
+    others = ask_all(system, [f"/others/{number}" for number in range(120)])
+    statuses = {each.status_code for each in others}
+    assert 503 in statuses
+    assert {each.headers.get("retry-after") for each in others if each.status_code == 503} == {"1"}
+    assert statuses <= {200, 503, 504}
+
+
+def test_one_key_that_everybody_asks_for_at_once_is_one_request_of_the_app(system: Running) -> None:
+    before = int(httpx.get(f"{system.url}/asked").text)
+    answers = ask_all(system, ["/products/2"] * 60)
+    found = [each for each in answers if each.status_code == 200]
+    assert len({each.text for each in found}) == 1
+    assert int(httpx.get(f"{system.url}/asked").text) == before + 1
+    assert {each.status_code for each in answers} <= {200, 503}
+
+
+def test_who_waits_for_anothers_load_is_told_before_long(system: Running) -> None:
+    began_s = time.monotonic()
+    answers = ask_all(system, ["/slow/1"] * 4)
+    # The load takes longer than anybody waits: by the worker 503, by the edge, which looks at the same clock, 504.
+    assert {each.status_code for each in answers} <= {503, 504}
+    assert time.monotonic() - began_s < 3.5
+    time.sleep(max(0.0, began_s + 4.5 - time.monotonic()))
+    late = httpx.get(f"{system.url}/slow/1")
+    assert (late.status_code, late.text) == (200, "1"), "the load went on, and what it gave is kept"
+    assert late.elapsed.total_seconds() < 1
+
+
+@contextlib.contextmanager
+def stopped(system: Running) -> Iterator[None]:
+    pid = system.pid("cache.hot")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # the controller replaces one that hangs
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_kept_responses_go_on_while_their_server_stands_still(system: Running) -> None:
+    assert httpx.get(f"{system.url}/products/3").status_code == 200
+    text = httpx.get(f"{system.url}/products/3").text
+    with stopped(system):
+        for number in range(4, 9):
+            answer = httpx.get(f"{system.url}/products/3")
+            assert (answer.status_code, answer.text) == (200, text)
+            fresh = httpx.get(f"{system.url}/products/{number}")
+            assert (fresh.status_code, fresh.headers["x-headway-cache"]) == (200, "miss")
+            assert fresh.elapsed.total_seconds() < 1
+    system.wait_ready()
+    assert httpx.get(f"{system.url}/products/9").status_code == 200
