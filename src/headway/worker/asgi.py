@@ -154,7 +154,7 @@ class Layer:
                 return
         if scope["method"] not in _NO_BODY:
             receive = self._bounded(receive)
-        request = asked.begin(int(due), self._ahead_ns) if asked.is_used else None
+        request = asked.begin(int(due), self._ahead_ns, headers) if asked.is_used else None
         path = scope["path"]
         status = 0
 
@@ -212,6 +212,8 @@ class Layer:
                     self._tallies.sample(path, status, service_ns)
             elif status != _CUT:
                 tally.failed += 1
+            if request is not None:
+                asked.left(request, status)
 
     async def _event_stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         """It is in no class: it holds its slot for long, and its time says nothing of the app's speed."""
@@ -220,6 +222,7 @@ class Layer:
             return
         if scope["method"] not in _NO_BODY:
             receive = self._bounded(receive)
+        request = asked.stays(scope["headers"])
 
         def answer(message: dict[str, Any]) -> Awaitable[None]:
             return send(_without_transfer_encoding(message) if message.get("headers") else message)
@@ -243,6 +246,7 @@ class Layer:
             self._event_streams -= 1
             self._ended += 1
             self._slots[6] -= 1
+            asked.left(request, 0)
 
     async def _refuse(self, send: Send, why: bytes, retry_after_s: int = 1) -> None:
         """Not done: another replica, or this one a moment later, may take it."""
@@ -324,11 +328,13 @@ class Layer:
         assert task is not None
         self._sockets[task] = send
         slots[6] += 1
+        request = asked.stays(scope["headers"])
         try:
             await self._app(scope, receive, send)
         finally:
             slots[6] -= 1
             self._sockets.pop(task, None)
+            asked.left(request, 0)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         loop = asyncio.get_running_loop()

@@ -6,35 +6,69 @@ pays for it. A contextvar, so that tasks and threads of a request share what is 
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from contextvars import ContextVar
+from typing import Protocol
+
+from . import carried
 
 is_used = False
+at_end: list[Callable[[], None]] = []  # called once, when the worker ends in order
+
+
+class Traced(Protocol):
+    """Keeps what the request spends its time on."""
+
+    def end(self, status: int) -> None:
+        """The app is done with it; what its answer was, 0 or less when there was none."""
 
 
 class Asked:
     """One request. `retry_after_s` is set when the app was told to come again: a 500 then goes out as 503."""
 
-    __slots__ = ("due_ns", "retry_after_s")
+    __slots__ = ("_carried", "due_ns", "headers", "retry_after_s", "traced")
 
-    def __init__(self, due_ns: int) -> None:
+    def __init__(self, due_ns: int, headers: carried.Headers = ()) -> None:
         self.due_ns = due_ns  # on the monotonic clock: after that nobody waits for the answer
+        self.headers = headers  # as the server made them
         self.retry_after_s = 0
+        self.traced: Traced | None = None
+        self._carried: dict[str, str] | None = None
 
     def carried(self) -> dict[str, str]:
         """Headers that go with each call made for this request."""
-        return {}
+        found = self._carried
+        if found is None:
+            found = self._carried = carried.read(self.headers)
+        return dict(found)
 
 
 current: ContextVar[Asked | None] = ContextVar("headway_asked", default=None)
 NEVER_DUE_NS = 1 << 62
 
 
-def begin(due_ms: int, ahead_ns: int) -> Asked:
+def begin(due_ms: int, ahead_ns: int, headers: carried.Headers = ()) -> Asked:
     """Take note of a request; `due_ms` by the wall clock, which is `ahead_ns` of the monotonic one."""
     due_ns = due_ms * 1_000_000 - ahead_ns
-    asked = Asked(due_ns if due_ns < NEVER_DUE_NS else NEVER_DUE_NS)
+    asked = Asked(due_ns if due_ns < NEVER_DUE_NS else NEVER_DUE_NS, headers)
     current.set(asked)
     return asked
+
+
+def stays(headers: carried.Headers) -> Asked | None:
+    """Take note of what stays open, a WebSocket or an event stream, where somebody asks: its end is due never."""
+    if not is_used:
+        return None
+    asked = Asked(NEVER_DUE_NS, headers)
+    current.set(asked)
+    return asked
+
+
+def left(asked: Asked | None, status: int) -> None:
+    """The app is done with a request; what its answer was, 0 or less when there was none."""
+    if asked is not None and asked.traced is not None:
+        asked.traced.end(status)
 
 
 def come_again(retry_after_s: int) -> None:
@@ -42,3 +76,10 @@ def come_again(retry_after_s: int) -> None:
     asked = current.get()
     if asked is not None:
         asked.retry_after_s = retry_after_s
+
+
+def ended() -> None:
+    """The worker ends: whoever has something left to write down does it now."""
+    while at_end:
+        with contextlib.suppress(Exception):  # nothing must keep a worker from its end
+            at_end.pop()()

@@ -18,10 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import (
-    asked,  # noqa: F401  the app looks for it among the loaded modules while it is imported
-    telemetry,
-)
+from . import asked, telemetry  # the app looks for `asked` among the loaded modules while it is imported
 from .target import Refusal, load_app, tell_apart
 from .telemetry import Slot, Stage
 
@@ -185,6 +182,7 @@ class Worker:
         self.slots[Slot.STAGE] = Stage.STOPPING
         self._wsgi.stopping = True
         time.sleep(_WSGI_STOP_S)
+        asked.ended()
         os._exit(0)
 
 
@@ -194,6 +192,7 @@ def main(settings_path: str) -> int:
         settings = json.load(file)
     worker = Worker(settings)
     status = worker.run()
+    asked.ended()
     if worker.slots[Slot.STAGE] != Stage.FAILED:
         worker.slots[Slot.STAGE] = Stage.STOPPING
     return status

@@ -104,7 +104,7 @@ class Layer:
         path = environ.get("PATH_INFO") or "/"
         exchange = _Exchange(start_response, None if is_stream else tally, path, began_ns)
         if asked.is_used:
-            exchange.asked = asked.begin(due_ms if due_ms is not None else _NEVER_DUE_MS, self._ahead_ns)
+            exchange.asked = asked.begin(due_ms if due_ms is not None else _NEVER_DUE_MS, self._ahead_ns, environ)
         try:
             if "HTTP_TRANSFER_ENCODING" in environ:  # a stated length was checked at the edge
                 # WSGI knows no body without a length: most frameworks would see none at all.
@@ -165,6 +165,7 @@ class Layer:
         return None
 
     def _done(self, exchange: _Exchange) -> None:
+        asked.left(exchange.asked, 500 if exchange.has_failed else exchange.status)
         tally = exchange.tally
         with self._lock:
             now_ns = self._free_ns = time.monotonic_ns()
