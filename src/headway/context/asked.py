@@ -16,6 +16,12 @@ def patience_s(wait_s: float) -> float:
     return wait_s if asked is None else max(0.0, min(wait_s, asked.due_ns / 1e9 - time.monotonic()))
 
 
+def threads() -> int:
+    """How many threads serve the requests of this process; 0 where an event loop does, or nobody."""
+    worker = sys.modules.get("headway_worker.asked")
+    return worker.threads if worker is not None else 0
+
+
 def tell_worker() -> None:
     """Have the worker take note of requests, for `patience_s` and for errors that pass."""
     worker = sys.modules.get("headway_worker.asked")

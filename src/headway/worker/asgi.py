@@ -12,7 +12,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from time import monotonic_ns
 from typing import Any
 
@@ -39,6 +39,7 @@ _CLOSE_GRACE_S = 0.25  # for close frames and cancelled handlers before the serv
 _NO_CAP = 1 << 64
 _NEVER_DUE = b"9" * 18
 _KEPT = "headway.kept"  # in a scope: it was answered from a cache, by the layer below this one
+_SOON = ((b"retry-after", b"1"),)
 _CUT = -1  # instead of a status: cancelled, nobody's success or failure
 
 
@@ -79,9 +80,13 @@ def _without_transfer_encoding(message: dict[str, Any]) -> dict[str, Any]:
     return {**message, "headers": [h for h in message["headers"] if bytes(h[0]).lower() != b"transfer-encoding"]}
 
 
-def _come_again(message: dict[str, Any], retry_after_s: int) -> dict[str, Any]:
+def _come_again_headers(request: asked.Asked) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode()) for name, value in request.told_to_come_again()]
+
+
+def _come_again(message: dict[str, Any], request: asked.Asked) -> dict[str, Any]:
     """The app failed because it found no room in its database: that is nobody's error, and passes."""
-    headers = [*message.get("headers", ()), (b"retry-after", b"%d" % retry_after_s)]
+    headers = [*message.get("headers", ()), *_come_again_headers(request)]
     return {**message, "status": 503, "headers": headers}
 
 
@@ -165,7 +170,7 @@ class Layer:
                 status = message["status"]
                 if status == 500 and request is not None and request.retry_after_s:
                     status = 503
-                    message = _come_again(message, request.retry_after_s)
+                    message = _come_again(message, request)
                 if "headers" in message:
                     for name, _value in message["headers"]:
                         if len(name) == 17 and bytes(name).lower() == b"transfer-encoding":
@@ -191,7 +196,7 @@ class Layer:
             if not status and request is not None and request.retry_after_s:
                 # As above, of an app without a framework that would have made it a 500.
                 status = 503
-                await self._refuse(send, COME_AGAIN, request.retry_after_s)
+                await self._refuse(send, COME_AGAIN, _come_again_headers(request))
                 return
             status = 500
             self._raised += 1
@@ -248,9 +253,9 @@ class Layer:
             self._slots[6] -= 1
             asked.left(request, 0)
 
-    async def _refuse(self, send: Send, why: bytes, retry_after_s: int = 1) -> None:
+    async def _refuse(self, send: Send, why: bytes, again: Iterable[tuple[bytes, bytes]] = _SOON) -> None:
         """Not done: another replica, or this one a moment later, may take it."""
-        headers = [(b"content-type", b"text/plain"), (b"retry-after", b"%d" % retry_after_s)]
+        headers = [(b"content-type", b"text/plain"), *again]
         await send({"type": "http.response.start", "status": 503, "headers": headers})
         await send({"type": "http.response.body", "body": why})
 

@@ -14,6 +14,7 @@ from typing import Protocol
 from . import carried
 
 is_used = False
+threads = 0  # that serve requests; 0: an event loop does
 at_end: list[Callable[[], None]] = []  # called once, when the worker ends in order
 
 
@@ -27,12 +28,13 @@ class Traced(Protocol):
 class Asked:
     """One request. `retry_after_s` is set when the app was told to come again: a 500 then goes out as 503."""
 
-    __slots__ = ("_carried", "due_ns", "headers", "retry_after_s", "traced")
+    __slots__ = ("_carried", "due_ns", "has_no_retry", "headers", "retry_after_s", "traced")
 
     def __init__(self, due_ns: int, headers: carried.Headers = ()) -> None:
         self.due_ns = due_ns  # on the monotonic clock: after that nobody waits for the answer
         self.headers = headers  # as the server made them
         self.retry_after_s = 0
+        self.has_no_retry = False  # what failed behind it has been tried as often as may be
         self.traced: Traced | None = None
         self._carried: dict[str, str] | None = None
 
@@ -42,6 +44,11 @@ class Asked:
         if found is None:
             found = self._carried = carried.read(self.headers)
         return dict(found)
+
+    def told_to_come_again(self) -> list[tuple[str, str]]:
+        """Headers of that 503."""
+        when = [("retry-after", str(self.retry_after_s))]
+        return [*when, ("x-headway-answered", "no-retry")] if self.has_no_retry else when
 
 
 current: ContextVar[Asked | None] = ContextVar("headway_asked", default=None)
@@ -71,11 +78,15 @@ def left(asked: Asked | None, status: int) -> None:
         asked.traced.end(status)
 
 
-def come_again(retry_after_s: int) -> None:
-    """Somebody refuses this request for want of room: if the app does not handle it, the client hears so."""
+def come_again(retry_after_s: int, has_no_retry: bool = False) -> None:
+    """Somebody refuses this request for want of room: if the app does not handle it, the client hears so.
+
+    With `has_no_retry` whoever called hears as well that a retry has no point.
+    """
     asked = current.get()
     if asked is not None:
         asked.retry_after_s = retry_after_s
+        asked.has_no_retry = has_no_retry
 
 
 def ended() -> None:

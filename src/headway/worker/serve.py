@@ -87,6 +87,7 @@ class Worker:
         is_wsgi = interface == "wsgi"
         threads = settings["threads"] if is_wsgi else 1
         self.slots[Slot.IS_WSGI], self.slots[Slot.THREADS] = int(is_wsgi), threads
+        asked.threads = threads if is_wsgi else 0
         self.slots[Slot.STAGE] = Stage.STARTING
         with contextlib.suppress(FileNotFoundError):
             os.unlink(settings["socket"])

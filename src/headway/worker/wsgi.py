@@ -53,7 +53,7 @@ class _Exchange:
         if self.status == 500 and self.asked is not None and self.asked.retry_after_s:
             # The app failed because it found no room in its database: that is nobody's error, and passes.
             self.status, status = 503, "503 Service Unavailable"
-            headers = [*headers, ("retry-after", str(self.asked.retry_after_s))]
+            headers = [*headers, *self.asked.told_to_come_again()]
         for name, _value in headers:
             if len(name) == 17 and name.lower() == "transfer-encoding":
                 headers = [header for header in headers if header[0].lower() != "transfer-encoding"]
@@ -125,7 +125,7 @@ class Layer:
             if exchange.status or request is None or not request.retry_after_s or not isinstance(error, Exception):
                 raise
             # As above, of an app without a framework that would have made it a 500.
-            again = [("content-type", "text/plain"), ("retry-after", str(request.retry_after_s))]
+            again = [("content-type", "text/plain"), *request.told_to_come_again()]
             start_response("503 Service Unavailable", again)
             return [COME_AGAIN]
         if isinstance(body, list):

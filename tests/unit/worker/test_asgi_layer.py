@@ -304,8 +304,8 @@ def test_a_request_that_found_no_room_in_its_database_is_told_to_come_again(
 
     async def app(scope: Message, receive: Any, send: Any) -> None:
         async def in_a_task_of_its_own() -> None:
-            if scope["path"] == "/busy":
-                asked.come_again(1)
+            if scope["path"] != "/broken":
+                asked.come_again(1, scope["path"] == "/spent")
 
         if not asked.is_used:
             asked.current.set(None)
@@ -315,10 +315,12 @@ def test_a_request_that_found_no_room_in_its_database_is_told_to_come_again(
 
     async def use() -> None:
         place = Place(tmp_path, app)
-        busy, broken = await asyncio.gather(place.ask(path="/busy"), place.ask(path="/broken"))
+        busy, broken, spent = await asyncio.gather(*(place.ask(path=path) for path in ("/busy", "/broken", "/spent")))
         assert busy[0]["status"] == 503
         assert (b"retry-after", b"1") in busy[0]["headers"]
         assert broken[0] == {**START, "status": 500}
+        marked = (b"x-headway-answered", b"no-retry")
+        assert [marked in answer[0].get("headers", ()) for answer in (busy, spent)] == [False, True]
         # What is not asked about is not taken note of.
         monkeypatch.setattr(asked, "is_used", False)
         assert (await place.ask(path="/busy"))[0]["status"] == 500

@@ -218,15 +218,16 @@ def test_a_request_that_found_no_room_in_its_database_is_told_to_come_again(
     monkeypatch.setattr(asked, "is_used", True)
 
     def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        if environ["PATH_INFO"] == "/busy":
-            asked.come_again(1)
+        if environ["PATH_INFO"] != "/broken":
+            asked.come_again(1, environ["PATH_INFO"] == "/spent")
         start_response("500 Internal Server Error", [("content-type", "text/plain")])
         return [b"oh"]
 
     place = Place(tmp_path, app)
-    answers = [place.ask(path=path) for path in ("/busy", "/broken")]
-    assert [answer[0][:3] for answer in answers] == ["503", "500"]
+    answers = [place.ask(path=path) for path in ("/busy", "/broken", "/spent")]
+    assert [answer[0][:3] for answer in answers] == ["503", "500", "503"]
     assert ("retry-after", "1") in answers[0][1]
+    assert [("x-headway-answered", "no-retry") in answer[1] for answer in answers] == [False, False, True]
 
 
 def test_an_app_that_lets_such_an_error_through_is_told_the_same(
