@@ -5,6 +5,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
+# Tests start thousands of processes: each would compile every module anew where this is set, as it is in many images.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run test test-long check format bench docs clean
 
 ## The example shop behind Headway, on http://127.0.0.1:8000. Ctrl-C stops everything.
