@@ -54,7 +54,7 @@ from headway.runtimes.local.all_databases import Databases
 from headway.runtimes.local.caches import Caches, WantedCache
 from headway.runtimes.local.databases import WantedDatabase
 from headway.runtimes.local.edge import ACCESS_LOG, Edge
-from headway.runtimes.local.logs import rotate
+from headway.runtimes.local.logs import drop_oldest, rotate
 from headway.runtimes.local.processes import Processes
 from headway.runtimes.local.runtime import LocalRuntime
 from headway.runtimes.local.sharded import ShardedDatabase, WantedSharded
@@ -269,6 +269,7 @@ class Controller:
             self.journal.write("edge", "certificate refused", f"{error.message}; the former one stays", "warning")
         if now_s >= self._rotate_at_s:
             self._rotate_at_s = now_s + _ROTATE_EVERY_S
+            drop_oldest(self.folders.traces)
             rotate(self.folders.logs, lambda name: self.edge.keep_appending() if name == ACCESS_LOG else None)
 
     def _tend(self) -> None:
@@ -337,6 +338,7 @@ class Controller:
             if not caches.keys() >= set(of_service):
                 continue
             env |= wanting.told_of_caches({name: caches[name] for name in of_service})
+            env |= wanting.told_of_traces(applied.system, service, str(self.folders.traces))
             launch = wanting.launch_of(name, service, env, self.machine)
             found[name] = replace(launch, generation=applied.generation)
         return found

@@ -13,6 +13,7 @@ from headway.model.hold import Hold
 from headway.model.launch import SLOTS_MIN, Launch, slots_for
 from headway.model.overload import CRITICALITIES, FIRST_AT
 from headway.model.sharding import DATABASES_VARIABLE, RUN_VARIABLE
+from headway.model.span import TRACE_VARIABLE
 from headway.model.wanted import Wanted, WantedClass, WantedService
 from headway.process.machine import Machine
 
@@ -96,6 +97,11 @@ def caches_of(service: Service, caches: Mapping[str, object]) -> tuple[str, ...]
 def told_of_caches(access: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
     """What a service's processes are told of the caches they use, in their environment."""
     return {CACHES_VARIABLE: json.dumps(access, sort_keys=True)} if access else {}
+
+
+def told_of_traces(system: System, service: Service, folder: str) -> dict[str, str]:
+    """Where the processes of an app keep what its requests spend their time on, in their environment."""
+    return {TRACE_VARIABLE: folder} if system.traces and service.app else {}
 
 
 def active_max(machine: Machine) -> int:

@@ -88,6 +88,7 @@ def changes(before: System, after: System) -> tuple[Change, ...]:
     """Every difference between two complete systems, in the order system, edge, databases, caches, services."""
     return (
         *_name(before, after),
+        *_traces(before, after),
         *_edge(before.edge, after.edge),
         *_databases(before, after),
         *_caches(before, after),
@@ -127,6 +128,15 @@ def _name(before: System, after: System) -> Iterator[Change]:
     if before.name != after.name:
         sentence = f"system.name: {before.name} → {after.name}; {Cost.NEXT_START.value}"
         yield Change("system.name", "changed", sentence)
+
+
+def _traces(before: System, after: System) -> Iterator[Change]:
+    if before.traces != after.traces:
+        apps = tuple(name for name, service in after.services.items() if service.app)
+        told = f"{_shown(before.traces)} → {_shown(after.traces)}"
+        yield Change(
+            "system.traces", "changed", f"system.traces: {told}; replicas are replaced one by one", replaces=apps
+        )
 
 
 def _edge(before: Edge, after: Edge) -> Iterator[Change]:

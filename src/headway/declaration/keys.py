@@ -34,7 +34,7 @@ Table = dict[str, Any]
 
 # Every table a user can write, in the order of the reference; `*` stands for one name (below `at` and `cache`: a path).
 SECTIONS: dict[str, type[Declared] | None] = {
-    "system": None,  # holds System.name alone
+    "system": None,  # holds what System.model_fields has beside tables
     "edge": Edge,
     "edge.tls": Tls,
     "services.*": Service,
@@ -46,6 +46,7 @@ SECTIONS: dict[str, type[Declared] | None] = {
     "caches.*": Cache,
     "caches.*.sentinel": Sentinel,
 }
+SYSTEM_KEYS = ("name", "traces")
 
 
 def path_text(path: Iterable[str | int]) -> str:
@@ -69,7 +70,7 @@ def fields_of(section: str) -> dict[str, FieldInfo]:
     """Key -> field of one of SECTIONS."""
     model = SECTIONS[section]
     if model is None:
-        return {"name": System.model_fields["name"]}
+        return {name: System.model_fields[name] for name in SYSTEM_KEYS}
     return {key_of(name, field): field for name, field in model.model_fields.items()}
 
 

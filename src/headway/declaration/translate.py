@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 
 from headway.declaration.keys import (
     SECTIONS,
+    SYSTEM_KEYS,
     Path,
     Table,
     drop,
@@ -83,7 +84,7 @@ def translate(tables: Mapping[str, Any], *, default_name: str) -> Translated:
     _refuse_unknown(document, problems, broken)
     head = document.pop("system", {})
     if isinstance(head, dict):
-        document["name"] = head.get("name", default_name)
+        document |= {"name": default_name} | {key: head[key] for key in SYSTEM_KEYS if key in head}
     else:
         document["name"] = default_name
         problems.append(
@@ -144,8 +145,8 @@ def _refuse_keys(table: Table, path: Path, allowed: list[str], problems: list[Pr
 
 def _unknown_hint(key: str, path: Path, allowed: list[str]) -> str:
     keys = f"keys here: {', '.join(allowed)}"
-    if not path and key in ("name", *fields_of("edge"), *fields_of("services.*")):
-        sections = {"name": "[system]", **dict.fromkeys(fields_of("edge"), "[edge]")}
+    if not path and key in (*SYSTEM_KEYS, *fields_of("edge"), *fields_of("services.*")):
+        sections = {**dict.fromkeys(SYSTEM_KEYS, "[system]"), **dict.fromkeys(fields_of("edge"), "[edge]")}
         return f"it belongs under {sections.get(key, '[services.NAME]')}; {keys}"
     close = difflib.get_close_matches(key.lower().replace("-", "_"), allowed, n=1, cutoff=0.6)
     if close:
@@ -185,8 +186,8 @@ def _validate(document: Table, problems: list[Problem], broken: set[str], defaul
 
 
 def _user_path(loc: Path) -> Path:
-    """Where the user wrote it: the system's name lies in [system]."""
-    return ("system", "name") if loc == ("name",) else loc
+    """Where the user wrote it: what is not in a table of its own lies in [system]."""
+    return ("system", *loc) if loc and loc[0] in SYSTEM_KEYS else loc
 
 
 def _problem(detail: ErrorDetails) -> Problem:

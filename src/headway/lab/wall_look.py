@@ -32,6 +32,7 @@ from headway.lab.wall_read import (
     waiting_to_be_accepted,
 )
 from headway.model.declared import Service, System
+from headway.model.span import FILE_MAX_BYTES as SPANS_MAX_BYTES
 from headway.process.folders import Folders
 from headway.process.machine import Machine, look, memory_now
 from headway.process.record import read_record
@@ -239,7 +240,7 @@ def _of_machine(machine: Machine, state: Path, *, used_bytes: int | None, logs: 
         "ports_max": ports_max(),
         "ports_are_reused": ports_are_reused(),
         "state_bytes": _folder_bytes(state),
-        "logs_max_bytes": logs * LOG_MAX_BYTES * (1 + LOG_KEEP),
+        "logs_max_bytes": logs * (LOG_MAX_BYTES * (1 + LOG_KEEP) + 2 * SPANS_MAX_BYTES),
     }
 
 

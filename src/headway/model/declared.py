@@ -577,6 +577,12 @@ class System(Declared):
     """The whole declaration."""
 
     name: Name = Field("app", description="Name of the system, in messages and in `status`.", examples=['"shop"'])
+    traces: bool = Field(
+        True,
+        description="Keep what requests spend their time on, so that `headway explain REQUEST-ID` tells it: two files "
+        "of 4 MiB a replica in `.headway/traces`.",
+        examples=["false"],
+    )
     edge: Edge = Field(default_factory=lambda: Edge())
     services: dict[Name, Service] = Field(default_factory=dict)
     databases: dict[Name, Database] = Field(default_factory=dict)

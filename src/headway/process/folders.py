@@ -31,6 +31,11 @@ class Folders:
         return self.state / "logs"
 
     @property
+    def traces(self) -> Path:
+        """What requests spent their time on, a file a replica."""
+        return self.state / "traces"
+
+    @property
     def edge(self) -> Path:
         """The edge's own corner: its configuration, certificate copy and run-time socket; owned by the engine user."""
         return self.run / "edge"
@@ -114,6 +119,7 @@ def create(folders: Folders) -> None:
         raise MachineError(f"{folders.state.parent} is no folder", hint="give an existing one: --state DIR")
     _private(folders.state, through)
     _private(folders.logs, 0o700)
+    _private(folders.traces, 0o700)
     _private(folders.run, through)
     for path in (folders.replicas, folders.alive, folders.databases, folders.caches):
         _private(path, through)

@@ -159,7 +159,7 @@ class Layer:
                 return
         if scope["method"] not in _NO_BODY:
             receive = self._bounded(receive)
-        request = asked.begin(int(due), self._ahead_ns, headers) if asked.is_used else None
+        request = asked.begin(int(due), self._ahead_ns, headers, began_ns) if asked.is_used else None
         path = scope["path"]
         status = 0
 

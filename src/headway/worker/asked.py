@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from contextvars import ContextVar
+from time import monotonic_ns
 from typing import Protocol
 
 from . import carried
@@ -28,11 +29,12 @@ class Traced(Protocol):
 class Asked:
     """One request. `retry_after_s` is set when the app was told to come again: a 500 then goes out as 503."""
 
-    __slots__ = ("_carried", "due_ns", "has_no_retry", "headers", "retry_after_s", "traced")
+    __slots__ = ("_carried", "began_ns", "due_ns", "has_no_retry", "headers", "retry_after_s", "traced")
 
-    def __init__(self, due_ns: int, headers: carried.Headers = ()) -> None:
+    def __init__(self, due_ns: int, headers: carried.Headers = (), began_ns: int = 0) -> None:
         self.due_ns = due_ns  # on the monotonic clock: after that nobody waits for the answer
         self.headers = headers  # as the server made them
+        self.began_ns = began_ns  # on the monotonic clock; 0: not known
         self.retry_after_s = 0
         self.has_no_retry = False  # what failed behind it has been tried as often as may be
         self.traced: Traced | None = None
@@ -55,10 +57,10 @@ current: ContextVar[Asked | None] = ContextVar("headway_asked", default=None)
 NEVER_DUE_NS = 1 << 62
 
 
-def begin(due_ms: int, ahead_ns: int, headers: carried.Headers = ()) -> Asked:
+def begin(due_ms: int, ahead_ns: int, headers: carried.Headers = (), began_ns: int = 0) -> Asked:
     """Take note of a request; `due_ms` by the wall clock, which is `ahead_ns` of the monotonic one."""
     due_ns = due_ms * 1_000_000 - ahead_ns
-    asked = Asked(due_ns if due_ns < NEVER_DUE_NS else NEVER_DUE_NS, headers)
+    asked = Asked(due_ns if due_ns < NEVER_DUE_NS else NEVER_DUE_NS, headers, began_ns)
     current.set(asked)
     return asked
 
@@ -67,7 +69,7 @@ def stays(headers: carried.Headers) -> Asked | None:
     """Take note of what stays open, a WebSocket or an event stream, where somebody asks: its end is due never."""
     if not is_used:
         return None
-    asked = Asked(NEVER_DUE_NS, headers)
+    asked = Asked(NEVER_DUE_NS, headers, monotonic_ns())
     current.set(asked)
     return asked
 

@@ -104,7 +104,8 @@ class Layer:
         path = environ.get("PATH_INFO") or "/"
         exchange = _Exchange(start_response, None if is_stream else tally, path, began_ns)
         if asked.is_used:
-            exchange.asked = asked.begin(due_ms if due_ms is not None else _NEVER_DUE_MS, self._ahead_ns, environ)
+            due_ms = due_ms if due_ms is not None else _NEVER_DUE_MS
+            exchange.asked = asked.begin(due_ms, self._ahead_ns, environ, began_ns)
         try:
             if "HTTP_TRANSFER_ENCODING" in environ:  # a stated length was checked at the edge
                 # WSGI knows no body without a length: most frameworks would see none at all.

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from headway.caching.blob import TAGS_MAX
-from headway.caching.client.loads import Flight, Loads
+from headway.caching.client.loads import Flight, Loads, load_span
 from headway.caching.client.near import Entry, now
 from headway.caching.client.parts import Parts
 from headway.caching.client.rule import Rule
@@ -117,7 +117,8 @@ def blocking(parts: Parts, want: Want, load: Callable[[], Any], again: Callable[
     if isinstance(found, Found) and found.due is not None:
         refresh(found.due)
     if isinstance(found, Flight):
-        found = _load(parts, found, load)
+        with load_span(want):
+            found = _load(parts, found, load)
     return want.rule.codec.decode(found.raw) if want.rule.copy and found.raw is not None else found.value
 
 
@@ -137,7 +138,9 @@ async def _begin(parts: Parts, want: Want) -> Found | Flight:
         if flight is None:
             return await _take(loads, loads.start(want, found))
         try:
-            return await loads.outcome(flight)
+            with load_span(want) as told:
+                told.set(shared=True)
+                return await loads.outcome(flight)
         except GaveUp:
             continue
 

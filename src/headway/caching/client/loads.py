@@ -28,6 +28,7 @@ from headway.caching.client.tracking import Tracking
 from headway.caching.client.want import Found, GaveUp, Missed, NotKept, Want, inside, is_within, refuse_loop
 from headway.caching.codec import carried, compressed
 from headway.context.asked import leave_request, patience_s
+from headway.context.trace import Span, span
 from headway.errors import CacheBusy, HeadwayError
 
 WAITERS_MAX = 20_000  # calls that wait for a place to load, of one function
@@ -90,12 +91,14 @@ class Loads:
 
     async def load(self, want: Want, missed: Missed, load: Callable[[], Awaitable[Any]]) -> Found:
         """The value that `load` gives, or the load that is under way. It goes on when the caller is cancelled."""
-        flight = self.under_way(want)
-        if flight is None:
-            flight = self.start(want, missed)
-            self._run(self._fly(flight, load))
-            return await self.outcome(flight, began_it=True)
-        return await self.outcome(flight)
+        with load_span(want) as told:
+            flight = self.under_way(want)
+            if flight is None:
+                flight = self.start(want, missed)
+                self._run(self._fly(flight, load))
+                return await self.outcome(flight, began_it=True)
+            told.set(shared=True)
+            return await self.outcome(flight)
 
     async def outcome(self, flight: Flight, *, began_it: bool = False) -> Found:
         """What a load gives. CacheBusy when the caller's deadline comes before it: only one's own load, once it has
@@ -356,6 +359,11 @@ class Loads:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def load_span(want: Want) -> Span:
+    """What a request spends on a value that is not there."""
+    return span(f"cache {want.rule.name}", "cache")
 
 
 def _seen(future: asyncio.Future[Any]) -> None:

@@ -27,6 +27,13 @@ def rotate(folder: Path, prepare: Callable[[str], None] = lambda _name: None) ->
         for entry in files:
             if entry.name.endswith(".log") and entry.stat().st_size > LOG_MAX_BYTES:
                 _rotate(Path(entry.path), prepare)
+    drop_oldest(folder)
+
+
+def drop_oldest(folder: Path) -> None:
+    """Drop the files of `folder` that were written to longest ago, over the count."""
+    with contextlib.suppress(OSError):
+        files = [entry for entry in os.scandir(folder) if entry.is_file()]
         if len(files) > FILES_MAX:
             files.sort(key=lambda entry: entry.stat().st_mtime)
             for entry in files[: len(files) - FILES_MAX]:

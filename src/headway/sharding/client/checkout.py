@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import asyncpg
 
 from headway.context.asked import patience_s
+from headway.context.trace import Span, span
 from headway.errors import ShardMoved
 from headway.model.sharding import ShardMap
 from headway.sharding.client.connections import Connection, Connections
@@ -153,7 +154,7 @@ def _wake(future: asyncio.Future[None]) -> None:
 class CheckOut:
     """`async with database.at(key) as connection`: a native asyncpg connection on the key's shard."""
 
-    __slots__ = ("_connection", "_has_permit", "_key", "_permit", "_place", "_pool", "_server", "_wait_s")
+    __slots__ = ("_connection", "_has_permit", "_key", "_permit", "_place", "_pool", "_server", "_span", "_wait_s")
 
     def __init__(self, pool: Pool, key: object, wait_s: float, *, has_permit: bool = False) -> None:
         self._pool = pool
@@ -162,6 +163,20 @@ class CheckOut:
         self._has_permit = has_permit  # the caller has one of this server already, for all of its transaction
 
     async def __aenter__(self) -> Connection:
+        self._span: Span = span(f"database {self._pool.places.told.name}", "database")
+        try:
+            connection = await self._take()
+        except BaseException as error:
+            self._span.fail(error)
+            self._span.end()
+            raise
+        self._span.waited()
+        if self._pool.places.watch is not None:
+            self._span.set(server=self._place.server, shard=self._place.shard)
+        self._span.__enter__()
+        return connection
+
+    async def _take(self) -> Connection:
         pool = self._pool
         places = pool.places
         map_ = places.map
@@ -179,7 +194,7 @@ class CheckOut:
             self._permit = await pool.permit(permits, place.server, self._wait_s)
             if (newest := places.map) is not map_ and newest is not None and newest.owners != map_.owners:
                 permits.give_back(self._permit)  # it may have been the wait for another server
-                return await self.__aenter__()
+                return await self._take()
         try:
             connection = connections.take(place.shard)
             if connection is None:
@@ -194,6 +209,14 @@ class CheckOut:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        try:
+            await self._leave(error)
+        except BaseException as meaning:
+            self._span.__exit__(type(meaning), meaning, None)
+            raise
+        self._span.__exit__(kind, error, trace)
+
+    async def _leave(self, error: BaseException | None) -> None:
         connection = self._connection
         connections, permits = self._server
         try:

@@ -22,6 +22,7 @@ from sqlalchemy.pool.base import _ConnectionRecord
 from sqlalchemy.util import await_only
 
 from headway.context.asked import patience_s
+from headway.context.trace import Span, span
 from headway.model.sharding import ShardMap
 from headway.sharding.client.permits import Permits
 from headway.sharding.client.place import FENCE_WAIT_S, Place, Places
@@ -40,6 +41,7 @@ class Record(_ConnectionRecord):
 
     permits: Permits | None = None
     permit = -1
+    span: Span | None = None
 
     def __init__(self, pool: Pool, place: Place, url: str) -> None:
         super().__init__(pool, connect=False)
@@ -54,6 +56,9 @@ class Record(_ConnectionRecord):
         permits, self.permits = self.permits, None
         if permits is not None:
             permits.give_back(self.permit)
+        if self.span is not None:
+            self.span.end()
+            self.span = None
 
 
 class Idle:
@@ -113,6 +118,20 @@ class ServerPool(Pool):
 
     def get(self, shard: int) -> Record:
         """A connection that serves the shard, or a place for one; with a permit of its server."""
+        out = span(f"database {self.places.told.name}", "database")
+        try:
+            record = self._get(shard)
+        except BaseException as error:
+            out.fail(error)
+            out.end()
+            raise
+        out.waited()
+        if self.places.watch is not None:
+            out.set(server=record.place.server, shard=record.place.shard)
+        record.span = out
+        return record
+
+    def _get(self, shard: int) -> Record:
         places = self.places
         map_ = places.map
         permit = -1

@@ -16,6 +16,7 @@ from psycopg import sql
 from psycopg.pq import TransactionStatus
 
 from headway.context.asked import patience_s
+from headway.context.trace import Span, span
 from headway.errors import ShardMoved
 from headway.model.sharding import ShardMap
 from headway.sharding.client.permits import Permits
@@ -208,6 +209,20 @@ class SyncCheckOut:
         self._database, self._key, self._wait_s = database, key, wait_s
 
     def __enter__(self) -> Connection:
+        self._span: Span = span(f"database {self._database._places.told.name}", "database")
+        try:
+            connection = self._take()
+        except BaseException as error:
+            self._span.fail(error)
+            self._span.end()
+            raise
+        self._span.waited()
+        if self._database._places.watch is not None:
+            self._span.set(server=self._place.server, shard=self._place.shard)
+        self._span.__enter__()
+        return connection
+
+    def _take(self) -> Connection:
         database, places = self._database, self._database._places
         map_ = database.map()
         place = places.find(map_, self._key)
@@ -222,7 +237,7 @@ class SyncCheckOut:
             self._wait()
             if (newest := places.map) is not map_ and newest is not None and newest.owners != map_.owners:
                 self._permits.give_back(self._permit)
-                return self.__enter__()
+                return self._take()
         try:
             self._kept = self._server.take(place.shard, map_.epoch)
         except BaseException:
@@ -248,6 +263,14 @@ class SyncCheckOut:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        try:
+            self._leave(error)
+        except BaseException as meaning:
+            self._span.__exit__(type(meaning), meaning, None)
+            raise
+        self._span.__exit__(kind, error, trace)
+
+    def _leave(self, error: BaseException | None) -> None:
         failure = error
         connection = self._kept.connection
         try:
