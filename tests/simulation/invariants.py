@@ -131,7 +131,7 @@ class Watch:
         if edge.state != "serving" or loop.wanted.stopping:
             return
         for service in loop.wanted.services:
-            if not service.is_public or service.replicas < 2:
+            if not service.is_at_edge or service.replicas < 2:
                 continue
             takes = [s for s in edge.servers.values() if s.service == service.name and s.admin == "ready"]
             processes = [self.world.processes.table.get(server.name) for server in takes]
@@ -153,7 +153,7 @@ def unmet(loop: Loop, world: MemoryRuntime) -> list[str]:
             found.append(f"{len(mine)} of {service.replicas} {service.name}")
         for replica in mine:
             found += _replica_unmet(replica, service.key)
-        if not service.is_public:
+        if not service.is_at_edge:
             continue
         for replica in mine:
             expected_servers.add(replica.name)

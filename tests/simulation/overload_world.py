@@ -151,7 +151,7 @@ class World:
             replicas=replicas,
             limit=limit or 2048,
             threads=8,
-            is_public=True,
+            is_at_edge=True,
             slo_s=slo_s,
             deadline_s=deadline_s,
             adapts=limit is None,

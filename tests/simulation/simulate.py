@@ -33,7 +33,7 @@ def app(name: str = "web", replicas: int = 2, **changes: object) -> WantedServic
         replicas=replicas,
         limit=40,
         threads=8,
-        is_public=True,
+        is_at_edge=True,
         memory_max_bytes=512 << 20,
         start_timeout_s=8.0,
         drain_timeout_s=10.0,
@@ -190,9 +190,9 @@ def draw_wanted(random: Random) -> Wanted:
     waits_for = ("main",) if random.random() < 0.3 else ()
     services = [app("web", random.randint(2, 4), waits_for=waits_for)]
     if random.random() < 0.4:
-        services.append(app("stock", random.randint(1, 2), is_public=False))
+        services.append(app("stock", random.randint(1, 2), is_at_edge=False))
     if random.random() < 0.4:
-        services.append(app("mailer", random.randint(1, 2), kind="command", is_public=False, memory_max_bytes=None))
+        services.append(app("mailer", random.randint(1, 2), kind="command", is_at_edge=False, memory_max_bytes=None))
     return Wanted(tuple(services), starts_max=random.randint(1, 4))
 
 
@@ -210,7 +210,7 @@ class Fates:
         """Somebody scales or deploys."""
         service = self.random.choice(self.system.loop.wanted.services)
         if self.random.random() < 0.5:
-            number = self.random.randint(2, 4) if service.is_public else self.random.randint(0, 2)
+            number = self.random.randint(2, 4) if service.is_at_edge else self.random.randint(0, 2)
             self.system.say(f"{service.name}: scale to {number}")
             self.system.want(service.name, replicas=number)
         else:
@@ -314,7 +314,7 @@ class Fates:
         self.system.world.databases["main"] = self.system.world.now_s() + self.random.uniform(1.0, 5.0)
 
     def _scale_to_zero(self) -> None:
-        private = [service for service in self.system.loop.wanted.services if not service.is_public]
+        private = [service for service in self.system.loop.wanted.services if not service.is_at_edge]
         if private:
             service = self.random.choice(private)
             self.system.say(f"{service.name}: scale to 0 and back")
@@ -334,7 +334,7 @@ def healed(system: System) -> bool:
         return False
     for service in system.loop.wanted.services:
         mine = [p for p in world.processes.table.values() if p.service == service.name and p.works(now_s)]
-        if service.is_public:
+        if service.is_at_edge:
             mine = [p for p in mine if (s := world.edge.servers.get(p.replica)) and s.admin == "ready" and s.is_up]
         if len(mine) < service.replicas:
             return False

@@ -30,7 +30,7 @@ def ready(*services: WantedService, seed: int = 1, offer: Offer = QUIET) -> Syst
     system.settle(20.0)
     system.watch.never_empty = True
     for service in system.wanted.services:
-        if service.is_public:
+        if service.is_at_edge:
             system.world.offer(service.name, offer)
     system.run(3.0)
     return system
@@ -377,14 +377,14 @@ def test_a_service_that_waits_for_its_database() -> None:
 
 
 def test_a_service_that_is_not_declared_any_more_leaves() -> None:
-    system = ready(app(), app("stock", 1, is_public=False))
+    system = ready(app(), app("stock", 1, is_at_edge=False))
     system.set_wanted(replace(system.wanted, services=(system.service("web"),)))
     system.settle(5.0)
     assert set(system.loop.replicas) == {"web.1", "web.2"}
 
 
 def test_a_command_may_finish_its_work_before_it_ends() -> None:
-    mailer = app("mailer", 1, kind="command", is_public=False)
+    mailer = app("mailer", 1, kind="command", is_at_edge=False)
     system = system_of(mailer, behaviour=replace(EXACT, stop_s=(9.5, 9.5)))
     system.settle(3.0)
     system.want("mailer", replicas=0)

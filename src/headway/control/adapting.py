@@ -95,7 +95,7 @@ def adapt(
     after = _of_what_exists(before, replicas, wanted)
     after = replace(after, shortage=shortage, limits={}, limiters={}, looks={}, footprints={}, queues={}, at_s=now_s)
     for service in wanted.services:
-        if service.kind != "app" or not service.is_public:
+        if service.kind != "app" or not service.is_at_edge:
             continue
         mine = [r for r in replicas.values() if r.service == service.name]
         after, told = _service(before, after, service, mine, observed, now_s)

@@ -47,7 +47,7 @@ def reconcile(
     for replica in replicas:
         service = wanted.service(replica.service)
         known.add(replica.name)
-        if service is not None and not service.is_public and replica.name not in edge.servers:
+        if service is not None and not service.is_at_edge and replica.name not in edge.servers:
             continue
         seen = observed.replicas.get(replica.name)
         otherwise = service.limit_of(is_wsgi=seen.is_wsgi if seen else False) if service else 1

@@ -69,6 +69,7 @@ def build(controller: Controller, applying: Applying) -> Starlette:
                 "databases": controller.fields(),
                 "access": controller.databases.access(),
                 "caches": controller.caches.access(),
+                "services": controller.edge.places.told_to_all(controller.applied.system),
                 "folder": str(controller.folders.app),
             }
         )

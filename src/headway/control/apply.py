@@ -20,6 +20,7 @@ from headway.control import wanting
 from headway.control.controller import Controller
 from headway.control.status import start_failure
 from headway.control.stored import Applied, Override, ServersByHand, in_force, servers_in_force
+from headway.declaration.calls import at_edge
 from headway.declaration.changes import changes, check_shards
 from headway.errors import AppError, Conflict, HeadwayError
 from headway.model.declared import System
@@ -73,7 +74,9 @@ class Applying:
         reloads = controller.edge.reloads
         try:
             if staged := _staged(before.system, system, wanting.replicas_declared(system, controller.machine)):
-                controller.call(lambda: self._stage(before.system, system, replace(before, system=staged), fresh))
+                beside = frozenset(staged.services.keys() - before.system.services.keys())
+                stage = replace(before, system=staged, staged=beside)
+                controller.call(lambda: self._stage(before.system, system, stage, fresh))
                 self._await_ready(staged)
             controller.call(lambda: self._switch(after, fresh))
             self._await_ready(system)
@@ -286,14 +289,14 @@ class Applying:
 
 
 def _staged(before: System, after: System, replicas: Mapping[str, int]) -> System | None:
-    """What runs, and beside it, privately, the services that `after` makes public; None when there are none."""
-    public = {name for name, service in before.services.items() if service.routes}
+    """What runs, and beside it, unknown to the edge, services that `after` brings to it; None when there are none."""
+    knows = at_edge(after)
     fresh = {
         name: service.model_copy(update={"routes": (), "replicas": replicas[name]})
         for name, service in after.services.items()
-        if service.routes and name not in before.services
+        if name in knows and name not in before.services
     }
-    if not fresh or not public:
+    if not fresh or not at_edge(before):
         return None
     return before.model_copy(
         update={

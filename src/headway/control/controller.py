@@ -39,6 +39,7 @@ from headway.control.stored import (
 from headway.control.tasks import Tasks
 from headway.control.tender import Tender
 from headway.declaration.caches import parse_host
+from headway.declaration.calls import at_edge, callers
 from headway.declaration.references import resolve_cache, resolve_env, resolve_servers, resolve_url
 from headway.errors import DeclarationError, HeadwayError
 from headway.model.declared import ReplicaRange, System
@@ -144,7 +145,7 @@ class Controller:
         if self.edge.apply(applied.system, wanted, self.loop.replicas, self.processes.socket, running=runs):
             self.journal.write("edge", "reload", "routes, addresses or settings changed")
             self.processes.table["edge"] = self.supervisor.processes()["edge"]  # another process from now on
-        elif not runs and self.edge.urls:
+        elif not runs and self.edge.is_needed:
             self.processes.table["edge"] = self.edge.start()
 
     def wanted_databases(
@@ -313,7 +314,7 @@ class Controller:
 
     def fields(self) -> dict[str, dict[str, str]]:
         """What references in an environment can name. Holds passwords."""
-        return self.databases.fields() | self.caches.fields()
+        return self.databases.fields() | self.caches.fields() | self.edge.places.fields(self.applied.system)
 
     def refresh(self) -> None:
         """Resolve everything anew: a secret may have another value though the declaration is the same."""
@@ -339,6 +340,7 @@ class Controller:
                 continue
             env |= wanting.told_of_caches({name: caches[name] for name in of_service})
             env |= wanting.told_of_traces(applied.system, service, str(self.folders.traces))
+            env |= wanting.told_of_services(self.edge.places.told(applied.system, name))
             launch = wanting.launch_of(name, service, env, self.machine)
             found[name] = replace(launch, generation=applied.generation)
         return found
@@ -358,6 +360,7 @@ class Controller:
             keys=keys,
             limits=limits,
             machine=self.machine,
+            at_edge=at_edge(applied.system) - applied.staged,
             stopping=self._stopping,
             holds=self.holds,
         )
@@ -472,6 +475,7 @@ class Controller:
             ranges=self.ranges,
             holds=dict(self.holds),
             routes={name: service.routes for name, service in system.services.items()},
+            calls_from=callers(system),
             addresses={
                 name: self.processes.socket(name)
                 for name, replica in self.loop.replicas.items()

@@ -136,7 +136,7 @@ def _draining(
     waited_s = now_s - replica.since_s
     # What the edge sends until it has heard must be answered. It is not waited for without end: a refused connection
     # is tried elsewhere. An edge without a process sends nothing, and comes back without those that leave.
-    is_silent = not edge.reachable and edge.pid is not None and (service is None or service.is_public)
+    is_silent = not edge.reachable and edge.pid is not None and (service is None or service.is_at_edge)
     is_sending = is_silent or (server is not None and server.admin == "ready")
     if is_sending and waited_s < max(drain_timeout_s, EDGE_PATIENCE_S):
         return Step(replica)

@@ -42,7 +42,7 @@ def place(
         # (All threads busy is no such sign: a saturated service must still be replaceable.)
         if service.kind == "app" and max(seen.beat_age_s, 0.0 if seen.is_wsgi else seen.loop_beat_age_s) > SILENT_S:
             return False
-        if not service.is_public:
+        if not service.is_at_edge:
             return True
         server = observed.edge.servers.get(replica.name)
         return server is not None and server.admin == "ready" and server.is_up

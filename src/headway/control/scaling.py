@@ -214,7 +214,7 @@ def _utilisation(service: WantedService, mine: Iterable[str], observed: Observed
         seen, server = observed.replicas.get(name), observed.edge.servers.get(name)
         if seen is None:
             continue
-        if server is None and not service.is_public:
+        if server is None and not service.is_at_edge:
             taken.setdefault(MAIN, []).append((seen.in_flight, service.limit_of(is_wsgi=seen.is_wsgi)))
         places = {number: place for (replica, number), place in observed.edge.classes.items() if replica == name}
         if server is not None:

@@ -62,6 +62,7 @@ class Facts:
     ranges: Mapping[str, ReplicaRange]
     holds: Mapping[str, Hold]
     routes: Mapping[str, tuple[str, ...]]
+    calls_from: Mapping[str, tuple[str, ...]]  # by service that is called
     addresses: Mapping[str, str]
     logs: str
     databases: tuple[DatabaseStatus, ...] = ()
@@ -87,10 +88,10 @@ def state_of(wanted: Wanted, replicas: Mapping[str, Replica], observed: Observed
     """The word for the whole system."""
     if wanted.stopping:
         return "stopping"
-    whole = observed.edge.reachable or not any(service.is_public for service in wanted.services)
+    whole = observed.edge.reachable or not any(service.is_at_edge for service in wanted.services)
     for service in wanted.services:
         ready = sum(
-            r.phase is Phase.READY and r.service == service.name and (not service.is_public or _is_served(r, observed))
+            r.phase is Phase.READY and r.service == service.name and (not service.is_at_edge or _is_served(r, observed))
             for r in replicas.values()
         )
         whole = whole and ready >= service.replicas and bool(service.key)
@@ -124,6 +125,7 @@ def document(wanted: Wanted, replicas: Mapping[str, Replica], observed: Observed
             "release": service.key,
             "limit": service.limit,
             "routes": list(facts.routes.get(service.name, ())),
+            "calls_from": list(facts.calls_from.get(service.name, ())),
             "overload": overload_of(service, observed, facts.adapted),
             "replicas": [_replica(r, observed, facts) for r in mine],
         }
@@ -187,8 +189,8 @@ def _cache(cache: CacheStatus) -> dict[str, Any]:
 
 
 def overload_of(service: WantedService, observed: Observed, adapted: Adapted) -> dict[str, Any] | None:
-    """How a public service holds: its classes with their limits and queues; None for others."""
-    if service.kind != "app" or not service.is_public:
+    """How a service at the edge holds: its classes with their limits and queues; None for others."""
+    if service.kind != "app" or not service.is_at_edge:
         return None
     classes = {}
     for cls in adapted.active(service):

@@ -32,6 +32,7 @@ class Applied:
     root: str
     source: str
     generation: int = 0
+    staged: frozenset[str] = frozenset()  # services that start before the edge is to know them; never stored
 
 
 @dataclass(frozen=True, slots=True)

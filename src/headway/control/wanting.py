@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from headway.caching.place import CACHES_VARIABLE
 from headway.errors import HeadwayError
+from headway.model.calls import SERVICES_VARIABLE
 from headway.model.declared import ReplicaRange, Responses, Service, System
 from headway.model.hold import Hold
 from headway.model.launch import SLOTS_MIN, Launch, slots_for
@@ -104,6 +105,11 @@ def told_of_traces(system: System, service: Service, folder: str) -> dict[str, s
     return {TRACE_VARIABLE: folder} if system.traces and service.app else {}
 
 
+def told_of_services(called: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
+    """What a service's processes are told of the services that they call, in their environment."""
+    return {SERVICES_VARIABLE: json.dumps(called, sort_keys=True)} if called else {}
+
+
 def active_max(machine: Machine) -> int:
     """Transactions at work at once on a server: twice the cores, for each may wait for a lock or the disk."""
     return max(4, 2 * int(machine.cores))
@@ -175,10 +181,12 @@ def want(
     keys: Mapping[str, str],
     limits: Mapping[str, int],
     machine: Machine,
+    at_edge: Collection[str],
     stopping: bool = False,
     holds: Mapping[str, Hold] | None = None,
 ) -> Wanted:
-    """The whole target. `keys`: of each launch, none while it cannot be resolved; `replicas` include overrides."""
+    """The whole target. `keys`: of each launch, none while it cannot be resolved; `replicas` include overrides;
+    `at_edge`: services that the edge is to know."""
     holds = holds or {}
     total = max(1, sum(replicas.values()))
     services = tuple(
@@ -189,7 +197,7 @@ def want(
             replicas=replicas[name],
             limit=limits[name],
             threads=service.threads or THREADS,
-            is_public=bool(service.routes),
+            is_at_edge=name in at_edge,
             waits_for=(*needs(service, system.databases), *caches_of(service, system.caches)),
             memory_max_bytes=service.memory_max_bytes,
             start_timeout_s=service.start_timeout_s,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from headway.declaration.calls import callers
 from headway.declaration.keys import path_text
 from headway.declaration.routes import covers
 from headway.errors import Problem
@@ -24,8 +25,9 @@ _IDLE_FOR_COMMANDS = {
 def advise(system: System) -> tuple[Problem, ...]:
     """Warnings about a system that `check` found right, its routes completed."""
     warnings = [*_edge(system)]
+    called = callers(system)
     for name, service in system.services.items():
-        warnings.extend(_service(name, service))
+        warnings.extend(_service(name, service, is_called=name in called))
     return tuple(warnings)
 
 
@@ -39,7 +41,7 @@ def _edge(system: System) -> Iterator[Problem]:
             )
 
 
-def _service(name: str, service: Service) -> Iterator[Problem]:
+def _service(name: str, service: Service, *, is_called: bool) -> Iterator[Problem]:
     path = f"services.{name}"
     if isinstance(service.replicas, ReplicaRange) and service.replicas.min == service.replicas.max:
         told = f"leaves no room: there are always {service.replicas.min}"
@@ -49,8 +51,9 @@ def _service(name: str, service: Service) -> Iterator[Problem]:
             if field in service.model_fields_set:
                 yield Problem(f"{path}.{key}", "changes nothing for a command", "take it out")
         return
-    if not service.routes:
-        yield Problem(f"{path}.routes", "is empty, so nothing reaches this service", 'write it like routes = ["/api"]')
+    if not service.routes and not is_called:
+        told = "is empty, and no service calls it, so nothing reaches this service"
+        yield Problem(f"{path}.routes", told, 'write it like routes = ["/api"], or name it in the `uses` of a service')
     for index, route in enumerate(service.routes):
         if "." not in route and not route.startswith("/") and route.partition("/")[0] != "localhost":
             yield Problem(f"{path}.routes[{index}]", f'"{route}" is read as a host', f'for a path write "/{route}"')

@@ -7,11 +7,13 @@ process reads once, when it starts), or nothing that anybody notices.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 from typing import Any, Literal
 
+from headway.declaration.calls import at_edge, by_url, called_by, callers
 from headway.declaration.keys import key_of
 from headway.declaration.references import references
 from headway.errors import Conflict
@@ -46,7 +48,7 @@ SERVICE_COSTS: dict[str, Cost] = {
     "deadline_s": Cost.RELOAD,
     "criticality": Cost.RELOAD,
     "at": Cost.RELOAD,  # its routes queue in backends of their own, which only a reload makes
-    "uses": Cost.AT_ONCE,
+    "uses": Cost.AT_ONCE,  # of a service: its processes are told where, and the edge gets a way for calls
     "cache": Cost.REPLACE,
     "env": Cost.REPLACE,
     "memory_max_bytes": Cost.AT_ONCE,
@@ -69,7 +71,7 @@ CACHE_COSTS: dict[str, Cost] = {
 }
 EDGE_COSTS: dict[str, Cost] = dict.fromkeys(Edge.model_fields, Cost.RELOAD)
 
-# Keys that the edge knows of a service; of a private one it knows nothing.
+# Keys that the edge knows of a service; of a private one that nobody calls it knows nothing.
 _EDGE_KEYS = frozenset({"routes", "deadline_s", "sticky", "body_max_bytes", "criticality", "at", "overload"})
 
 
@@ -222,26 +224,50 @@ def _needs(service: Service) -> frozenset[str]:
 
 
 def _services(before: System, after: System) -> Iterator[Change]:
+    known, knows = at_edge(before), at_edge(after)
+    services = before.services.keys() | after.services.keys()  # what is called of them is told by itself
     for name in _names(before.services, after.services):
         old, new, path = before.services.get(name), after.services.get(name), f"services.{name}"
         if new is None and old is not None:
-            also = "; the edge reloads" if old.routes else ""
-            yield Change(path, "removed", f"{path}: removed; its replicas drain and stop{also}", bool(old.routes))
+            also = "; the edge reloads" if name in known else ""
+            yield Change(path, "removed", f"{path}: removed; its replicas drain and stop{also}", name in known)
         elif old is None and new is not None:
-            also = "; the edge reloads" if new.routes else ""
-            yield Change(path, "added", f"{path}: added; its replicas start{also}", bool(new.routes))
+            also = "; the edge reloads" if name in knows else ""
+            yield Change(path, "added", f"{path}: added; its replicas start{also}", name in knows)
         elif old is not None and new is not None:
-            yield from _service(name, old, new)
+            yield from _service(name, old, new, services, is_at_edge=name in known | knows)
+            yield from _calls(name, before, after)
 
 
-def _service(name: str, old: Service, new: Service) -> Iterator[Change]:
-    public = bool(old.routes or new.routes)
+def _calls(name: str, before: System, after: System) -> Iterator[Change]:
+    """Ways of calls that come, go, or promise another time, for one that calls."""
+    path = f"services.{name}.uses"
+    earlier, later = called_by(before, name), called_by(after, name)
+    words = [f"calls {other}" for other in later if other not in earlier]
+    words += [f"calls {other} no more" for other in earlier if other not in later]
+    if words:
+        ways = (callers(before).keys(), by_url(before)) != (callers(after).keys(), by_url(after))
+        cost = (Cost.REPLACE_AND_RELOAD if ways else Cost.REPLACE).value
+        yield Change(path, "changed", f"{path}: {', '.join(words)}; {cost}", ways, (name,))
+    told = [
+        other
+        for other in later
+        if other in earlier and before.services[other].deadline_s != after.services[other].deadline_s
+    ]
+    if told:
+        sentence = f"{path}: {', '.join(told)} with another deadline; {Cost.REPLACE.value}"
+        yield Change(path, "changed", sentence, replaces=(name,))
+
+
+def _service(
+    name: str, old: Service, new: Service, services: AbstractSet[str], *, is_at_edge: bool
+) -> Iterator[Change]:
     for field, info in Service.model_fields.items():
         before, after = getattr(old, field), getattr(new, field)
-        if before == after:
+        if before == after or (field == "uses" and set(before) ^ set(after) <= services):
             continue
         cost, path = _cost(field, before, after), f"services.{name}.{key_of(field, info)}"
-        reload = public and field in _EDGE_KEYS and cost is not Cost.AT_ONCE
+        reload = is_at_edge and field in _EDGE_KEYS and cost is not Cost.AT_ONCE
         replaces = cost in (Cost.REPLACE, Cost.REPLACE_AND_RELOAD)
         if field in _EDGE_KEYS and not reload:
             cost = Cost.REPLACE if replaces else Cost.AT_ONCE

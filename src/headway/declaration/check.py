@@ -10,15 +10,16 @@ import ipaddress
 from collections.abc import Callable, Iterator, Mapping
 
 from headway.declaration.caches import check_caches
+from headway.declaration.calls import callers
 from headway.declaration.databases import check_databases
 from headway.declaration.keys import TAKEN_OUT, path_text
-from headway.declaration.references import CACHE_FIELDS, FIELDS, Reference, parse, references, unset
+from headway.declaration.references import CACHE_FIELDS, FIELDS, SERVICE_FIELDS, Reference, parse, references, unset
 from headway.declaration.responses import check_responses
 from headway.declaration.routes import covers, parse_route, sole_app
 from headway.declaration.translate import did_you_mean
 from headway.errors import Problem
 from headway.model.bind import Bind, parse_bind
-from headway.model.declared import RESERVED_USES, At, Edge, Service, System
+from headway.model.declared import At, Edge, Service, System
 from headway.model.overload import CLASSES_MAX, FIRST_AT
 from headway.model.units import format_bytes, format_duration
 
@@ -120,12 +121,12 @@ def _services(system: System, environment: Mapping[str, str], broken: frozenset[
             'write [services.web] and app = "module:app" below, or delete the file and run `headway init`',
         )
     owners: dict[str, str] = {}
-    sole = sole_app(system)
+    sole, called = sole_app(system), callers(system)
     for name, service in system.services.items():
         yield from _what_it_runs(name, service, broken)
         yield from _routes(name, service, owners)
         if service.app is not None:
-            yield from _at(name, service, ("/",) if name == sole else service.routes, broken)
+            yield from _at(name, service, ("/",) if name == sole or name in called else service.routes, broken)
             yield from check_responses(name, service, system, broken)
         yield from _uses(name, service, system, broken)
         yield from _env(name, service, system, environment, broken)
@@ -208,7 +209,7 @@ def _at(name: str, service: Service, routes: tuple[str, ...], broken: frozenset[
     path = f"services.{name}.at"
     inside = list(_parsed(routes))
     if service.at and not routes and f"services.{name}.routes" not in broken:
-        told = "is for requests that come through the edge, and a service without routes gets none"
+        told = "is for requests that come through the edge, and this service has no routes and nobody calls it"
         yield Problem(path, told, 'add routes = ["/"], or take `at` out')
         return
     if len(service.at) > _AT_MAX:
@@ -267,10 +268,23 @@ def _times(path: str, at: At, service: Service) -> Iterator[Problem]:
 
 def _uses(name: str, service: Service, system: System, broken: frozenset[str]) -> Iterator[Problem]:
     for index, used in _items(service.uses):
-        known = (*system.databases, *system.caches)
-        if used not in known and not _was_refused(used, broken):
-            hint = did_you_mean(used, known) or f"add [databases.{used}] or [caches.{used}], or take it out of `uses`"
-            yield Problem(f"services.{name}.uses[{index}]", f'no database or cache is called "{used}"', hint)
+        path = f"services.{name}.uses[{index}]"
+        known = (*system.databases, *system.caches, *(other for other in system.services if other != name))
+        if used in system.services:
+            yield from _called(path, f'"{used}"', used, name, system)
+        elif used not in known and not _was_refused(used, broken):
+            hint = did_you_mean(used, known) or (
+                f"add [databases.{used}], [caches.{used}] or [services.{used}], or take it out of `uses`"
+            )
+            yield Problem(path, f'no database, cache or service is called "{used}"', hint)
+
+
+def _called(path: str, shown: str, used: str, name: str, system: System) -> Iterator[Problem]:
+    """A service that another one calls: it needs a port, and one that calls itself would only call a function."""
+    if used == name:
+        yield Problem(path, f"{shown} is the service itself", "call the function instead, and take it out")
+    elif system.services[used].app is None and system.services[used].command is not None:
+        yield Problem(path, f"{shown} is a command, which has no port to be called at", "take it out")
 
 
 def _was_refused(name: str, broken: frozenset[str]) -> bool:
@@ -295,10 +309,12 @@ def _env(
             if reference.field not in environment:
                 yield Problem(path, *unset(reference.field).split("; ", 1))
         elif reference.owner != "file":
-            yield from _named_reference(path, reference, system, broken)
+            yield from _named_reference(path, reference, name, system, broken)
 
 
-def _named_reference(path: str, reference: Reference, system: System, broken: frozenset[str]) -> Iterator[Problem]:
+def _named_reference(
+    path: str, reference: Reference, name: str, system: System, broken: frozenset[str]
+) -> Iterator[Problem]:
     if (cache := system.caches.get(reference.owner)) is not None:
         if reference.field not in CACHE_FIELDS:
             yield Problem(path, f'{reference.text}: a cache has no "{reference.field}"', "a cache has: url")
@@ -307,11 +323,15 @@ def _named_reference(path: str, reference: Reference, system: System, broken: fr
             yield Problem(path, told, f'list it in the service: uses = ["{reference.owner}"]')
     elif reference.owner not in system.databases:
         if reference.owner in system.services:
-            yield Problem(path, f"{reference.text}: {RESERVED_USES['services']}", "write the service's public address")
+            yield from _called(path, reference.text, reference.owner, name, system)
+            if reference.field not in SERVICE_FIELDS:
+                yield Problem(path, f'{reference.text}: a service has no "{reference.field}"', "a service has: url")
         elif not _was_refused(reference.owner, broken):
-            hint = did_you_mean(reference.owner, [*system.databases, *system.caches, "env", "file"])
+            others = (other for other in system.services if other != name)
+            hint = did_you_mean(reference.owner, [*system.databases, *system.caches, *others, "env", "file"])
             hint = hint or f"add [databases.{reference.owner}]; plain braces are written {{{{ }}}}"
-            yield Problem(path, f'{reference.text}: no database or cache is called "{reference.owner}"', hint)
+            told = f'{reference.text}: no database, cache or service is called "{reference.owner}"'
+            yield Problem(path, told, hint)
     elif reference.field not in FIELDS:
         hint = f"a database has: {', '.join(FIELDS)}"
         yield Problem(path, f'{reference.text}: a database has no "{reference.field}"', hint)

@@ -11,14 +11,14 @@ from headway.model.declared import Edge, Service, System
 
 
 def complete(system: System) -> System:
-    """A checked system with its one spelling: routes, addresses, networks, and the databases and caches in `env`."""
+    """A checked system with its one spelling: routes, addresses, networks, and what `env` names."""
     sole = sole_app(system)
     services = {name: _service(service, system, sole=name == sole) for name, service in system.services.items()}
     return system.model_copy(update={"services": services, "edge": _edge(system.edge)})
 
 
 def _service(service: Service, system: System, *, sole: bool) -> Service:
-    known = (*system.databases, *system.caches)
+    known = (*system.databases, *system.caches, *system.services)
     named = (reference.owner for _, reference in references(service) if reference.owner in known)
     kept = {
         path: each.model_copy(update={"cache": cache_of(each, service, system)}) for path, each in service.cache.items()

@@ -21,6 +21,9 @@ def check_databases(system: System, environment: Mapping[str, str], broken: froz
             yield Problem(
                 f"databases.{name}", f"a database cannot be called {name}", f"{{{name}.…}} means something else"
             )
+        if name in system.services:  # `uses` and references name both
+            hint = f"call it otherwise: [databases.{name}-rows]"
+            yield Problem(f"databases.{name}", f"[services.{name}] has the same name", hint)
         yield from _shards(f"databases.{name}", database, broken)
         yield from _source(f"databases.{name}.import_from", database, system)
         if database.url is not None:

@@ -18,7 +18,7 @@ from pydantic_core import PydanticUndefined
 
 from headway.declaration.generated import keep_current
 from headway.declaration.keys import SECTIONS, fields_of
-from headway.model.declared import RESERVED, RESERVED_USES, Declared, Name, System
+from headway.model.declared import RESERVED, Declared, Name, System
 from headway.model.units import (
     parse_duration_s,
     parse_rate_per_s,
@@ -173,8 +173,6 @@ def _reserved() -> Iterator[str]:
     for pattern, sentence in RESERVED.items():
         key = pattern.replace("*", "NAME")
         yield f"| `{key}` | {sentence} |"
-    for section, sentence in RESERVED_USES.items():
-        yield f"| `services.NAME.uses` naming one of `{section}` | {sentence} |"
 
 
 def main(arguments: list[str]) -> int:

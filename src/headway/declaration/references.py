@@ -17,6 +17,7 @@ from headway.model.declared import Cache, Database, Service
 
 FIELDS = ("url", "host", "port", "user", "password", "name")  # of a database
 CACHE_FIELDS = ("url",)
+SERVICE_FIELDS = ("url",)
 SECRET_MAX_BYTES = 64 * 1024
 
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
@@ -24,7 +25,7 @@ _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """`{owner.field}`: owner is `env`, `file`, or the name of a database or cache."""
+    """`{owner.field}`: owner is `env`, `file`, or the name of a database, cache or service."""
 
     owner: str
     field: str
@@ -83,8 +84,8 @@ def resolve_env(
 ) -> dict[str, str]:
     """The service's own variables with every reference replaced.
 
-    `databases` holds the fields (FIELDS) of each database by name. DeclarationError names all references that have no
-    value now.
+    `databases` holds the fields of each database, cache and called service by name. DeclarationError names all
+    references that have no value now.
     """
     resolved: dict[str, str] = {}
     problems: list[Problem] = []

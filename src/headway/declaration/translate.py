@@ -27,7 +27,7 @@ from headway.declaration.keys import (
     section_of,
 )
 from headway.errors import Problem
-from headway.model.declared import RESERVED, RESERVED_USES, System
+from headway.model.declared import RESERVED, System
 
 # Words that people write out of habit -> what it is here.
 _HABITS = {
@@ -96,30 +96,12 @@ def translate(tables: Mapping[str, Any], *, default_name: str) -> Translated:
 
 
 def _refuse_reserved(document: Table, problems: list[Problem], broken: set[str]) -> None:
-    for path, uses in list(matches(document, "services.*.uses")):
-        names = [uses] if isinstance(uses, str) else uses if isinstance(uses, list) else []
-        for index in reversed(range(len(names))):
-            section = _elsewhere(document, names[index])
-            if section:
-                sentence = f'"{names[index]}" is in [{section}], and {RESERVED_USES[section]}'
-                where = (*path, index) if isinstance(uses, list) else path
-                problems.append(Problem(path_text(where), sentence, "take it out of `uses` for now"))
-                drop(document, where)
-                broken.add(path_text(where))
     for pattern, sentence in RESERVED.items():
         for path, value in list(matches(document, pattern)):
             problems.append(Problem(path_text(path), sentence, _reserved_hint(path)))
             drop(document, path)
             broken.add(path_text(path))
             broken.update(path_text((*path, name)) for name in (value if isinstance(value, dict) else ()))
-
-
-def _elsewhere(document: Table, name: object) -> str | None:
-    """The section that declares a used name, where it is neither a database nor a cache."""
-    usable = (document.get(section) for section in ("databases", "caches"))
-    if not isinstance(name, str) or any(isinstance(table, dict) and name in table for table in usable):
-        return None
-    return next((s for s in RESERVED_USES if isinstance(document.get(s), dict) and name in document[s]), None)
 
 
 def _reserved_hint(path: Path) -> str:

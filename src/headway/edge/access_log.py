@@ -16,7 +16,8 @@ _GOLDEN = 0.6180339887498949
 class LoggedRequest:
     """One answered request. `ttfb_ms`: from the complete request to the answer's head, as its client saw it; None when
     there was no answer. `service` and `replica` are None when the edge answered by itself. The log names the class of a
-    request, "web.slow"; here all classes of a service are the service."""
+    request, "web.slow"; here all classes of a service are the service. `caller`: of a call, the service that calls or
+    "?"; empty for a request from outside."""
 
     time_s: float
     status: int
@@ -25,11 +26,12 @@ class LoggedRequest:
     queue_ms: float | None
     service: str | None
     replica: str | None
+    caller: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class AccessSummary:
-    """A window of the log. Counts are of the window; percentiles are of a sample, None when it holds no answer.
+    """A window of the log, without calls between services. Counts are of the window; percentiles are of a sample, None when it holds no answer.
 
     `refused`: 429 and 503 that the edge gave by itself; `failed`: other 5xx.
     """
@@ -56,6 +58,7 @@ def parse_line(line: bytes | str) -> LoggedRequest | None:
             queue_ms=queue_ms if queue_ms >= 0 else None,
             service=None if service.startswith("headway.") else service.partition(".")[0],
             replica=None if replica.startswith("<") else replica,
+            caller=str(entry.get("caller", "")),
         )
     except (ValueError, KeyError, TypeError):
         return None
@@ -72,6 +75,7 @@ def summary(lines: Sequence[bytes], window_s: float, *, sample_max: int = SAMPLE
     """The lines written in the last `window_s` seconds, summed up. Counts of a sampled window are scaled up."""
     chosen = sample(lines, sample_max)
     requests = [request for line in chosen if (request := parse_line(line)) is not None]
+    requests = [request for request in requests if not request.caller]
     scale = len(lines) / len(chosen) if chosen else 1.0
     answered = sorted(
         request.ttfb_ms for request in requests if request.ttfb_ms is not None and request.replica is not None

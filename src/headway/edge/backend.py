@@ -6,6 +6,7 @@ server, so a class that is full holds up no other.
 
 from __future__ import annotations
 
+from headway.edge.calls import level_lines, patience_lines, repeat_lines, silence_line
 from headway.edge.provenance import public_scheme
 from headway.edge.queues import queue_lines
 from headway.edge.servers import CHECK_TIMEOUT_MS, draining_file, server_line
@@ -32,6 +33,7 @@ def class_lines(plan: EdgePlan, service: EdgeService, cls: EdgeClass) -> list[st
         f"if {{ req.hdr_val(content-length) gt {service.body_max_bytes} }}",
         "",
         *_sticky(plan, service),
+        *level_lines(service, cls),
         *queue_lines(service, cls),
         "",
         "# A small body, and the beginning of a large one, is awaited here, so that a slow sender occupies no replica.",
@@ -40,7 +42,7 @@ def class_lines(plan: EdgePlan, service: EdgeService, cls: EdgeClass) -> list[st
         "",
         *_repeats(service),
         "",
-        *_asks(plan, cls),
+        *_asks(plan, service, cls),
         "",
         "http-reuse always",
         "# Answered by the worker's native server: a busy app stays, a dead or stopped one goes.",
@@ -80,7 +82,8 @@ def _patience(service: EdgeService, cls: EdgeClass) -> list[str]:
         f"timeout queue {deadline}",
         f"timeout server {deadline}",
         "http-request set-var(txn.stays) str(stream) if { req.hdr(accept) -m sub text/event-stream }",
-        f"http-request set-timeout server {milliseconds(service.silence_max_s)} if {{ var(txn.stays) -m found }}",
+        *patience_lines(service, cls),
+        silence_line(service),
     ]
 
 
@@ -112,15 +115,18 @@ def _repeats(service: EdgeService) -> list[str]:
         f"http-request set-var(req.queued) queue if {{ be_conn gt {_COPIES_MAX} }}",
         f"http-request disable-l7-retry if {{ be_conn gt {_COPIES_MAX} }}"
         f" {{ be_conn,sub(req.queued) gt {_COPIES_MAX} }}",
+        *repeat_lines(service),
     ]
 
 
-def _asks(plan: EdgePlan, cls: EdgeClass) -> list[str]:
+def _asks(plan: EdgePlan, service: EdgeService, cls: EdgeClass) -> list[str]:
     begun = "var(txn.begun)" if plan.access_log else "date(0,ms)"
     due = f"%[{begun},add({max(1, round(cls.deadline_s * 1000))})]"
+    who = f"{public_scheme(plan)} %[src] %[src_port]"
+    if service.called_at:
+        who, due = "%[var(txn.from)]", "%[var(txn.due)]"
     return [
         "# For the worker alone, which finds it in the last header: SCHEME ADDRESS PORT of who asks, what stays open,",
         "# the class of the request, and the moment (Unix time in ms) after which nobody waits for the answer.",
-        f'http-request add-header X-Headway-From "{public_scheme(plan)} %[src] %[src_port] %[var(txn.stays,-)] '
-        f'{cls.number} {due}"',
+        f'http-request add-header X-Headway-From "{who} %[var(txn.stays,-)] {cls.number} {due}"',
     ]

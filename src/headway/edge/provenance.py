@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from headway.edge.words import word
+from headway.model.calls import DEADLINE
 from headway.model.edge import EdgePlan
 
 
@@ -10,7 +11,12 @@ def forwarded_lines(plan: EdgePlan) -> list[str]:
     """Forwarded headers: believed from trusted networks, written anew otherwise; and the client's resolved address."""
     foreign = ["baggage", "forwarded", "x-real-ip", "x-forwarded- -m beg"]
     unless = " unless trusted" if plan.trusted else ""
-    lines = ["http-request del-header x-headway- -m beg"]
+    # Neither what services tell each other comes in, nor what Headway's parts tell each other of an answer goes out.
+    lines = [
+        "http-request del-header x-headway- -m beg",
+        f"http-request del-header {DEADLINE}",
+        "http-after-response del-header x-headway- -m beg",
+    ]
     lines += [f"http-request del-header {name}{unless}" for name in foreign]
     if not plan.trusted:
         return [

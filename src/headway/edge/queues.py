@@ -22,6 +22,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from headway.edge.calls import IS_CALL, LAST, LATER, is_levelled
 from headway.edge.words import word
 from headway.model.edge import EdgeClass, EdgeService
 from headway.model.overload import FIRST_AT, MAIN, SLOW, QueueBound, class_name
@@ -49,10 +50,6 @@ WORSE_OFF = "mul(3),div(2)"  # let in less often than two thirds of another: cha
 # A step down takes what 32 requests that are let in give back: about one in 32 then is refused in spite of its share.
 SINKS, RISES = "mul(7),div(8)", "mul(257),div(256)"
 LEVEL_MAX = 10**9  # nobody gets near it: there is no level any more
-
-# RFC 9218: u=0 to u=7, 3 when nothing is said. What a client says of itself can only make it less important.
-_LATER = ("u=4 u=5", 2)
-_LAST = ("u=6 u=7", 3)
 
 _FIELDS = ("overloaded", "newest_first", "client_per_s", "floor_per_s", "queue_max")
 _SET = re.compile(r"^\s*set-var proc\.([a-z_]+)\.(main|slow|at\d+)\.([a-z0-9._]+) int\((\d+)\)", re.MULTILINE)
@@ -131,8 +128,9 @@ def queue_lines(service: EdgeService, cls: EdgeClass) -> list[str]:
     def proc(field: str) -> str:
         return variable(field, service.name, cls.number)
 
-    demotes = [(urgency, level) for urgency, level in (_LATER, _LAST) if level > cls.level]
-    own = cls.level if demotes else 0
+    levelled = is_levelled(service)
+    demotes = [(urgency, level) for urgency, level in (LATER, LAST) if level > cls.level]
+    own = cls.level if demotes or levelled else 0
     first = 0 if cls.level else -1  # before the critical_plus as well
     waits = "waits occupied" if service.sticky else "waits"
     refused = f"http-request track-sc3 be_name table {REFUSED}"
@@ -140,14 +138,17 @@ def queue_lines(service: EdgeService, cls: EdgeClass) -> list[str]:
     lines = [
         "# Clients and their rates are known under overload only; of IPv6 the /64 counts, which one client owns.",
         f"stick-table type ipv6 size {CLIENTS_MAX} expire {CLIENT_EXPIRES_S}s store gpc0,gpc0_rate(1s)",
-        f"http-request track-sc1 src,ipmask(32,64) if {{ var({proc('overloaded')}) -m int gt 0 }}",
+        f"http-request track-sc1 src,ipmask(32,64) if {{ var({proc('overloaded')}) -m int gt 0 }}"
+        f"{f' !{IS_CALL}' if service.called_at else ''}",
         f"http-request set-var(txn.rate) sc_gpc0_rate(1),mul({PER_KS}) if {{ sc_tracked(1) }}",
         "# Above the level a client takes more than its share, and is held back.",
         f"acl has_level var({level}) -m int gt 0",
         f"acl above_level var(txn.rate),sub({level}) ge 0",
         "http-request set-var(txn.held_back) bool(true) if { sc_tracked(1) } has_level above_level",
     ]
-    if demotes:
+    if levelled:
+        lines += ["", "# Who goes first in the queue.", "http-request set-priority-class var(txn.level)"]
+    elif demotes:
         lines += [
             "",
             "# Who goes first in the queue: 0 critical_plus, 1 critical, 2 sheddable_plus, 3 sheddable. A client can",
@@ -157,6 +158,9 @@ def queue_lines(service: EdgeService, cls: EdgeClass) -> list[str]:
                 f"http-request set-priority-class int({later}) if {{ req.hdr(priority) -m str {urgency} }}"
                 for urgency, later in demotes
             ),
+        ]
+    if demotes:
+        lines += [
             "# Of those behind, so many a second go first, or they would never come to their turn under overload.",
             f"http-request track-sc2 be_name table {DEMOTED} if {{ prio_class gt {cls.level} }} "
             f"{{ var({proc('floor_per_s')}) -m int gt 0 }} !{{ var(txn.held_back) -m found }}",
@@ -178,7 +182,9 @@ def queue_lines(service: EdgeService, cls: EdgeClass) -> list[str]:
         cookie = word(f"headway-{service.name}")
         lines += ["acl occupied be_conn_free le 0", f"acl occupied req.cook({cookie}),srv_queue gt 0"]
     several = sorted({0, own, *(later for _, later in demotes)})
-    filled = {which: _FILLED[which] for which in several} if demotes else {own: _FILLED[cls.level]}
+    if service.called_at:
+        several = list(range(len(_FILLED)))  # a call may be made for any request
+    filled = {which: _FILLED[which] for which in several} if demotes or levelled else {own: _FILLED[cls.level]}
     filled[HELD_BACK] = _FILLED_BY_HELD_BACK
     for which, compared in filled.items():
         lines.append(f"{refused} if {waits} {{ prio_class {which} }} {{ {compared},sub({proc('queue_max')}) ge 0 }}")

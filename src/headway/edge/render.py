@@ -7,7 +7,9 @@ changed through the run-time API as well, and the file is rewritten, so that a r
 from __future__ import annotations
 
 from headway.edge.backend import BUFFER_BYTES, class_lines
-from headway.edge.provenance import forwarded_lines
+from headway.edge.calls import call_frontend, connection_lines, gate_lines, public_lines
+from headway.edge.noted import access_log_lines, identity_lines
+from headway.edge.provenance import forwarded_lines, public_scheme
 from headway.edge.queues import STICK_COUNTERS, classes, tables, variable_lines
 from headway.edge.routes import route_lines
 from headway.edge.words import comment, milliseconds, word
@@ -26,6 +28,7 @@ def render(plan: EdgePlan) -> str:
     if any(listener.redirect_to_port is None for listener in plan.listeners):
         sections.append(_public(plan))
     sections.extend(_redirect(plan, listener) for listener in plan.listeners if listener.redirect_to_port is not None)
+    sections += [_section(*call_frontend(plan, service)) for service in plan.services if service.called_at]
     for service in plan.services:
         sections += [
             _section(f"backend {word(class_name(service.name, cls.number))}", class_lines(plan, service, cls))
@@ -56,7 +59,7 @@ def _global(plan: EdgePlan) -> str:
         f"nbthread {plan.threads}",
         "",
         "# Connections to replicas are bounded by their limits, so two descriptors for each client are not needed.",
-        f"maxconn {plan.connections_max}",
+        f"maxconn {plan.connections_max + plan.call_connections_max}",
         f"ulimit-n {plan.descriptors_max}",
         "no strict-limits",
         "",
@@ -129,23 +132,21 @@ def _public(plan: EdgePlan) -> str:
     if plan.proxy_protocol and plan.trusted:
         lines.append(f"tcp-request connection expect-proxy layer4 if {{ src {_networks(plan)} }}")
     lines += [
+        *connection_lines(plan),
         "",
-        *_access_log(plan),
+        *access_log_lines(plan),
         "",
         *_trusted(plan),
-        *_identity(plan),
+        *identity_lines(plan),
         "",
-        "# Headway's own paths are not for the outside, however they are spelt; neither are tunnels.",
-        "http-request deny status 404 default-errorfiles if { path,url_dec -m sub /-headway/ }",
-        "http-request deny status 405 default-errorfiles if { method CONNECT }",
-        "# Ambiguous framing is refused by HAProxy's parser, all but this.",
-        "http-request deny status 400 default-errorfiles if { req.ver 1.0 } { req.hdr(transfer-encoding) -m found }",
+        *gate_lines(),
         "",
         "# Headers that only Headway, or a proxy that is trusted, may set.",
         *forwarded_lines(plan),
+        *public_lines(plan, public_scheme(plan)),
         *_client_rate(plan),
         "",
-        *route_lines(plan.services, UNROUTED, plan.run_folder),
+        *route_lines(tuple(service for service in plan.services if service.routes), UNROUTED, plan.run_folder),
     ]
     return _section(f"frontend {PUBLIC}", lines)
 
@@ -167,41 +168,6 @@ def _networks(plan: EdgePlan) -> str:
     return " ".join(word(network) for network in plan.trusted)
 
 
-def _access_log(plan: EdgePlan) -> list[str]:
-    if not plan.access_log:
-        return ["# The access log is off."]
-    answered = {"queue_ms": "%Tw", "ttfb_ms": "%[var(txn.ttfb,-1)]", "id": _id(plan)}
-    unreadable = {"queue_ms": "-1", "ttfb_ms": "-1", "id": ""}
-    return [
-        "# One JSON object a request, without the query string, which may hold secrets.",
-        "log stdout len 8192 format raw local0 info",
-        f"log-format '{_log_line(answered)}'",
-        "# The same for what was no request at all.",
-        f"error-log-format '{_log_line(unreadable)}'",
-        "http-request set-var(txn.begun) date(0,ms)",
-        "http-after-response set-var(txn.ttfb) date(0,ms),sub(txn.begun)",
-    ]
-
-
-def _log_line(values: dict[str, str]) -> str:
-    fields = {
-        "time": "%Ts%ms",
-        "client": '"%ci"',
-        "method": '"%HM"',
-        "path": '"%[capture.req.uri,field(1,?),json(utf8s)]"',
-        "status": "%ST",
-        "service": '"%b"',
-        "replica": '"%s"',
-        "queue_ms": values["queue_ms"],
-        "ttfb_ms": values["ttfb_ms"],
-        "total_ms": "%Ta",
-        "bytes": "%B",
-        "end": '"%ts"',
-        "id": f'"{values["id"]}"',
-    }
-    return "{" + ",".join(f'"{name}":{value}' for name, value in fields.items()) + "}"
-
-
 def _client_rate(plan: EdgePlan) -> list[str]:
     if plan.client_rate_per_s is None:
         return []
@@ -219,44 +185,13 @@ def _client_rate(plan: EdgePlan) -> list[str]:
     ]
 
 
-def _identity(plan: EdgePlan) -> list[str]:
-    """An id for each request and a trace that begins here, unless a valid one came in.
-
-    The id is the time in microseconds (16 decimal digits, until the year 2286) and 16 random hexadecimal ones: it sorts
-    by time, serves as trace id, and costs a microsecond less than HAProxy's `uuid`.
-    """
-    lines = [
-        "# One id finds a request in the access log, in the app and in traces.",
-        'unique-id-format "%[date(0,us)]%[rand,xxh64,hex,lower]"',
-        f"http-request set-header traceparent 00-%[unique-id]-%[rand,xxh64,hex,lower]-01 unless {{ {_TRACED} }}",
-    ]
-    if plan.trusted:
-        valid = "{ req.hdr(x-request-id) -m reg ^[A-Za-z0-9._-]{1,128}$ }"
-        lines += [
-            "http-request set-var(txn.id) unique-id",
-            f"http-request set-var(txn.id) req.hdr(x-request-id) if trusted {valid}",
-        ]
-    return [
-        *lines,
-        f"http-request set-header X-Request-Id {_id(plan)}",
-        f"http-after-response set-header X-Request-Id {_id(plan)}",
-    ]
-
-
-_TRACED = "req.hdr(traceparent) -m reg ^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"
-
-
-def _id(plan: EdgePlan) -> str:
-    return "%[var(txn.id)]" if plan.trusted else "%[unique-id]"
-
-
 def _redirect(plan: EdgePlan, listener: Listener) -> str:
     port = "" if listener.redirect_to_port == 443 else f":{listener.redirect_to_port}"
     target = f"https://%[req.hdr(host),host_only]{port}%[pathq]"
     lines = [
         _bind(plan, listener),
         "",
-        *_access_log(plan),
+        *access_log_lines(plan),
         "",
         "http-request deny status 400 default-errorfiles unless { req.hdr(host) -m found }",
         f"http-request redirect code 301 location {target} if {{ method GET HEAD }}",

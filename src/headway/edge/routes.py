@@ -82,6 +82,14 @@ def route_lines(services: tuple[EdgeService, ...], unrouted: str, run_folder: st
     return lines
 
 
+def class_route_lines(service: EdgeService, run_folder: str) -> list[str]:
+    """The same where all requests are for one service."""
+    lines = _class_acls(service, run_folder)
+    if lines:
+        lines = [*_DECODED, *lines, *_class_rules(service, Route("", "", service.name), [])]
+    return [*lines, f"default_backend {word(service.name)}"]
+
+
 def learned_key(prefix: str) -> str:
     """A learned prefix as the list has it: "/reports" is "/reports/". "/" is the root alone, "//" with its slash.
 

@@ -11,7 +11,7 @@ class ServiceFacts:
 
     name: str
     is_app: bool
-    is_public: bool
+    is_at_edge: bool
     is_wsgi: bool
     replicas: int
     limit_each: int | None  # requests at once of a replica, at the very most

@@ -18,6 +18,7 @@ from typing import Any
 from headway.caching.settings import MEMORY_BYTES
 from headway.control import wanting
 from headway.control.client import ControlClient
+from headway.declaration.calls import at_edge
 from headway.lab.wall_facts import CacheFacts, DatabaseFacts, Facts, FilesUsed, ServiceFacts
 from headway.lab.wall_read import (
     Reading,
@@ -78,7 +79,7 @@ def look_at_declared(system: System, state: Path) -> Facts:
             )
             for name, cache in system.caches.items()
         ),
-        has_edge=any(service.is_public for service in services),
+        has_edge=any(service.is_at_edge for service in services),
         connections_max=_connections_max(machine),
         edge_threads=max(1, int(machine.cores) // REPLICAS_PER_THREAD),
         files=(FilesUsed("each process", None, machine.descriptors_max),),
@@ -92,7 +93,7 @@ def _declared_service(name: str, service: Service, system: System, replicas: int
     return ServiceFacts(
         name=name,
         is_app=service.app is not None,
-        is_public=bool(service.routes),
+        is_at_edge=name in at_edge(system),
         is_wsgi=is_wsgi,
         replicas=replicas,
         limit_each=min(limit, threads) if is_wsgi else limit,
@@ -143,7 +144,7 @@ class _Found:
             caches=tuple(self._caches()),
             files=tuple(files_used(entries)),
             url=self._now["edge"]["url"],
-            has_edge=self._now["edge"]["url"] is not None,
+            has_edge=any(service.is_at_edge for service in services),
             is_detached=self._now["mode"] == "detached",
             requests_per_s=self._rate_per_s(services),
             busy_cores=ours,
@@ -188,7 +189,7 @@ class _Found:
         return ServiceFacts(
             name=name,
             is_app=service.app is not None,
-            is_public=bool(told["routes"]),
+            is_at_edge=bool(told["routes"] or told["calls_from"]),
             is_wsgi=is_wsgi,
             replicas=len(names),
             limit_each=min(limit, service.threads or wanting.THREADS) if is_wsgi and limit else limit,

@@ -131,7 +131,7 @@ def _of_service(service: ServiceFacts, facts: Facts) -> Iterator[Wall]:
     name = service.name
     if service.is_app:
         yield _at_once(service, facts)
-        if service.is_public:
+        if service.is_at_edge:
             yield _queue(service, facts)
         yield _replica_core(service, facts)
         streams_max = service.streams_max * service.replicas
@@ -170,7 +170,7 @@ def _at_once(service: ServiceFacts, facts: Facts) -> Wall:
     else:
         what, key = f"{name}: requests at once", ""
     then = "requests wait at the edge"
-    if service.is_public:
+    if service.is_at_edge:
         then += ", and above the queue's bound get 503" if service.refuses else ", for as long as their deadline allows"
     if service.is_overloaded and facts.requests_per_s > 0:
         rate: float | None = max(0.0, facts.requests_per_s - service.refused_per_s)

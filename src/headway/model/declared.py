@@ -75,10 +75,6 @@ RESERVED: dict[str, str] = {
     "services.*.before_deploy": "releases are not available yet",
     "services.*.shared": "releases are not available yet",
 }
-# What `uses` may name one day besides databases and caches: the section it is declared in -> the refusing sentence.
-RESERVED_USES: dict[str, str] = {
-    "services": "calls between services are not available yet",
-}
 
 
 class Declared(BaseModel):
@@ -319,13 +315,13 @@ class Service(Declared):
     )
     uses: Texts = Field(
         (),
-        description="Names of databases and caches this service needs before it can start; those that `env` and "
-        "`cache` name are added.",
+        description="Names of databases and caches this service needs before it can start, and of services that it "
+        "calls; those that `env` and `cache` name are added.",
         examples=['["main"]'],
     )
     env: Environment = Field(
         default_factory=dict,
-        description="Environment of the app. `{main.url}` is database or cache `main`, `{env.NAME}` this "
+        description="Environment of the app. `{main.url}` is database, cache or service `main`, `{env.NAME}` this "
         "environment, `{file.PATH}` a file's content; `{{` and `}}` are braces.",
         examples=['{ DATABASE_URL = "{main.url}" }'],
     )

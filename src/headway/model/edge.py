@@ -50,7 +50,7 @@ class EdgeClass:
 
 @dataclass(frozen=True, slots=True)
 class EdgeService:
-    """A public service: where its requests come from and which replicas answer them."""
+    """A service that the edge knows: where its requests come from and which replicas answer them."""
 
     name: str
     routes: tuple[str, ...]  # "/", "/api", "api.example.com", "api.example.com/v2"
@@ -63,6 +63,8 @@ class EdgeService:
     bound: QueueBound = field(default_factory=lambda: QueueBound(QUEUE_MAX_UNKNOWN))
     classes: tuple[EdgeClass, ...] = ()  # beside the main one, which this is; SLOW is always among them
     refuses: bool = True  # False: overload = "observe", count what would have been refused
+    called_at: tuple[Listener, ...] = ()  # where other services call it; none: nobody does
+    calls: bool = False  # it calls others itself, and is told with each request how critical that is
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class EdgePlan:
     run_folder: str  # holds edge.sock (run-time API) and haproxy.cfg
     listeners: tuple[Listener, ...]
     services: tuple[EdgeService, ...]
-    connections_max: int  # client connections at once
+    connections_max: int  # client connections at once, without those of services that call each other
     descriptors_max: int  # RLIMIT_NOFILE of the process
     trusted: tuple[str, ...] = ()
     proxy_protocol: bool = False
@@ -84,3 +86,9 @@ class EdgePlan:
     idle_timeout_s: float = 60.0
     threads: int = 1
     replaced_max_s: float = 300.0  # how long a replaced process may finish the requests and streams that it has
+    call_connections_max: int = 0  # of all services that call others, beside `connections_max`
+
+    @property
+    def has_calls(self) -> bool:
+        """Whether some service is called by another."""
+        return any(service.called_at for service in self.services)

@@ -34,7 +34,7 @@ class WantedService:
     replicas: int
     limit: int
     threads: int
-    is_public: bool
+    is_at_edge: bool
     waits_for: tuple[str, ...] = ()  # databases and caches that must be ready before a replica starts
     memory_max_bytes: int | None = None
     start_timeout_s: float = 60.0

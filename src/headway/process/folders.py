@@ -66,6 +66,16 @@ class Folders:
         return self.run / "app"
 
     @property
+    def calls(self) -> Path:
+        """Sockets at which services are called by others."""
+        return self.run / "s"
+
+    @property
+    def ports(self) -> Path:
+        """The ports at which services are called by URL, by service."""
+        return self.run / "ports.json"
+
+    @property
     def supervisor_socket(self) -> Path:
         return self.run / "supervisor.sock"
 
@@ -124,6 +134,7 @@ def create(folders: Folders) -> None:
     for path in (folders.replicas, folders.alive, folders.databases, folders.caches):
         _private(path, through)
     _private(folders.app, 0o700)
+    _private(folders.calls, 0o700)
     _private(folders.edge, 0o700, engine)
     (folders.alive / "alive").write_text("ok\n")
     if len(os.fsencode(folders.replicas / ("x" * 40))) > SOCKET_PATH_MAX_BYTES:

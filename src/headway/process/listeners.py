@@ -1,4 +1,4 @@
-"""Opens the public listening sockets. The supervisor holds them, so that no death of the edge refuses a connection."""
+"""Opens the edge's listening sockets. The supervisor holds them, so that no death of the edge refuses a connection."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ _EDGE = "edge.bind"
 
 
 def open_listener(address: str, where: str = _EDGE) -> socket.socket:
-    """Bind and listen. Never SO_REUSEPORT: a second server on a port must fail, not share it silently.
+    """Bind and listen, at `host:port` or at the path of a unix socket, which then is ours alone (mode 0600). Never
+    SO_REUSEPORT: a second server on a port must fail, not share it silently.
 
     MachineError with a hint when the address is taken, not ours or not allowed; `where` is what said the address.
     """
-    sock = _bound(address, where)
+    sock = _bound_path(address) if is_path(address) else _bound(address, where)
     try:
         sock.listen(_backlog())
         sock.setblocking(False)
@@ -40,6 +41,18 @@ def open_listener(address: str, where: str = _EDGE) -> socket.socket:
         sock.close()
         raise _explain(address, where, error) from error
     return sock
+
+
+def close_listener(address: str, sock: socket.socket) -> None:
+    """Listen no more; the path of a unix socket goes too, so that who knows it is told at once that nobody is there."""
+    sock.close()
+    if is_path(address):
+        Path(address).unlink(missing_ok=True)
+
+
+def is_path(address: str) -> bool:
+    """Whether an address is the path of a unix socket."""
+    return address.startswith("/")
 
 
 def check_address(address: str) -> None:
@@ -59,6 +72,22 @@ def _bound(address: str, where: str) -> socket.socket:
     except OSError as error:
         sock.close()
         raise _explain(address, where, error) from error
+    return sock
+
+
+def _bound_path(path: str) -> socket.socket:
+    """What an earlier system left at the path goes: its folder is ours, and who listened there has ended."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        Path(path).unlink(missing_ok=True)
+        before = os.umask(0o177)
+        try:
+            sock.bind(path)
+        finally:
+            os.umask(before)
+    except OSError as error:
+        sock.close()
+        raise MachineError(f"{path} cannot be opened: {error.strerror}", hint="headway doctor") from error
     return sock
 
 

@@ -27,7 +27,7 @@ from headway.errors import HeadwayError
 from headway.process import linux
 from headway.process.adoption import Left, end_left, find_left, take_listeners
 from headway.process.leftovers import Leftovers
-from headway.process.listeners import open_listener
+from headway.process.listeners import close_listener, open_listener
 from headway.process.record import write_record
 from headway.process.spec import FIRST_LISTENER_FD, ProcessSpec
 from headway.process.wire import Wire, WireClosed, serve
@@ -378,7 +378,7 @@ class Supervisor:
                 case "unlisten":
                     sock = self.listeners.pop(message["address"], None)
                     if sock:
-                        sock.close()
+                        close_listener(message["address"], sock)
                     return {}, []
                 case "hand over":  # a controller that outlived our predecessor gives the sockets back
                     for address, fd in zip(message["addresses"], fds, strict=True):

@@ -48,6 +48,20 @@ CLASSES = (
     EdgeClass(2, ("/reports",), replicas("web", 2), 60.0, level=2),
     EdgeClass(3, ("/api/checkout",), replicas("web", 2), 5.0, level=0),
 )
+SOCKET = Listener("/run/shop/s/web.sock", 203)
+CALLED = EdgeService(
+    "inventory",
+    (),
+    replicas("inventory", 2),
+    deadline_s=5.0,
+    body_max_bytes=2**20,
+    classes=(
+        EdgeClass(SLOW, (), replicas("inventory", 2), 5.0),
+        EdgeClass(2, ("/reports",), replicas("inventory", 2), 60.0, level=0),
+    ),
+    called_at=(Listener("/run/shop/s/inventory.sock", 201), Listener("127.0.0.1:40001", 202)),
+    calls=True,
+)
 
 PLANS = {
     "minimal": MINIMAL,
@@ -64,6 +78,16 @@ PLANS = {
     "classes_sticky": replace(
         MINIMAL, services=(replace(WEB, name="my-web", sticky=True, level=3, classes=CLASSES[:1]),), access_log=False
     ),
+    "calls": replace(MINIMAL, services=(replace(WEB, calls=True), CALLED), call_connections_max=4096),
+    "calls_public": replace(
+        MINIMAL,
+        listeners=TLS,
+        certificate="/run/shop/certificate.pem",
+        services=(replace(WEB, calls=True, called_at=(SOCKET,), sticky=True), replace(CALLED, refuses=False)),
+        trusted=("10.0.0.0/8",),
+        access_log=False,
+    ),
+    "calls_alone": replace(MINIMAL, listeners=(), services=(replace(CALLED, level=3, classes=()),)),
     "observe": replace(MINIMAL, services=(replace(WEB, refuses=False),)),
 }
 

@@ -26,7 +26,7 @@ from headway.process.spec import FIRST_LISTENER_FD, ProcessSpec, ProcessState
 from headway.process.supervisor_client import SupervisorClient
 from headway.runtimes.local.edge import Edge
 
-WANTED = Wanted((WantedService("web", "app", "k", 2, 1, 1, is_public=True),))
+WANTED = Wanted((WantedService("web", "app", "k", 2, 1, 1, is_at_edge=True),))
 
 
 class Starter(SupervisorClient):

@@ -8,7 +8,7 @@ from headway.model.observed import EdgeObserved, EdgeServer, Observed, ReplicaOb
 from headway.model.replica import Phase, Replica
 from headway.model.wanted import WantedService
 
-WEB = WantedService("web", "app", "one", replicas=2, limit=40, threads=8, is_public=True, memory_max_bytes=100)
+WEB = WantedService("web", "app", "one", replicas=2, limit=40, threads=8, is_at_edge=True, memory_max_bytes=100)
 UP = EdgeServer("ready", is_up=True, sessions=0, limit=40)
 NO_EDGE = EdgeObserved()
 

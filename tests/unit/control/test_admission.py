@@ -173,7 +173,7 @@ def test_a_server_nobody_knows_is_removed() -> None:
 
 
 def test_private_replicas_are_none_of_the_edges_business() -> None:
-    wanted = Wanted((replace(WEB, is_public=False),))
+    wanted = Wanted((replace(WEB, is_at_edge=False),))
     assert reconcile([replica()], wanted, Observed(edge=edge())) == []
 
 

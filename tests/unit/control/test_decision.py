@@ -34,7 +34,7 @@ def test_a_hung_one_is_killed_and_starts_only_when_it_is_gone() -> None:
 
 
 def test_starts_are_bounded_over_all_services() -> None:
-    wanted = Wanted((replace(WEB, replicas=3), replace(WEB, name="stock", replicas=3, is_public=False)), starts_max=4)
+    wanted = Wanted((replace(WEB, replicas=3), replace(WEB, name="stock", replicas=3, is_at_edge=False)), starts_max=4)
     decision = decide({}, wanted, Observed(edge=edge()), 0.0)
     assert [action.replica for action in decision.actions if isinstance(action, StartReplica)] == [
         "web.1",

@@ -13,7 +13,7 @@ from headway.model.observed import EdgeObserved, Failure
 from headway.model.replica import Phase
 
 GONE = seen(alive=False, serving=False, exit_status=-9)
-MAILER = replace(WEB, kind="command", is_public=False, memory_max_bytes=None)
+MAILER = replace(WEB, kind="command", is_at_edge=False, memory_max_bytes=None)
 
 
 def test_backoff_doubles_from_half_a_second_to_thirty() -> None:
@@ -203,7 +203,7 @@ def test_without_a_drain_timeout_the_edge_still_gets_to_hear_of_it() -> None:
 
 
 def test_a_private_one_does_not_wait_for_the_edge() -> None:
-    assert advance(DRAINING, seen(), HUNG_EDGE, replace(WEB, is_public=False), 100.1).actions != ()
+    assert advance(DRAINING, seen(), HUNG_EDGE, replace(WEB, is_at_edge=False), 100.1).actions != ()
 
 
 def test_one_that_hangs_while_it_drains_is_killed() -> None:

@@ -110,7 +110,7 @@ def test_until_the_edge_has_it_up_nobody_leaves() -> None:
         servers = {"web.1": UP, "web.2": UP} | ({"web.3": server} if server else {})
         observed = replace(all_up(*replicas), edge=EdgeObserved(1, True, 0.0, servers))
         assert leaving(placed(WEB, *replicas, observed=observed)[0]) == []
-    private = replace(WEB, is_public=False)
+    private = replace(WEB, is_at_edge=False)
     observed = replace(all_up(*replicas), edge=EdgeObserved())
     assert leaving(placed(private, *replicas, observed=observed)[0]) == ["web.1"]
 

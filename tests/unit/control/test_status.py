@@ -68,6 +68,7 @@ def _facts(was_ready, **more):
         overrides={},
         ranges={},
         holds={},
+        calls_from={},
         routes={},
         addresses={},
         logs="",

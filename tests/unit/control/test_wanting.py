@@ -53,7 +53,14 @@ def test_a_service_waits_for_the_caches_it_uses_and_is_told_of_them() -> None:
         {"services": services, "databases": {"main": {}}, "caches": {"hot": {}, "far": {}, "unused": {}}}
     )
     assert caches_of(declared.services["web"], declared.caches) == ("hot", "far")
-    wanted = want(declared, replicas={"web": 1, "other": 1}, keys={}, limits={"web": 1, "other": 1}, machine=MACHINE)
+    wanted = want(
+        declared,
+        replicas={"web": 1, "other": 1},
+        keys={},
+        limits={"web": 1, "other": 1},
+        machine=MACHINE,
+        at_edge={"web"},
+    )
     assert {service.name: service.waits_for for service in wanted.services} == {
         "web": ("main", "hot", "far"),
         "other": (),

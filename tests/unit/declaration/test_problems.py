@@ -268,19 +268,19 @@ CASES = [
     (
         WEB + 'uses = ["main"]\n',
         "services.web.uses[0]",
-        'no database or cache is called "main"',
+        'no database, cache or service is called "main"',
         "add [databases.main]",
     ),
     (
         WEB + 'env = { U = "{main.url}" }\n',
         "services.web.env.U",
-        'no database or cache is called "main"',
+        'no database, cache or service is called "main"',
         "[databases.main]",
     ),
     (
         WEB + 'env = { U = "{mian.url}" }\n[databases.main]\n',
         "services.web.env.U",
-        'no database or cache is called "mian"',
+        'no database, cache or service is called "mian"',
         'did you mean "main"?',
     ),
     (WEB + 'env = { U = "{main.uri}" }\n[databases.main]\n', "services.web.env.U", 'has no "uri"', "url, host, port"),

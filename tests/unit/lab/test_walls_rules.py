@@ -16,7 +16,7 @@ from headway.lab.walls import Wall, about, headline, how_to_measure, walls
 WEB = ServiceFacts(
     name="web",
     is_app=True,
-    is_public=True,
+    is_at_edge=True,
     is_wsgi=True,
     replicas=2,
     limit_each=8,
@@ -200,7 +200,7 @@ def test_a_service_without_bound_is_told_how_to_get_one() -> None:
 
 
 def test_a_command_has_no_requests() -> None:
-    facts = with_service(is_app=False, is_public=False, memory_max_bytes=1 << 30)
+    facts = with_service(is_app=False, is_at_edge=False, memory_max_bytes=1 << 30)
     assert [what for what in by_name(facts) if what.startswith("web")] == ["web: memory of a replica"]
 
 

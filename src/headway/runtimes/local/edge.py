@@ -37,12 +37,14 @@ from headway.process.machine import Machine
 from headway.process.reachable import reachable
 from headway.process.spec import ProcessSpec, ProcessState
 from headway.process.supervisor_client import SupervisorClient
+from headway.runtimes.local.call_places import CallPlaces
 from headway.runtimes.local.edge_plan import UNBOUND, addresses, class_numbers, edge_plan, edge_replicas, urls
 from headway.runtimes.local.edge_told import LEARNED_MAX, Told
 from headway.runtimes.local.meter import Meter
 
 _ANSWER_S = 0.25  # a live HAProxy answers in well under a millisecond
 _STOP_S = 5.0
+_CHOICES = 10  # of a port for calls by URL, before somebody takes each of them away
 ACCESS_LOG = "access.log"
 
 SocketOf = Callable[[str], str]
@@ -60,6 +62,7 @@ class Edge:
         self._config = folders.edge / "haproxy.cfg"
         self._certificate = folders.edge / "certificate.pem"
         self._meter = Meter(folders.logs / ACCESS_LOG)
+        self.places = CallPlaces(folders)
         self._system: System | None = None
         self._wanted = Wanted()
         self._told = Told()
@@ -90,10 +93,9 @@ class Edge:
         certificate = self._load_certificate(system)
         opened = []
         try:
-            for address in addresses(system):
-                self._supervisor.listen(address)
+            for address in self._addresses(system):
                 if address not in before:
-                    opened.append(address)
+                    opened.append(self._listen(address))
             self._expect(system, wanted, replicas)
             plan = self._plan(system, wanted, replicas, socket)
             self._check(plan, certificate)
@@ -108,14 +110,41 @@ class Edge:
         self._system, self._wanted, self.urls, self._shape = system, wanted, urls(system), shape
         self._told.keep(system.services)
         self._store(plan)
+        if running and not self.is_needed:
+            self.stop(_STOP_S)
+            must_reload = False
         if must_reload:
             self._supervisor.spawn(self._spec(), replaces=True)
             self.reloads += 1
         elif running and certificate is not None:
             self._api.swap_certificate(str(self._certificate), certificate)
-        for address in before - set(addresses(system)):
+        for address in before - set(self._addresses(system)):
             self._supervisor.unlisten(address)
         return "reloaded" if must_reload else ""
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether the declaration in force has something for it to listen on."""
+        return self._system is not None and bool(self._addresses(self._system))
+
+    def _addresses(self, system: System) -> tuple[str, ...]:
+        """All of them: for clients, then for calls, in the order of their descriptors."""
+        ways = self.places.addresses(system).values()
+        return (*addresses(system), *(address for places in ways for address in places))
+
+    def _listen(self, address: str) -> str:
+        """Listen there, or where our own choice of a port was taken meanwhile, on another; gives the address."""
+        for _ in range(_CHOICES):
+            try:
+                self._supervisor.listen(address)
+                return address
+            except MachineError:
+                other = self.places.choose_again(address)
+                if other is None:
+                    raise
+                address = other
+        self._supervisor.listen(address)
+        return address
 
     def adopt(self, system: System) -> None:
         """A HAProxy that runs already serves this declaration: remember so, without touching it."""
@@ -184,7 +213,7 @@ class Edge:
             gid=identity.gid if identity else None,
             stdout=str(self._folders.logs / ACCESS_LOG),
             stderr=str(self._folders.logs / "edge.log"),
-            listeners=addresses(self._system),
+            listeners=self._addresses(self._system),
             restart=True,
             replace_argv=("-sf",),
             stop_timeout_s=_STOP_S,
@@ -197,7 +226,7 @@ class Edge:
         """Replicas that serve before the edge knows their service are in its file from the first moment."""
         for name, replica in replicas.items():
             service, declared = wanted.service(replica.service), system.services.get(replica.service)
-            if replica.phase is not Phase.READY or service is None or declared is None or not service.is_public:
+            if replica.phase is not Phase.READY or service is None or declared is None or not service.is_at_edge:
                 continue
             for number in (MAIN, *class_numbers(declared)):
                 if number != SLOW or self._told.learned.get(replica.service):
@@ -209,7 +238,7 @@ class Edge:
             folder=str(self._folders.edge),
             machine=self._machine,
             certificate=str(self._certificate) if system.edge.tls else None,
-            at_replicas=sum(service.limit * service.replicas for service in wanted.services if service.is_public),
+            at_replicas=sum(service.limit * service.replicas for service in wanted.services if service.is_at_edge),
             replicas={
                 (name, number): edge_replicas(replicas, name, self._told.limits_of(number), socket)
                 for name, service in system.services.items()
@@ -217,6 +246,7 @@ class Edge:
             },
             bounds=self._told.bounds,
             learned=self._told.learned,
+            called_at=self.places.addresses(system),
         )
 
     def _shape_of(self, plan: EdgePlan) -> str:

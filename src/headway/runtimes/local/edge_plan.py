@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from headway.declaration.calls import callers
 from headway.model.bind import parse_bind
 from headway.model.declared import Service, System
 from headway.model.edge import QUEUE_MAX_UNKNOWN, EdgeClass, EdgePlan, EdgeReplica, EdgeService, Listener
@@ -15,12 +16,13 @@ from headway.process.spec import FIRST_LISTENER_FD
 RESERVE = 512  # descriptors of the edge that are neither a client's nor a replica's
 CONNECTIONS_MIN, CONNECTIONS_MAX = 1000, 50_000
 AT_REPLICAS_MAX = 8192
+CALL_CONNECTIONS_MIN, CALL_CONNECTIONS_MAX = 256, 4096  # of services that call others, which no flood takes from them
 UNBOUND = QueueBound(QUEUE_MAX_UNKNOWN)
 REPLICAS_PER_THREAD = 4  # cores: one thread of HAProxy feeds several replicas' worth of requests
 
 
 def addresses(system: System) -> tuple[str, ...]:
-    """The addresses to listen on, `host:port`; none when no service is public."""
+    """The addresses to listen on for clients, `host:port`; none when no service is public."""
     if not any(service.routes for service in system.services.values()):
         return ()
     return tuple(parse_bind(text).text for text in system.edge.bind)
@@ -44,7 +46,9 @@ def urls(system: System) -> tuple[str, ...]:
 
 
 def listeners(system: System) -> tuple[Listener, ...]:
-    """The inherited listening sockets, in the order of their descriptors."""
+    """The inherited listening sockets for clients, in the order of their descriptors; first among all."""
+    if not addresses(system):
+        return ()
     tls = system.edge.tls is not None
     binds = [parse_bind(text) for text in system.edge.bind]
     secure = next((bind.port for bind in binds if tls and not bind.redirects(tls=True)), None)
@@ -71,8 +75,18 @@ def edge_replicas(
     )
 
 
+def call_listeners(system: System, called_at: Mapping[str, Sequence[str]]) -> dict[str, tuple[Listener, ...]]:
+    """By service the inherited listening sockets for calls, whose descriptors follow those for clients."""
+    fd = FIRST_LISTENER_FD + len(addresses(system))
+    found = {}
+    for name, places in called_at.items():
+        found[name] = tuple(Listener(address, fd + index) for index, address in enumerate(places))
+        fd += len(places)
+    return found
+
+
 def class_numbers(service: Service) -> tuple[int, ...]:
-    """The classes of a public service beside the main one: the slow routes, and each declared under `at`."""
+    """The classes of a service at the edge beside the main one: the slow routes, and each declared under `at`."""
     return (SLOW, *(FIRST_AT + index for index in range(len(service.at))))
 
 
@@ -86,13 +100,18 @@ def edge_plan(
     replicas: Mapping[tuple[str, int], Sequence[EdgeReplica]],
     bounds: Mapping[tuple[str, int], QueueBound],
     learned: Mapping[str, tuple[str, ...]],
+    called_at: Mapping[str, Sequence[str]],
 ) -> EdgePlan:
     """The whole plan. `at_replicas` is how many requests replicas may hold together, a descriptor each.
 
-    Replicas and bounds come by service and class.
+    Replicas and bounds come by service and class; `called_at`: by service that is called, the addresses of its ways.
     """
     edge = system.edge
     free = machine.descriptors_max - min(at_replicas, AT_REPLICAS_MAX) - RESERVE
+    ways = call_listeners(system, called_at)
+    calls_max = min(CALL_CONNECTIONS_MAX, max(CALL_CONNECTIONS_MIN, free // 4)) if ways else 0
+    called = callers(system)
+    call = {caller for by in called.values() for caller in by}
     return EdgePlan(
         system=system.name,
         run_folder=folder,
@@ -119,11 +138,14 @@ def edge_plan(
                     for number, prefixes, deadline_s, criticality in _classes(service, learned.get(name, ()))
                 ),
                 refuses=service.overload != "observe",
+                called_at=ways.get(name, ()),
+                calls=name in call,
             )
             for name, service in system.services.items()
-            if service.routes
+            if service.routes or name in ways
         ),
-        connections_max=max(CONNECTIONS_MIN, min(CONNECTIONS_MAX, free)),
+        connections_max=max(CONNECTIONS_MIN, min(CONNECTIONS_MAX, free - calls_max)),
+        call_connections_max=calls_max,
         descriptors_max=machine.descriptors_max,
         trusted=edge.trusted,
         proxy_protocol=edge.proxy_protocol,

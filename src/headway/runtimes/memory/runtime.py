@@ -151,7 +151,7 @@ class MemoryRuntime:
         self.edge.file = tuple(
             (replica.name, service.name, service.limit)
             for replica in replicas.values()
-            if (service := wanted.service(replica.service)) and service.is_public and stays_in_edge(replica)
+            if (service := wanted.service(replica.service)) and service.is_at_edge and stays_in_edge(replica)
         )
         return ""
 
