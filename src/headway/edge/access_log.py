@@ -31,7 +31,8 @@ class LoggedRequest:
 
 @dataclass(frozen=True, slots=True)
 class AccessSummary:
-    """A window of the log, without calls between services. Counts are of the window; percentiles are of a sample, None when it holds no answer.
+    """A window of the log, without calls between services. Counts are of the window; percentiles are of a sample, None
+    when it holds no answer.
 
     `refused`: 429 and 503 that the edge gave by itself; `failed`: other 5xx.
     """

@@ -17,7 +17,7 @@ from time import monotonic_ns
 from typing import Any
 
 from . import asked, origin
-from .answers import CAP_REACHED, COME_AGAIN, NOBODY_WAITS, STREAMS_FULL
+from .answers import ANSWERED, CAP_REACHED, COME_AGAIN, NOBODY_WAITS, REASONS, STREAMS_FULL, UNAVAILABLE
 from .deadline import NOTHING_IS_DUE, WallClock, is_past
 from .tally import CLIENT_ERROR, SAMPLE_EVERY, Tallies, Tally
 from .telemetry import Slot, Stage
@@ -256,6 +256,8 @@ class Layer:
     async def _refuse(self, send: Send, why: bytes, again: Iterable[tuple[bytes, bytes]] = _SOON) -> None:
         """Not done: another replica, or this one a moment later, may take it."""
         headers = [(b"content-type", b"text/plain"), *again]
+        if why in REASONS:
+            headers.append((ANSWERED.encode(), REASONS[why].encode()))
         await send({"type": "http.response.start", "status": 503, "headers": headers})
         await send({"type": "http.response.body", "body": why})
 
@@ -267,7 +269,7 @@ class Layer:
     async def _end(self, send: Send, is_stream: bool) -> None:
         """The replica stops and this request was still open: end an event stream cleanly, refuse what has not begun."""
         if not is_stream:
-            retry = [(b"retry-after", b"1"), (b"connection", b"close")]
+            retry = [(b"retry-after", b"1"), (b"connection", b"close"), (ANSWERED.encode(), UNAVAILABLE.encode())]
             try:
                 await send({"type": "http.response.start", "status": 503, "headers": retry})
             except Exception as error:  # it has begun: the client must see that it is cut, not take it for whole

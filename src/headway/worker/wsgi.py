@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from . import asked, origin
-from .answers import CAP_REACHED, COME_AGAIN, NOBODY_WAITS, STREAMS_FULL
+from .answers import ANSWERED, CAP_REACHED, COME_AGAIN, NOBODY_WAITS, REASONS, STREAMS_FULL
 from .deadline import NOTHING_IS_DUE, WallClock, is_past
 from .tally import SAMPLE_EVERY, Tallies, Tally
 from .telemetry import Slot
@@ -99,7 +99,8 @@ class Layer:
         with self._lock:
             refusal = self._admit(tally, is_stream, is_late, began_ns)
         if refusal is not None:
-            start_response("503 Service Unavailable", [("content-type", "text/plain"), ("retry-after", "1")])
+            headers = [("content-type", "text/plain"), ("retry-after", "1"), (ANSWERED, REASONS[refusal])]
+            start_response("503 Service Unavailable", headers)
             return [refusal]
         path = environ.get("PATH_INFO") or "/"
         exchange = _Exchange(start_response, None if is_stream else tally, path, began_ns)

@@ -13,6 +13,7 @@ HERE = Path(__file__).parent
 WEB = '[services.web]\napp = "shop:app"\n'
 HOT = WEB + "[caches.hot]\n"
 SHARDED = WEB + '[databases.a]\nshards = 4\nkeys = { o = "k" }\n'
+STOCK = '[services.stock]\napp = "s:s"\n'
 AT = '[services.web.at."/x"]\n'
 KEPT = WEB + '[services.web.cache."/p/{id}"]\nttl = "30s"\n'
 OF_KEPT = 'services.web.cache."/p/{id}"'
@@ -175,7 +176,13 @@ CASES = [
     ),
     (WEB + "[databases.a]\nshards = 5000\n", "databases.a.shards", "at most 4096", "64"),
     (WEB + 'before_deploy = "x"\n', "services.web.before_deploy", "releases are not available yet", ""),
-    (WEB + 'uses = ["mail"]\n[services.mail]\ncommand = "m"\n', "services.web.uses[0]", "calls between services", ""),
+    (WEB + 'uses = ["mail"]\n[services.mail]\ncommand = "m"\n', "services.web.uses[0]", "no port", "take it out"),
+    (WEB + 'uses = ["web"]\n', "services.web.uses[0]", '"web" is the service itself', "call the function"),
+    (WEB + 'uses = ["stok"]\n' + STOCK, "services.web.uses[0]", "cache or service is called", 'did you mean "stock"?'),
+    (WEB + STOCK + "[databases.stock]\n", "databases.stock", "[services.stock] has the same name", "otherwise"),
+    (WEB + 'env = { U = "{stock.host}" }\n' + STOCK, "services.web.env.U", 'a service has no "host"', "url"),
+    (WEB + 'env = { U = "{stok.url}" }\n' + STOCK, "services.web.env.U", "cache or service is called", '"stock"'),
+    (WEB + 'env = { U = "{m.url}" }\n[services.m]\ncommand = "m"\n', "services.web.env.U", "is a command", "take it"),
     # responses
     (KEPT, f"{OF_KEPT}.cache", "there is no cache to keep them in", "[caches.hot]"),
     (KEPT + "[caches.a]\n[caches.b]\n", f"{OF_KEPT}.cache", "there are several caches: a, b", 'cache = "a"'),
@@ -284,7 +291,7 @@ CASES = [
         'did you mean "main"?',
     ),
     (WEB + 'env = { U = "{main.uri}" }\n[databases.main]\n', "services.web.env.U", 'has no "uri"', "url, host, port"),
-    (WEB + 'env = { U = "{web.url}" }\n', "services.web.env.U", "calls between services", "public address"),
+    (WEB + 'env = { U = "{web.url}" }\n', "services.web.env.U", "is the service itself", "call the function"),
     (WEB + 'env = { U = "{main}" }\n', "services.web.env.U", "{main} is not a reference", "{main.url}"),
     (WEB + 'env = { U = "a { b" }\n', "services.web.env.U", "single brace", "{{"),
     (WEB + "env = { U = '{\"a\": 1}' }\n", "services.web.env.U", "braces that are not a reference", "{{ }}"),
@@ -326,7 +333,7 @@ CASES = [
     (
         WEB + '[services.b]\napp = "b:b"\nroutes = ["/"]\n' + AT,
         "services.web.at",
-        "a service without routes gets none",
+        "nobody calls it",
         'routes = ["/"]',
     ),
     (
