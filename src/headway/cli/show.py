@@ -42,7 +42,7 @@ def status_lines(document: dict[str, Any]) -> list[str]:
     rows = []
     for name, service in document["services"].items():
         wanted = f"{service['ready']}/{service['wanted']} ready{_number_note(service)}"
-        rows.append((mark(_service_state(service)), name, wanted, " ".join(service["routes"]) or "private"))
+        rows.append((mark(_service_state(service)), name, wanted, _reached(service)))
     for name, database in document["databases"].items():
         for server in database["servers"]:
             called, holds = name, ""
@@ -131,6 +131,14 @@ def held_line(name: str, hold: dict[str, Any]) -> str:
     until, now = time.localtime(hold["until"]), time.localtime()
     shown = time.strftime("%H:%M:%S" if until[:3] == now[:3] else "%Y-%m-%d %H:%M", until)
     return f"{name} is held: {what}, by {hold['by']}, until {shown}"
+
+
+def _reached(service: dict[str, Any]) -> str:
+    """From where requests come to it."""
+    by = ", ".join(service["calls_from"])
+    if service["routes"]:
+        return " ".join(service["routes"])
+    return f"called by {by}" if by else "private"
 
 
 def _service_state(service: dict[str, Any]) -> str:
