@@ -13,11 +13,19 @@
     │   ├── ShardMoved       the shard went to another server, nothing was committed: do the transaction again
     │   ├── WrongShard       a row of another shard's key: check out the shard of that key
     │   └── CannotScatter    the statement cannot be answered over all shards: what, and what can
-    └── CacheError           the app's cache, as the app itself meets it
-        ├── WrongCacheKey    an argument says nothing that a value could be found by: give `key=`
-        ├── CannotCarry      a value would not come back from the cache as it went in: annotate, or give `codec=`
-        ├── CacheLoop        a function's load waits for itself: call the function that is not cached
-        └── CacheBusy        no value in time, for others load it or too many do: as DatabaseBusy
+    ├── CacheError           the app's cache, as the app itself meets it
+    │   ├── WrongCacheKey    an argument says nothing that a value could be found by: give `key=`
+    │   ├── CannotCarry      a value would not come back from the cache as it went in: annotate, or give `codec=`
+    │   ├── CacheLoop        a function's load waits for itself: call the function that is not cached
+    │   └── CacheBusy        no value in time, for others load it or too many do: as DatabaseBusy
+    └── CallError            another service, as the app that calls it meets it
+        ├── Refused          it has no room now: answer 503, come again (Headway's worker does so by itself)
+        ├── DeadlineExceeded nobody waits any longer: go on without, or as above
+        ├── Unavailable      it is not there, or broke off: as above
+        ├── CircuitOpen      it failed too often and is not asked now: as above
+        ├── BadAnswer        what came is no answer that could be read: look at the service
+        ├── SocketClosed     a WebSocket has ended: open another
+        └── StatusError      its app answered, with a status that is no success (`raise_for_status`)
 
 Every error is one sentence that says where and what, and a hint that says what to run or change.
 """
@@ -26,6 +34,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 
 class HeadwayError(Exception):
@@ -33,6 +42,8 @@ class HeadwayError(Exception):
 
     # Where the app does not handle it, Headway's worker answers 503 with this Retry-After, in seconds.
     retry_after_s: int = 0
+    # That it is not to be repeated by whoever called: the retries for what is behind it are used up.
+    has_no_retry: bool = False
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -44,7 +55,7 @@ class HeadwayError(Exception):
         """The request at work meets this error: have the worker know, where it passes by itself."""
         worker = sys.modules.get("headway_worker.asked")
         if worker is not None and self.retry_after_s:
-            worker.come_again(self.retry_after_s)
+            worker.come_again(self.retry_after_s, *((True,) if self.has_no_retry else ()))  # one of before has no such
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,3 +153,50 @@ class CacheBusy(CacheError):
     would only make it worse."""
 
     retry_after_s = 1
+
+
+class CallError(HeadwayError):
+    """A call to `service` came to nothing. The app meets it unless there is a `fallback`."""
+
+    def __init__(self, service: str, message: str, *, hint: str = "", retry_after_s: int = 0) -> None:
+        super().__init__(f"service {service}: {message}", hint=hint)
+        self.service = service
+        self.retry_after_s = retry_after_s  # not before: as long as it is not raised to the app, no request meets it
+
+
+class Refused(CallError):
+    """No room for the call, at the service or in this process. It was not done; come again in `retry_after_s`."""
+
+
+class DeadlineExceeded(CallError):
+    """Nobody waits for the answer any longer. Whether a call that had been sent was done is not known."""
+
+
+class Unavailable(CallError):
+    """Nobody was there, or the connection broke off. Of methods that may be repeated, after all attempts there are."""
+
+
+class CircuitOpen(Unavailable):
+    """The service failed too often just now and is not asked. Nothing was sent."""
+
+
+class BadAnswer(CallError):
+    """What came back is no HTTP answer, or larger than `body_max`."""
+
+
+class SocketClosed(CallError):
+    """The WebSocket was closed, with `code` and `reason`."""
+
+    def __init__(self, service: str, code: int, reason: str) -> None:
+        told = f"the WebSocket is closed ({code}{f', {reason}' if reason else ''})"
+        super().__init__(service, told, hint="Open another one; 1012 and 1013 mean that it may be there again soon.")
+        self.code = code
+        self.reason = reason
+
+
+class StatusError(CallError):
+    """The app's answer is no success; `answer` is it, with `status_code`."""
+
+    def __init__(self, service: str, message: str, answer: Any, *, retry_after_s: int = 0) -> None:
+        super().__init__(service, message, hint="answer.text says more.", retry_after_s=retry_after_s)
+        self.answer = answer

@@ -1,0 +1,1 @@
+"""Calls between services: what may be repeated, who is asked at all, and how many at once."""

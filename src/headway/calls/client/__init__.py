@@ -1,0 +1,1 @@
+"""What the app calls other services with; loaded when the app names one."""
