@@ -1,4 +1,4 @@
-"""The commands that look at a running system or nudge it: status, scale, explain, down."""
+"""The commands that look at a running system or nudge it: status, scale, down."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import Any
 
 import click
 
-from headway.cli.show import journal_line, status_lines, traffic_line
+from headway.cli.show import status_lines, traffic_line
 from headway.cli.start import System, adopt, only_start, stop_and_wait
 from headway.cli.view import View, is_terminal
-from headway.control.journal import read_journal
 from headway.control.stored import Store
-from headway.errors import HeadwayError, NotRunning
+from headway.errors import HeadwayError
 from headway.process.record import has_leftovers, read_record, supervisor_runs
 
 _WAIT_S = 120.0
@@ -88,19 +87,6 @@ def _scaled_note(answer: dict[str, Any]) -> str:
     if bounds is not None:
         return f"; it does not follow the load until: headway scale {answer['service']} auto"
     return "" if answer["replicas"] == answer["declared"] else f" (declared {answer['declared']})"
-
-
-def explain(system: System, what: str | None, *, last: int, as_json: bool) -> None:
-    """Show the journal; it outlives the system."""
-    if not system.folders.journal.exists():
-        raise NotRunning(f"there is no journal in {system.folders.state}", hint="headway up starts the system")
-    entries = read_journal(system.folders.journal, what, last)
-    if as_json:
-        click.echo(json.dumps({"entries": entries}))
-    elif entries:
-        click.echo("\n".join(journal_line(entry) for entry in entries))
-    else:
-        click.echo(f"nothing was done about {what} lately" if what else "nothing was done lately")
 
 
 def down(system: System, *, as_json: bool) -> None:

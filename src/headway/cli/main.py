@@ -166,13 +166,15 @@ def logs(name: str | None, follow: bool, last: int, state: str | None, as_json: 
 
 
 @cli.command()
-@click.argument("what", required=False)
+@click.argument("what", required=False, metavar="[WHAT|REQUEST-ID]")
 @click.option("--last", "-n", "last", metavar="N", type=click.IntRange(1, 10_000), default=40, help="Entries to show.")
 @STATE
 @JSON
 def explain(what: str | None, last: int, state: str | None, as_json: bool) -> None:
-    """Say what was done and why: of a service, a replica, edge, controller; all of it without WHAT."""
-    from headway.cli.look import explain as run
+    """Say what was done and why: of a service, a replica, edge, controller; all of it without WHAT. Or, with the id of
+    a request (X-Request-Id of its answer), what its time went to, and who refused it and why.
+    """
+    from headway.cli.explain import explain as run
 
     run(system_at(state), what, last=last, as_json=as_json)
 

@@ -1,0 +1,83 @@
+"""`headway explain`: why something was done, from the journal; and what a request spent its time on, from its spans."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+
+import click
+
+from headway.cli.show import journal_line
+from headway.cli.start import System
+from headway.cli.waterfall import waterfall_document, waterfall_lines
+from headway.control.journal import read_journal
+from headway.control.trace_files import REQUEST_ID, Found, find, oldest_s
+from headway.control.waterfall import waterfall
+from headway.errors import HeadwayError, NotRunning
+
+_EDGES_OWN = re.compile(r"[0-9a-f]{32}")
+_FRESH_S, _AGAIN_S, _TRIES = 1.0, 0.3, 3  # replicas write their spans a few times a second
+
+
+def explain(system: System, what: str | None, *, last: int, as_json: bool) -> None:
+    """Show the journal, or the one request whose id is given; both outlive the system."""
+    if what is not None and _EDGES_OWN.fullmatch(what):
+        _explain_request(system, what, _find(system, what), as_json=as_json)
+        return
+    if not system.folders.journal.exists():
+        raise NotRunning(f"there is no journal in {system.folders.state}", hint="headway up starts the system")
+    entries = read_journal(system.folders.journal, what, last)
+    if not entries and what is not None and REQUEST_ID.fullmatch(what):
+        found = find(system.folders, what)
+        if found.spans:
+            _explain_request(system, what, _find(system, what), as_json=as_json)
+            return
+    if as_json:
+        click.echo(json.dumps({"entries": entries}))
+    elif entries:
+        click.echo("\n".join(journal_line(entry) for entry in entries))
+    else:
+        click.echo(f"nothing was done about {what} lately" if what else "nothing was done lately")
+
+
+def _find(system: System, request: str) -> Found:
+    """What is known of a request, once nothing more is to come of one that has just ended."""
+    found = find(system.folders, request)
+    for _ in range(_TRIES):
+        if found.spans and time.time() - found.end_s > _FRESH_S:
+            break
+        time.sleep(_AGAIN_S)
+        before, found = found, find(system.folders, request)
+        if found.spans and len(found.spans) == len(before.spans):
+            break
+    return found
+
+
+def _explain_request(system: System, request: str, found: Found, *, as_json: bool) -> None:
+    if not found.spans:
+        raise _unknown(system, request)
+    ordered = waterfall(found.spans)
+    if as_json:
+        click.echo(json.dumps(waterfall_document(ordered, request)))
+        return
+    begin_s, rest_ns = divmod(ordered.begin_ns, 10**9)
+    when = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(begin_s))}.{rest_ns // 10**6:03d}"
+    lines = waterfall_lines(ordered, request, when, width=shutil.get_terminal_size((110, 24)).columns)
+    click.echo("\n".join(lines))
+
+
+def _unknown(system: System, request: str) -> HeadwayError:
+    if not system.folders.logs.is_dir():
+        return NotRunning(f"there are no logs in {system.folders.state}", hint="headway up starts the system")
+    since_s = oldest_s(system.folders)
+    kept = (
+        f"the access log goes back to {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(since_s))}"
+        if since_s is not None
+        else "the access log holds none: access_log in [edge] may be false"
+    )
+    return HeadwayError(
+        f"nothing is known of request {request}",
+        hint=f"{kept}; three files of 16 MiB of it are kept, and two of 4 MiB of each replica's spans",
+    )
