@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from headway.caching.engine import find_valkey
+from headway.control.exporting import check_exporting
 from headway.edge.certificate import load_certificate
 from headway.edge.haproxy import find_haproxy
 from headway.errors import MachineError
@@ -29,6 +30,7 @@ def check_start(declared: Declared, *, check_addresses: bool) -> None:
     `check_addresses`: not where processes of an earlier system still hold them.
     """
     check_descriptors(descriptors_allowed())
+    check_exporting(declared)
     listens = addresses(declared)
     if listens:
         find_haproxy()

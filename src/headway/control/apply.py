@@ -18,6 +18,7 @@ from typing import Any
 
 from headway.control import wanting
 from headway.control.controller import Controller
+from headway.control.exporting import check_exporting
 from headway.control.status import start_failure
 from headway.control.stored import Applied, Override, ServersByHand, in_force, servers_in_force
 from headway.declaration.calls import at_edge
@@ -62,6 +63,7 @@ class Applying:
         before = controller.applied
         after = replace(before, system=system, root=root, source=source)
         check_shards(before.system, system, self._shards_now())
+        check_exporting(system)
         self._check_servers(replace(before, system=system, root=root, source=source))
         fresh = {name: value for name, value in environ.items() if os.environ.get(name) != value}
         found = [change.sentence for change in changes(before.system, system)]

@@ -22,6 +22,7 @@ from headway.caching.settings import MEMORY_BYTES
 from headway.control import wanting
 from headway.control.app_tools import tool_of
 from headway.control.calls import BEGUN_WITHIN_S, Calls
+from headway.control.exporting import Exporting
 from headway.control.journal import Journal
 from headway.control.loop import TICK_S, Loop
 from headway.control.scaling import Scaler
@@ -92,6 +93,7 @@ class Controller:
         self.caches = Caches(
             folders, self.supervisor, self.processes.spawn, self.journal.write, self.processes.table_entry
         )
+        self.exporting = Exporting(folders, self.journal.write)
         self.edge = Edge(folders, self.supervisor, self.machine)
         self.runtime = LocalRuntime(self.processes, self.edge, self.databases, self.caches, self.store.save_replicas)
         self.loop = Loop(self.runtime, self.journal, Wanted(), self.store.load_replicas())
@@ -261,6 +263,7 @@ class Controller:
         """What needs no hundred milliseconds: traffic, certificate, logs."""
         self.traffic = self.edge.traffic(now_s)
         self._tend()
+        self.exporting.look(self.applied.system, now_s)
         self.end_holds()
         self.store.save_overload(self.loop.adapted)
         try:
@@ -446,6 +449,7 @@ class Controller:
             self.caches.stop()
             self.databases.stop()
         if self.databases.stopped and self.caches.stopped:
+            self.exporting.stop()
             self.journal.write("controller", "stopped", "everything has ended")
             with contextlib.suppress(HeadwayError):
                 self.supervisor.finish()

@@ -41,7 +41,7 @@ def find(folders: Folders, request: str) -> Found:
     found = Found()
     for path in _files(folders):
         for line in lines_with(path, request.encode(), began_s):
-            for span in _read(line):
+            for span in read_line(line):
                 if request in (span.request, span.trace):
                     found.spans.append(span)
             if len(found.spans) >= SPANS_MAX:
@@ -55,7 +55,7 @@ def oldest_s(folders: Folders) -> float | None:
         try:
             with path.open("rb") as file:
                 for line in file.read(_BLOCK_BYTES).splitlines():
-                    spans = _read(line)
+                    spans = read_line(line)
                     if spans:
                         return spans[0].begin_ns / 1e9
         except OSError:
@@ -110,11 +110,12 @@ def _matching(block: bytes, text: bytes) -> Iterator[bytes]:
 
 
 def _is_older(block: bytes, since_s: float) -> bool:
-    spans = _read(block.partition(b"\n")[0])
+    spans = read_line(block.partition(b"\n")[0])
     return bool(spans) and spans[0].end_ns / 1e9 < since_s
 
 
-def _read(line: bytes) -> tuple[Span, ...]:
+def read_line(line: bytes) -> tuple[Span, ...]:
+    """The spans of a line of either kind of file; none of what is neither."""
     try:
         document: Any = json.loads(line)
     except ValueError:

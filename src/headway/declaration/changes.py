@@ -139,6 +139,9 @@ def _traces(before: System, after: System) -> Iterator[Change]:
         yield Change(
             "system.traces", "changed", f"system.traces: {told}; replicas are replaced one by one", replaces=apps
         )
+    if before.otlp != after.otlp:
+        told = f"{_shown(before.otlp)} → {_shown(after.otlp)}"
+        yield Change("system.otlp", "changed", f"system.otlp: {told}; {Cost.AT_ONCE.value}")
 
 
 def _edge(before: Edge, after: Edge) -> Iterator[Change]:

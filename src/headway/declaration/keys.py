@@ -46,7 +46,7 @@ SECTIONS: dict[str, type[Declared] | None] = {
     "caches.*": Cache,
     "caches.*.sentinel": Sentinel,
 }
-SYSTEM_KEYS = ("name", "traces")
+SYSTEM_KEYS = ("name", "traces", "otlp")
 
 
 def path_text(path: Iterable[str | int]) -> str:

@@ -9,6 +9,7 @@ built yet have their room in `RESERVED`, so that they are refused by name and no
 
 from __future__ import annotations
 
+import re
 import shlex
 from typing import Annotated, Any, Literal, Self
 
@@ -60,9 +61,20 @@ def _texts(value: object) -> object:
     return value
 
 
+def _collector(value: object) -> object:
+    """A URL without secrets, which status, journal and this file would show."""
+    if isinstance(value, str) and not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s?#]*)?", value):
+        raise ValueError(
+            "is no address of a collector; write it like http://collector:4318, with secrets in the environment "
+            "variable OTEL_EXPORTER_OTLP_HEADERS"
+        )
+    return value
+
+
 DurationS = Annotated[float, BeforeValidator(parse_duration_s), PlainSerializer(spell_duration, return_type=str)]
 SizeBytes = Annotated[int, BeforeValidator(parse_size_bytes), PlainSerializer(spell_size, return_type=str)]
 RatePerS = Annotated[float, BeforeValidator(parse_rate_per_s), PlainSerializer(spell_rate, return_type=str)]
+CollectorUrl = Annotated[str, BeforeValidator(_collector)]
 Count = Annotated[int, BeforeValidator(_whole)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 Argv = Annotated[tuple[str, ...], BeforeValidator(_argv)]
@@ -578,6 +590,12 @@ class System(Declared):
         description="Keep what requests spend their time on, so that `headway explain REQUEST-ID` tells it: two files "
         "of 4 MiB a replica in `.headway/traces`.",
         examples=["false"],
+    )
+    otlp: CollectorUrl | None = Field(
+        None,
+        description="Send them to this OpenTelemetry collector as well, by OTLP over HTTP; so does "
+        "`OTEL_EXPORTER_OTLP_ENDPOINT` in Headway's environment. It needs `pip install headway[otlp]`.",
+        examples=['"http://collector:4318"'],
     )
     edge: Edge = Field(default_factory=lambda: Edge())
     services: dict[Name, Service] = Field(default_factory=dict)
