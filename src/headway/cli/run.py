@@ -44,7 +44,7 @@ def run(system: System, service: str, command: tuple[str, ...]) -> int:
     env |= tell(found, {name: told["access"][name] for name in used if name in told["access"]}, told["folder"])
     caches = told["caches"]
     env |= told_of_caches({name: caches[name] for name in caches_of(found, declared.caches) if name in caches})
-    env |= told_of_services(told["services"].get(service, {}))
+    env |= told_of_services(told["services"].get(service, {}), told["folder"])
     env["HEADWAY_SERVICE"] = service
     if found.python:
         # `python` and the scripts of its environment are the service's own.

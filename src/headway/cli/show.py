@@ -63,6 +63,12 @@ def status_lines(document: dict[str, Any]) -> list[str]:
         for name, database in document["databases"].items()
         if database.get("departing")
     ]
+    lines += [
+        f"  {name} does not ask {target} now, which failed too often: {_opened(told)}"
+        for name, service in document["services"].items()
+        for target, told in service["calls"].items()
+        if told["breaker"] != "closed"
+    ]
     replicas = [replica for service in document["services"].values() for replica in service["replicas"]]
     if replicas:
         lines.append("")
@@ -131,6 +137,12 @@ def held_line(name: str, hold: dict[str, Any]) -> str:
     until, now = time.localtime(hold["until"]), time.localtime()
     shown = time.strftime("%H:%M:%S" if until[:3] == now[:3] else "%Y-%m-%d %H:%M", until)
     return f"{name} is held: {what}, by {hold['by']}, until {shown}"
+
+
+def _opened(told: dict[str, Any]) -> str:
+    """How far the breaker for a called service is open."""
+    where = f"in {told['open_in']} of {told['processes']} processes"
+    return f"{where}, looking again" if told["breaker"] == "half-open" else where
 
 
 def _reached(service: dict[str, Any]) -> str:

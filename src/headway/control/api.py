@@ -54,7 +54,8 @@ def build(controller: Controller, applying: Applying) -> Starlette:
     async def metrics(_request: Request) -> Response:
         from headway.control.metrics import metrics_text  # its library takes a while, and most systems never ask
 
-        text = metrics_text(controller.status(), await asyncio.to_thread(counts.look))
+        calls = await asyncio.to_thread(controller.calls.running)
+        text = metrics_text(controller.status(), await asyncio.to_thread(counts.look), calls)
         return JSONResponse({"text": text})
 
     async def journal(request: Request) -> Response:

@@ -54,6 +54,7 @@ from headway.process.identity import engine_identity
 from headway.process.supervisor_client import SupervisorClient
 from headway.runtimes.local.all_databases import Databases
 from headway.runtimes.local.caches import Caches, WantedCache
+from headway.runtimes.local.call_counts import CallCounts
 from headway.runtimes.local.databases import WantedDatabase
 from headway.runtimes.local.edge import ACCESS_LOG, Edge
 from headway.runtimes.local.logs import drop_oldest, rotate
@@ -95,6 +96,7 @@ class Controller:
         )
         self.exporting = Exporting(folders, self.journal.write)
         self.edge = Edge(folders, self.supervisor, self.machine)
+        self.calls = CallCounts(folders.app / "calls")
         self.runtime = LocalRuntime(self.processes, self.edge, self.databases, self.caches, self.store.save_replicas)
         self.loop = Loop(self.runtime, self.journal, Wanted(), self.store.load_replicas())
         self.loop.adapted = self.store.load_overload()
@@ -343,7 +345,7 @@ class Controller:
                 continue
             env |= wanting.told_of_caches({name: caches[name] for name in of_service})
             env |= wanting.told_of_traces(applied.system, service, str(self.folders.traces))
-            env |= wanting.told_of_services(self.edge.places.told(applied.system, name))
+            env |= wanting.told_of_services(self.edge.places.told(applied.system, name), str(self.folders.app))
             launch = wanting.launch_of(name, service, env, self.machine)
             found[name] = replace(launch, generation=applied.generation)
         return found
@@ -511,4 +513,5 @@ class Controller:
 
     def status(self) -> dict[str, Any]:
         """The status document."""
-        return document(self.loop.wanted, self.loop.replicas, self.loop.observed, self.facts())
+        facts = replace(self.facts(), calls=self.calls.now())
+        return document(self.loop.wanted, self.loop.replicas, self.loop.observed, facts)

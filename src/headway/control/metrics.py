@@ -1,4 +1,4 @@
-"""Metrics in the text format of Prometheus, from the status document and the counts of caches. Pure.
+"""Metrics in the text format of Prometheus, from the status document and the counts of caches and calls. Pure.
 
 Names follow its conventions: base units, `_total` for what only grows. What is a rate elsewhere in Headway is left out
 where its total is there: whoever scrapes has rates of any length.
@@ -16,6 +16,15 @@ from prometheus_client.registry import Collector
 _STATES = ("starting", "ready", "degraded", "stopping")
 # How a call of a cached function was answered, by the counter that counts it.
 _ANSWERS = {"hits_near": "process", "hits_shared": "server", "waits": "waited", "stale": "stale"}
+_CALL_COUNTERS = {
+    "calls": "Calls to another service.",
+    "attempts": "Attempts of calls.",
+    "retries": "Attempts after the first.",
+    "refused": "Calls refused for want of room, there or in the calling process.",
+    "failed": "Calls that nobody answered.",
+    "deadline": "Calls whose deadline passed.",
+    "turned_away": "Calls that were not sent, for the service failed too often.",
+}
 _CACHE_COUNTERS = {
     "loads": "Loads that were begun and came back.",
     "refreshes": "Loads in the background, before a value ended.",
@@ -27,10 +36,25 @@ _CACHE_COUNTERS = {
 }
 
 
-def metrics_text(status: Mapping[str, Any], caches: Mapping[str, Mapping[str, Any]]) -> str:
-    """The whole page. `caches` has for each its `server` (None: away) and its counters by function, which grow."""
+def metrics_text(
+    status: Mapping[str, Any],
+    caches: Mapping[str, Mapping[str, Any]],
+    calls: Mapping[tuple[str, str], Mapping[str, int]],
+) -> str:
+    """The whole page. `caches` has for each its `server` (None: away) and its counters by function, which grow; `calls`
+    the counters of services that call another."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Once([*_system(status), *_services(status), *_databases(status), *_caches(status, caches)]))
+    registry.register(
+        _Once(
+            [
+                *_system(status),
+                *_services(status),
+                *_databases(status),
+                *_caches(status, caches),
+                *_calls(status, calls),
+            ]
+        )
+    )
     return generate_latest(registry).decode()
 
 
@@ -139,3 +163,17 @@ def _caches(status: Mapping[str, Any], caches: Mapping[str, Mapping[str, Any]]) 
         yield _counter(f"cache_{counter}", text, labels, {at: c.get(counter, 0) for at, c in functions.items()})
     seconds = {at: counts.get("load_ms_sum", 0) / 1000 for at, counts in functions.items()}
     yield _counter("cache_load_seconds", "Time spent in loads.", labels, seconds)
+
+
+def _calls(status: Mapping[str, Any], calls: Mapping[tuple[str, str], Mapping[str, int]]) -> Iterator[Metric]:
+    labels = ("service", "target")
+    now = {(n, target): told for n, s in status["services"].items() for target, told in s["calls"].items()}
+    for name, text, key in (
+        ("call_in_flight", "Calls that are under way.", "in_flight"),
+        ("call_bound", "Calls that may be under way at once.", "bound"),
+        ("call_breaker_open", "Processes that do not ask the service now, for it failed too often.", "open_in"),
+    ):
+        yield _gauge(name, text, labels, {at: told[key] for at, told in now.items()})
+    for counter, text in _CALL_COUNTERS.items():
+        name = "calls" if counter == "calls" else f"call_{counter}"
+        yield _counter(name, text, labels, {at: counts.get(counter, 0) for at, counts in calls.items()})

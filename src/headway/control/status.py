@@ -65,6 +65,7 @@ class Facts:
     calls_from: Mapping[str, tuple[str, ...]]  # by service that is called
     addresses: Mapping[str, str]
     logs: str
+    calls: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)  # by caller, and the called
     databases: tuple[DatabaseStatus, ...] = ()
     caches: tuple[CacheStatus, ...] = ()
     traffic: Traffic = field(default_factory=Traffic)
@@ -126,6 +127,7 @@ def document(wanted: Wanted, replicas: Mapping[str, Replica], observed: Observed
             "limit": service.limit,
             "routes": list(facts.routes.get(service.name, ())),
             "calls_from": list(facts.calls_from.get(service.name, ())),
+            "calls": dict(facts.calls.get(service.name, {})),
             "overload": overload_of(service, observed, facts.adapted),
             "replicas": [_replica(r, observed, facts) for r in mine],
         }

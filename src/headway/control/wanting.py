@@ -105,9 +105,9 @@ def told_of_traces(system: System, service: Service, folder: str) -> dict[str, s
     return {TRACE_VARIABLE: folder} if system.traces and service.app else {}
 
 
-def told_of_services(called: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
+def told_of_services(called: Mapping[str, Mapping[str, object]], folder: str) -> dict[str, str]:
     """What a service's processes are told of the services that they call, in their environment."""
-    return {SERVICES_VARIABLE: json.dumps(called, sort_keys=True)} if called else {}
+    return {SERVICES_VARIABLE: json.dumps(called, sort_keys=True), RUN_VARIABLE: folder} if called else {}
 
 
 def active_max(machine: Machine) -> int:

@@ -8,6 +8,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from headway.calls.client.service import Service
+
+Start = Callable[["Deed"], tuple["Leaf", Service]]  # gives the service, and what calls it
 Deed = Callable[[socket.socket, "Call"], None]  # a request is there; an error ends its connection
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from call_place import Deed, Leaf
+from call_place import Deed, Leaf, Start
 
 from headway.calls.client.service import Service
 from headway.model.calls import SERVICES_VARIABLE
-
-Start = Callable[[Deed], tuple[Leaf, Service]]
 
 
 @pytest.fixture

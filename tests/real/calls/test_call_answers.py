@@ -10,9 +10,8 @@ import sys
 import threading
 
 import pytest
-from call_place import answer, says
+from call_place import Start, answer, says
 
-from conftest import Start
 from headway.calls.client.service import Service, service
 from headway.errors import NotRunning, StatusError
 

@@ -8,9 +8,8 @@ import socket
 import time
 
 import pytest
-from call_place import Call, Gone, answer, says
+from call_place import Call, Gone, Start, answer, says
 
-from conftest import Start
 from headway.calls.client.service import Service
 from headway.errors import (
     BadAnswer,

@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 import uvicorn
-from call_place import Call, answer, says
+from call_place import Call, Start, answer, says
 
-from conftest import Start
 from headway.calls.client.service import Service
 from headway.errors import DeadlineExceeded, Refused, SocketClosed, StatusError, Unavailable
 from headway.model.calls import SERVICES_VARIABLE

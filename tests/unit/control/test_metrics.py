@@ -39,7 +39,14 @@ def _page(**given: object) -> dict[tuple[str, ...], float]:
     )
     status = document(Wanted(()), {}, Observed(), facts)
     caches = {"hot": {"server": SERVER, "functions": FUNCTIONS}, "cold": {"server": None, "functions": {}}}
-    return _read(metrics_text(status, caches))
+    calls = {("web", "inventory"): {"calls": 9, "attempts": 10, "retries": 1}}
+    status["services"]["web"] = {
+        **dict.fromkeys(("ready", "wanted"), 1),
+        "replicas": [],
+        "overload": None,
+        "calls": {"inventory": {"in_flight": 2, "bound": 4, "open_in": 1}},
+    }
+    return _read(metrics_text(status, caches, calls))
 
 
 def test_the_page_says_what_the_status_says() -> None:
@@ -65,3 +72,17 @@ def test_calls_of_a_function_by_how_they_were_answered() -> None:
     assert (found["headway_cache_memory_bytes", "hot"], found["headway_cache_evicted_total", "hot"]) == (7, 2)
     assert ("headway_cache_memory_max_bytes", "hot") not in found
     assert ("headway_cache_memory_bytes", "cold") not in found
+
+
+def test_calls_to_other_services() -> None:
+    found = _page()
+    calls = {key[0]: value for key, value in found.items() if key[0].startswith("headway_call")}
+    assert {name: value for name, value in calls.items() if value} == {
+        "headway_calls_total": 9,
+        "headway_call_attempts_total": 10,
+        "headway_call_retries_total": 1,
+        "headway_call_in_flight": 2,
+        "headway_call_bound": 4,
+        "headway_call_breaker_open": 1,
+    }
+    assert found["headway_calls_total", "web", "inventory"] == 9
