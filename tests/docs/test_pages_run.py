@@ -56,6 +56,10 @@ bind = ["127.0.0.1:$PORT"]
 app = "hello:app"
 replicas = 1
 uses = ["main"]
+[services.shop]
+app = "hello:app"
+routes = ["/shop"]
+env = { WEB = "{web.url}" }
 [databases.main]
 """
     text = (ROOT / "ARCHITECTURE.md").read_text().partition("## The two folders")[2].partition("\n## ")[0]

@@ -13,6 +13,7 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Literal
 
+from headway.edge.calls import FRONTEND
 from headway.edge.queues import REFUSED
 from headway.model.overload import EdgeQueue, class_name, class_of
 
@@ -61,7 +62,8 @@ class EdgeClassState:
 
 @dataclass(frozen=True, slots=True)
 class EdgeTotals:
-    """The edge as a whole. `denied` counts requests refused by a rule (rate, size, malformed)."""
+    """The edge as a whole; requests are those from outside, without calls between services. `denied` counts requests
+    refused by a rule (rate, size, malformed)."""
 
     connections: int
     requests: int
@@ -152,14 +154,15 @@ def read_stat(text: str) -> EdgeObserved:
     for state in replicas:
         stuck[state.service, state.number] += state.queued
     found = [replace(cls, queued=cls.queued + stuck[cls.service, cls.number]) for cls in found]
+    outside = [row for row in frontends if not row[0].startswith(FRONTEND)]
     totals = EdgeTotals(
         connections=sum(_number(row[3]) for row in frontends),
-        requests=sum(_number(row[15]) for row in frontends),
-        requests_per_s=sum(_number(row[16]) for row in frontends),
-        denied=sum(_number(row[13]) for row in frontends),
-        malformed=sum(_number(row[14]) for row in frontends),
+        requests=sum(_number(row[15]) for row in outside),
+        requests_per_s=sum(_number(row[16]) for row in outside),
+        denied=sum(_number(row[13]) for row in outside),
+        malformed=sum(_number(row[14]) for row in outside),
         queued=sum(cls.queued for cls in found),
-        answers_5xx=sum(_number(row[8]) for row in frontends),
+        answers_5xx=sum(_number(row[8]) for row in outside),
     )
     return EdgeObserved(totals, tuple(found), tuple(replicas))
 
