@@ -1,0 +1,152 @@
+"""Services that call each other from Python: what travels down a chain, and what holds while a part of it is sick."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from called import logged
+from calling import APP, CHAIN, load
+from harness import Running, wait_for
+
+DEADLINE = "x-envoy-expected-rq-timeout-ms"
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Iterator[Running]:
+    (tmp_path / "chain.py").write_text(APP)
+    with Running(tmp_path, CHAIN) as running:
+        yield running
+
+
+def calls(system: Running, service: str = "inventory", target: str = "pricing") -> dict[str, Any]:
+    document = system.quick_status()
+    assert document is not None
+    found: dict[str, Any] = document["services"][service]["calls"].get(target, {})
+    return found
+
+
+def test_what_belongs_to_a_request_travels_down_the_chain(chain: Running) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    headers = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01", "x-headway-caller": "forged", DEADLINE: "1"}
+    web = httpx.get(f"{chain.url}/chain", headers=headers).raise_for_status().json()
+    inventory = web["next"]
+    pricing = inventory["next"]
+    assert [hop["service"] for hop in (web, inventory, pricing)] == ["web", "inventory", "pricing"]
+    ids = {hop["headers"]["x-request-id"] for hop in (web, inventory, pricing)}
+    assert len(ids) == 1
+    parents = [hop["headers"]["traceparent"].split("-") for hop in (web, inventory, pricing)]
+    assert {parent[1] for parent in parents} == {parents[0][1]}
+    assert len({parent[2] for parent in parents}) == 3  # each call is a span of its own
+    assert [hop["headers"].get("x-headway-criticality") for hop in (web, inventory, pricing)] == ["0"] * 3
+    left = [int(hop["headers"][DEADLINE]) for hop in (inventory, pricing)]
+    assert 0 < left[1] < left[0] <= 9750  # of ten seconds, less what is kept for an answer without it
+    wait_for(lambda: calls(chain).get("calls") == 1, 10, "it is counted")
+    assert calls(chain, "web", "inventory")["attempts"] == 1
+    lines = wait_for(lambda: found if len(found := logged(chain, next(iter(ids)))) == 3 else None, 10, "three hops")
+    assert {line["caller"] for line in lines} >= {"web", "inventory"}
+
+
+def test_a_replica_killed_at_each_level_costs_no_request(chain: Running) -> None:
+    with load(f"{chain.url}/chain", 4) as made:
+        for service in ("web", "inventory", "pricing"):
+            before = made.count
+            wait_for(lambda n=before: made.count > n + 20, 30, "the load goes on")  # type: ignore[misc]
+            os.kill(chain.pid(f"{service}.1"), signal.SIGKILL)
+            wait_for(
+                lambda s=service: all(r["state"] == "ready" for r in chain.replicas(s)),  # type: ignore[misc]
+                30,
+                f"{service}.1 is back",
+            )
+        before = made.count
+        wait_for(lambda: made.count > before + 20, 30, "the load goes on")
+    assert set(made.found) == {200}, made.found
+
+
+def test_a_leaf_that_fails_half_of_the_time_is_not_asked_much_more_often(chain: Running) -> None:
+    (chain.folder / "half").touch()
+    with load(f"{chain.url}/chain", 4) as made:
+        wait_for(lambda: made.count > 600, 90, "600 requests")
+    assert set(made.found) <= {200, 503}
+    assert made.found[503] < 0.5 * made.count
+    time.sleep(1.5)
+    told = calls(chain)
+    assert told["calls"] >= 600
+    assert told["retries"] > 0
+    assert told["attempts"] <= 1.2 * told["calls"] + 10 * told["processes"]  # and the floor of a first few seconds
+    above = calls(chain, "web", "inventory")
+    # Retries at two levels must not multiply: what was tried as often as may be is not tried again above.
+    assert told["attempts"] <= 1.45 * above["calls"]
+
+
+def test_a_leaf_that_hangs_is_done_without_and_asked_again_when_it_is_back(chain: Running) -> None:
+    url = f"{chain.url}/spared"
+    assert httpx.get(url).json()["next"]["next"]["service"] == "pricing"
+    (chain.folder / "hangs").touch()
+    with load(url, 8) as made:
+        wait_for(lambda: calls(chain).get("breaker", "closed") != "closed", 60, "the breaker of pricing opens")
+        shown = chain.ok("status")
+        assert "inventory does not ask pricing now" in shown
+        (chain.folder / "hangs").unlink()
+        wait_for(lambda: calls(chain)["breaker"] == "closed", 60, "the breaker closes again")
+    assert set(made.found) == {200}, made.found
+    assert made.slowest_s < 10.0  # the deadline of web
+    answer = wait_for(lambda: httpx.get(url).json()["next"].get("next"), 10, "it is asked")
+    assert answer["service"] == "pricing"
+
+
+WSGI = """
+import os, time
+from headway import service
+
+leaf = service("inventory") if os.environ["HEADWAY_SERVICE"] == "web" else None
+
+
+def app(environ, start_response):
+    if leaf is not None and environ["PATH_INFO"] == "/leaf":
+        found = leaf.sync.get("/", fallback=None)
+        body = b"without" if found is None else found.content
+    else:
+        while leaf is None and os.path.exists("hangs"):
+            time.sleep(0.05)
+        body = b"plain"
+    start_response("200 OK", [("content-type", "text/plain")])
+    return [body]
+"""
+TRUNK = """
+[edge]
+bind = ["127.0.0.1:$PORT"]
+[services.web]
+app = "trunk:app"
+routes = ["/"]
+replicas = 1
+threads = 8
+deadline = "4s"
+uses = ["inventory"]
+[services.inventory]
+app = "trunk:app"
+replicas = 1
+"""
+
+
+def test_threads_that_wait_for_a_leaf_leave_others_to_what_needs_none(tmp_path: Path) -> None:
+    (tmp_path / "trunk.py").write_text(WSGI)
+    with Running(tmp_path, TRUNK) as system:
+        assert httpx.get(f"{system.url}/leaf").text == "plain"
+        (tmp_path / "hangs").touch()
+        with load(f"{system.url}/leaf", 12) as needs:
+            wait_for(lambda: calls(system, "web", "inventory").get("in_flight") == 4, 20, "half of the threads wait")
+            with load(f"{system.url}/plain", 2) as plain:
+                wait_for(lambda: plain.count > 100, 20, "what needs no leaf is answered")
+            assert set(plain.found) == {200}
+            assert plain.slowest_s < 2.0
+        assert needs.slowest_s < 4.5
+        assert needs.found[200] > 0
+        (tmp_path / "hangs").unlink()
+        wait_for(lambda: httpx.get(f"{system.url}/leaf").text == "plain", 40, "the leaf is asked again")
