@@ -144,8 +144,8 @@ class KeptSpan(Span):
     ) -> None:
         if _current.get() is self:
             _current.set(_under_way(self._outer))
-        if error is not None and not self._failure:
-            self.fail(error)
+        if error is not None and (not self._failure or isinstance(error, HeadwayError)):
+            self.fail(error)  # of ours the words say more than what was said of it before
         self.end()
 
 

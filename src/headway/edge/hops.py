@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from headway.model.calls import NO_RETRY, REFUSED, SPENT, UNAVAILABLE
 from headway.model.span import WAITED_MS, Span, Value
 
 CALLER, ATTEMPT, STATUS = "caller", "attempt", "http.response.status_code"
@@ -25,7 +26,7 @@ def spans_of(entry: Mapping[str, Any]) -> tuple[Span, ...]:
         begin_ns, duration_ns = int(entry["time"]) * 1_000_000, max(0, int(entry["total_ms"])) * 1_000_000
         queue_ms, ttfb_ms, status = int(entry["queue_ms"]), int(entry["ttfb_ms"]), int(entry["status"])
         method, path, replica, end = (str(entry[key]) for key in ("method", "path", "replica", "end"))
-        caller, attempt = str(entry.get("caller", "")), int(entry.get("attempt", 1))
+        caller, attempt, answered = (str(entry.get(key, "")) for key in ("caller", "attempt", "answered"))
     except (KeyError, ValueError, TypeError):
         return ()
     if not request:
@@ -44,8 +45,8 @@ def spans_of(entry: Mapping[str, Any]) -> tuple[Span, ...]:
         attributes["class"] = kind
     if caller:
         attributes[CALLER] = caller
-    if attempt > 1:
-        attributes[ATTEMPT] = attempt
+    if attempt > "1":
+        attributes[ATTEMPT] = int(attempt)
     if queue_ms > 0:
         attributes[WAITED_MS] = queue_ms
     edge = Span(
@@ -57,7 +58,7 @@ def spans_of(entry: Mapping[str, Any]) -> tuple[Span, ...]:
         kind="edge",
         begin_ns=begin_ns,
         duration_ns=duration_ns,
-        failure=why_not(status, end, service, replica, caller),
+        failure=why_not(status, end, service, replica, caller, answered),
         service=service,
         replica=replica,
         is_sampled=flags[1] not in "02468ace",
@@ -103,7 +104,15 @@ _REFUSED = {
 }
 
 
-def why_not(status: int, end: str, service: str, replica: str, caller: str) -> str:
+_BY_WORKER = {
+    REFUSED: "refused by {}: it holds as many requests or streams as it may",
+    SPENT: "refused by {}: its deadline had passed before it was begun",
+    UNAVAILABLE: "{} was about to end",
+    NO_RETRY: "{} answered 503: what it needs was tried as often as may be",
+}
+
+
+def why_not(status: int, end: str, service: str, replica: str, caller: str, answered: str = "") -> str:
     """Why a request came to nothing, or was refused, and by whom; empty when it was not."""
     by, where = end[:1] or "-", end[1:2] or "-"
     who = replica or service
@@ -116,6 +125,8 @@ def why_not(status: int, end: str, service: str, replica: str, caller: str) -> s
         return f"{who} did not answer before the deadline"
     if where in "DL" and by in "SsPKDU":
         return f"{who} broke off in the middle of its answer" if by != "s" else f"{who} went silent in its answer"
+    if replica and status == 503 and answered in _BY_WORKER:
+        return _BY_WORKER[answered].format(replica)
     if not replica or by in "PLR":
         return _by_edge(status, by, where, service, who, caller)
     if status == 502:

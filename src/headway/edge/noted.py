@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from headway.model.calls import ANSWERED, NO_RETRY, REFUSED, SPENT, UNAVAILABLE
 from headway.model.edge import EdgePlan
 
 VALID_ID = "^[A-Za-z0-9._-]{1,128}$"
+_REASONS = (REFUSED, SPENT, UNAVAILABLE, NO_RETRY)
 _TRACED = "req.hdr(traceparent) -m reg ^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"
 
 
@@ -16,12 +18,14 @@ def access_log_lines(plan: EdgePlan, *, of_calls: bool = False) -> list[str]:
     caller, attempt = ("%[var(txn.caller,?)]", "%[var(txn.attempt,1)]") if of_calls else ("", "1")
     told = {"caller": caller, "attempt": attempt}
     answered = {
+        "time": "%[var(txn.begun)]",  # HAProxy's own date is that of the connection, or of its last request's end
         "queue_ms": "%Tw",
         "ttfb_ms": "%[var(txn.ttfb,-1)]",
         "id": request_id(plan, of_calls=of_calls),
         "trace": "%[var(txn.trace,-)]",
+        "answered": "%[var(txn.answered,-)]",
     }
-    unreadable = {"queue_ms": "-1", "ttfb_ms": "-1", "id": "", "trace": "-"}
+    unreadable = {"time": "%Ts%ms", "queue_ms": "-1", "ttfb_ms": "-1", "id": "", "trace": "-", "answered": "-"}
     return [
         "# One JSON object a request, without the query string, which may hold secrets.",
         "log stdout len 8192 format raw local0 info",
@@ -30,12 +34,15 @@ def access_log_lines(plan: EdgePlan, *, of_calls: bool = False) -> list[str]:
         f"error-log-format '{_log_line(unreadable | told)}'",
         begun,
         "http-after-response set-var(txn.ttfb) date(0,ms),sub(txn.begun)",
+        "# Why a worker ran nothing, or what it ran has no point in being asked again.",
+        f"http-after-response set-var(txn.answered) res.hdr({ANSWERED}) if {{ status 503 }} "
+        f"{{ res.hdr({ANSWERED}) -m str {' '.join(_REASONS)} }}",
     ]
 
 
 def _log_line(values: dict[str, str]) -> str:
     fields = {
-        "time": "%Ts%ms",
+        "time": values["time"],
         "client": '"%ci"',
         "method": '"%HM"',
         "path": '"%[capture.req.uri,field(1,?),json(utf8s)]"',
@@ -51,6 +58,7 @@ def _log_line(values: dict[str, str]) -> str:
         "caller": f'"{values["caller"]}"',
         "attempt": values["attempt"],
         "trace": f'"{values["trace"]}"',
+        "answered": f'"{values["answered"]}"',
     }
     return "{" + ",".join(f'"{name}":{value}' for name, value in fields.items()) + "}"
 

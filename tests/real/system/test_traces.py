@@ -19,9 +19,9 @@ from harness import Running, wait_for
 
 APP = """
 import asyncio, json
-from headway import cache, database
+from headway import cache, database, service
 
-hot, main = cache("hot"), database("main")
+hot, main, stock = cache("hot"), database("main"), service("stock")
 
 
 @hot.cached(ttl=60)
@@ -37,6 +37,9 @@ async def app(scope, receive, send):
     path = scope["path"]
     if path == "/plain":
         body = b"{}"
+    elif path.startswith("/call"):
+        answer = await stock.get(path.removeprefix("/call"))
+        body = answer.content
     elif path.startswith("/slow"):
         async with main.at() as connection:
             await connection.fetch("SELECT pg_sleep(20)")
@@ -66,6 +69,29 @@ def app(environ, start_response):
     start_response("200 OK", [])
     return [b"%d" % found]
 """
+STOCK = """
+import asyncio
+from headway import database
+
+main = database("main")
+seen = set()
+
+
+async def app(scope, receive, send):
+    if scope["type"] != "http":
+        return
+    path = scope["path"]
+    status = 200
+    async with main.at() as connection:
+        await connection.fetch("SELECT pg_sleep(0.02)")
+    if path.startswith("/once") and path not in seen:
+        seen.add(path)
+        status = 503
+    if path == "/never":
+        await asyncio.sleep(30)
+    await send({"type": "http.response.start", "status": status, "headers": []})
+    await send({"type": "http.response.body", "body": b"5"})
+"""
 DECLARATION = """
 [edge]
 bind = ["127.0.0.1:$PORT"]
@@ -74,8 +100,13 @@ bind = ["127.0.0.1:$PORT"]
 app = "shop:app"
 routes = ["/"]
 replicas = 1
-uses = ["main", "hot"]
+uses = ["main", "hot", "stock"]
 deadline = "20s"
+
+[services.stock]
+app = "stock:app"
+replicas = 1
+uses = ["main"]
 
 [services.threads]
 app = "threads:app"
@@ -112,6 +143,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     (folder / "shop.py").write_text(APP)
     (folder / "threads.py").write_text(THREADS)
     (folder / "full.py").write_text(FULL)
+    (folder / "stock.py").write_text(STOCK)
     with Running(folder, DECLARATION) as system:
         yield system
 
@@ -184,6 +216,44 @@ def test_a_trace_from_outside_goes_on(shop: Running) -> None:
     assert (service["trace"], service["parent"]) == (trace, "b7ad6b7169203331")
     of_trace = explained(shop, trace)
     assert {("cache", "cache shop.product"), ("service", "web")} <= {kind[:2] for kind in kinds(of_trace)}
+
+
+def test_a_call_is_told_from_one_service_into_the_other(shop: Running) -> None:
+    request = ask(shop, "/call/7")
+    document = explained(shop, request)
+    assert kinds(document) == [
+        ("edge", "GET /call/7", 0),
+        ("service", "web", 1),
+        ("call", "stock", 2),
+        ("edge", "GET /7", 3),
+        ("service", "stock", 4),
+        ("database", "database main", 5),
+    ]
+    assert {span["trace"] for span in document["spans"]} == {request}
+    assert {span["request"] for span in document["spans"]} == {request}
+    text = shop.ok("explain", request)
+    assert "    call stock GET /7 " in text
+    assert "      edge GET /7 → stock.1 200" in text
+
+
+def test_each_attempt_of_a_call_is_told(shop: Running) -> None:
+    document = explained(shop, ask(shop, f"/call/once-{os.urandom(4).hex()}"))
+    hops = [span for span in document["spans"] if span["kind"] == "edge"][1:]
+    assert [hop["attributes"].get("attempt", 1) for hop in hops] == [1, 2]
+    assert [hop.get("failure", "") for hop in hops] == ["stock.1 answered 503", ""]
+    assert document["failure"] == ""
+    services = [(span["name"], span["depth"]) for span in document["spans"] if span["kind"] == "service"]
+    assert services == [("web", 1), ("stock", 4), ("stock", 4)]
+
+
+def test_a_call_that_came_to_nothing_says_why(shop: Running) -> None:
+    request = urllib.request.Request(shop.url + "/call/never", headers={"x-request-id": "not believed"})
+    with pytest.raises(urllib.error.HTTPError) as raised:
+        urllib.request.urlopen(request, timeout=40)
+    document = explained(shop, raised.value.headers["x-request-id"])
+    call = next(span for span in document["spans"] if span["kind"] == "call")
+    assert call["failure"].startswith("DeadlineExceeded: ")
+    assert document["failure"]
 
 
 def test_a_refused_request_says_who_refused_it_and_why(shop: Running) -> None:

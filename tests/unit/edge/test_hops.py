@@ -107,3 +107,19 @@ def test_who_refused_and_why(status: int, end: str, replica: str, said: str) -> 
 
 def test_a_call_without_time_left_says_so() -> None:
     assert why_not(504, "LR", "web", "", "shop") == "refused by the edge: no time was left for this call"
+
+
+@pytest.mark.parametrize(
+    ("answered", "said"),
+    [
+        ("refused", "refused by web.1: it holds as many requests or streams as it may"),
+        ("deadline", "refused by web.1: its deadline had passed before it was begun"),
+        ("unavailable", "web.1 was about to end"),
+        ("no-retry", "web.1 answered 503: what it needs was tried as often as may be"),
+        ("-", "web.1 answered 503"),
+    ],
+)
+def test_a_worker_says_why_it_ran_nothing(answered: str, said: str) -> None:
+    edge, _ = spans_of({**LINE, "status": 503, "answered": answered})
+    assert edge.failure == said
+    assert spans_of({**LINE, "answered": answered})[0].failure == ""
