@@ -1,8 +1,8 @@
 """`make bench`: measures on this machine and writes docs/benchmarks.md. Needs wrk, nginx, gunicorn.
 
-`python -m bench overload` measures and rewrites that section alone, as `own`, `apps`, `databases` and `cache` do with
-those about Headway, about other apps, about databases and about caches; with `--quick` they print a short round
-instead.
+`python -m bench overload` measures and rewrites that section alone, as `own`, `apps`, `databases`, `cache` and `calls`
+do with those about Headway, about other apps, about databases, about caches and about services; with `--quick` they
+print a short round instead.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import cache, crowd, databases, edge_cost, overload, overload_apps, overload_load, overload_own, rest
+from bench import cache, calls, crowd, databases, edge_cost, overload, overload_apps, overload_load, overload_own, rest
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 
@@ -69,6 +69,10 @@ adds to the app.
 ## Caches
 
 {cache}
+
+## Calls between services
+
+{calls}
 """
 
 CACHES = ("cashews", "aiocache", "dogpile.cache", "fastapi-cache2", "redis", "cachebox")
@@ -80,6 +84,7 @@ _SECTIONS = {
     "apps": ("## Other apps under overload\n", overload_apps.measured),
     "databases": ("## Databases\n", databases.run),
     "cache": ("## Caches\n", cache.run),
+    "calls": ("## Calls between services\n", calls.run),
 }
 
 
@@ -116,6 +121,7 @@ def main(arguments: list[str]) -> int:
             apps=overload_apps.measured(),
             databases=databases.run(),
             cache=cache.run(),
+            calls=calls.run(),
         )
     )
     print(f"written to {PAGE}")
@@ -129,7 +135,7 @@ def _section(arguments: list[str]) -> int:
         print("error: only one section is measured alone", file=sys.stderr)
         print(f"hint: python -m bench {'|'.join(_SECTIONS)} [--quick]", file=sys.stderr)
         return 1
-    if name != "cache" and shutil.which("wrk") is None:
+    if name not in ("cache", "calls") and shutil.which("wrk") is None:
         print("error: bench needs wrk\nhint: apt install wrk", file=sys.stderr)
         return 1
     title, run = _SECTIONS[name]

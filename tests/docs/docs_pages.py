@@ -20,7 +20,7 @@ from markdown_it import MarkdownIt
 ROOT = Path(__file__).resolve().parents[2]
 TUTORIAL = tuple(sorted((ROOT / "docs/tutorial").glob("*.md")))
 GUIDES = tuple(sorted((ROOT / "docs/guides").glob("*.md")))
-EXAMPLES = (ROOT / "examples/shop-sharded/README.md",)
+EXAMPLES = (ROOT / "examples/shop-sharded/README.md", ROOT / "examples/shop-services/README.md")
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ FASTER = (
     (r"for rate in (\d+) .* (\d+); do", r"for rate in \1 \2; do"),
 )
 PAGE_S = 100.0
-EXAMPLES = ("shop", "shop-sharded", "django_site")
+EXAMPLES = ("shop", "shop-sharded", "shop-services", "django_site")
 _LEFTOVERS = shutil.ignore_patterns("__pycache__", "*.sqlite3*", "media", ".headway")
 _GUARD = (
     "import subprocess, sys; sys.stdin.read(); "

@@ -17,4 +17,7 @@ def test_an_example_is_a_valid_declaration(folder: Path) -> None:
     loaded = load(str(folder), cwd=folder, environment={})
     assert loaded.warnings == ()
     assert loaded.system.services["web"].routes == ("/",)
-    assert set(loaded.system.services["web"].uses) == set(loaded.system.databases)
+    system = loaded.system
+    used = {name for service in system.services.values() for name in service.uses}
+    private = {name for name, service in system.services.items() if not service.routes}
+    assert used == private | set(system.databases) | set(system.caches), "what is declared is used"
