@@ -76,7 +76,7 @@ def test_pauses_grow_to_a_bound_and_begin_anew_after_a_calm_time() -> None:
         now_s = breaker.until_s
         assert breaker.admits(now_s)
         breaker.failed(now_s, now_s, 0.0)
-    assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, PAUSE_MAX_S, PAUSE_MAX_S, PAUSE_MAX_S]
+    assert pauses == [1.0, 2.0, 4.0, *[PAUSE_MAX_S] * 5]
     now_s = breaker.until_s
     for _ in range(PROBES):
         assert breaker.admits(now_s)

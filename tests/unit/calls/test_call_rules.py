@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from headway.calls.budget import RetryBudget
+from headway.calls.budget import RESERVE, RESERVE_PER_S, RetryBudget
 from headway.calls.bulkhead import BOUND_MAX, Bulkhead, bound_max
 from headway.calls.client.asked import Outgoing, body_of, target_of
 from headway.calls.meaning import RETRY_AFTER_MAX_S, meaning, retry_after_s
@@ -17,6 +17,14 @@ def test_a_process_with_few_calls_may_repeat_one_a_second() -> None:
     budget = RetryBudget(1000.0)
     assert [budget.take(1000.0 + second) for second in range(6)] == [True] * 6
     assert [budget.take(1005.0) for _ in range(3)] == [False] * 3
+
+
+def test_what_a_replica_took_along_may_be_repeated_once_out_of_a_reserve() -> None:
+    budget = RetryBudget(1000.0)
+    assert sum(budget.take(1000.0, is_broken=True) for _ in range(200)) == 1 + RESERVE
+    assert not budget.take(1000.5)
+    assert sum(budget.take(1002.0, is_broken=True) for _ in range(200)) == 2 + 2 * RESERVE_PER_S
+    assert sum(budget.take(1300.0, is_broken=True) for _ in range(200)) == 10 + RESERVE
 
 
 def test_a_fifth_of_many_calls_may_be_repeated() -> None:

@@ -200,7 +200,7 @@ class Caller:
                 return came, False
             has_no_retry = ended is Ended.NO_POINT
             if may_repeat(ended, attempt, out.is_repeatable, out.is_replayable, due_s - now_s):
-                if target.may_retry(now_s):
+                if target.may_retry(ended, attempt, now_s):
                     await asyncio.sleep(pause_s(attempt, due_s - now_s, random.random()))
                     attempt += 1
                     came = await self._attempt(out, attempt, due_s, timeout_s, body_max, streams)

@@ -167,10 +167,11 @@ class Target:
             self.attempts += 1
             self.breaker.let_go()
 
-    def may_retry(self, now_s: float) -> bool:
-        """Whether the budget and the breaker let one more attempt pass; it counts then."""
+    def may_retry(self, ended: Ended, attempt: int, now_s: float) -> bool:
+        """Whether the budget and the breaker let one more attempt pass after this one; it counts then."""
+        is_broken = attempt == 1 and ended is Ended.BROKEN
         with self._lock:
-            if self.breaker.until_s or not self.budget.take(now_s):
+            if self.breaker.until_s or not self.budget.take(now_s, is_broken=is_broken):
                 return False
             self.retries += 1
             return True
