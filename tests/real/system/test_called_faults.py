@@ -206,3 +206,72 @@ def test_a_called_service_is_replaced_without_a_failed_call(system: Running) -> 
         _apply(system, WEB + BY_URL + STOCK + "threads = 3\n")
         wait_for(lambda: not before & {r["pid"] for r in system.replicas("stock")}, 30, "both are new")
     assert (calling.refused, calling.cut, set(calling.answered)) == ([], [], {200})
+
+
+def test_a_hung_replica_costs_no_call(system: Running) -> None:
+    hung = system.pid("stock.1")
+    with Calling(system, "stock") as one, Calling(system, "stock") as other:
+        wait_for(lambda: len(one.answered) > 5, 10, "calls are answered")
+        os.kill(hung, signal.SIGSTOP)
+        wait_for(lambda: system.processes().get("stock.1") not in (None, hung), 40, "it is replaced")
+        done = len(one.answered)
+        wait_for(lambda: len(one.answered) > done + 20, 20, "calls go on")
+    for calling in (one, other):
+        assert (calling.refused, calling.cut, set(calling.answered)) == ([], [], {200})
+
+
+def test_new_services_serve_before_the_edge_knows_them(system: Running) -> None:
+    """One that comes with routes and calls another that comes with it: each is started once, and nobody notices."""
+    more = '[services.extra]\napp = "told:app"\nroutes = ["/extra"]\nuses = ["prices"]\n'
+    more += '[services.prices]\napp = "told:app"\n'
+    with Calling(system, "stock") as calling:
+        _apply(system, WEB + BY_URL + STOCK + more)
+        assert httpx.get(system.url + "/extra").status_code == 200
+        assert call(system, "prices").status_code == 200
+    assert (calling.refused, calling.cut, set(calling.answered)) == ([], [], {200})
+    started = [entry["about"] for entry in system.journal() if entry["what"] == "start"]
+    assert started.count("prices.1") == 1
+    assert started.count("extra.1") == 1
+    assert started.count("web.1") == 1
+
+
+def test_each_kind_of_client_is_told_to_the_app(system: Running) -> None:
+    """One service for the outside, behind a proxy that is trusted, and for calls."""
+    both = STOCK.replace('"told:app"', '"told:app"\nroutes = ["/stock"]')
+    _apply(system, WEB.replace("[services.web]", 'trusted = ["127.0.0.1"]\n[services.web]') + CALLS + both)
+    said = {"x-forwarded-for": "192.0.2.9", "x-forwarded-proto": "https"}
+    from_outside = httpx.get(system.url + "/stock", headers=said).json()
+    assert (from_outside["client"][0], from_outside["scheme"]) == ("192.0.2.9", "https")
+    with caller(system, "stock") as client:
+        called = client.get("/stock", headers=said).json()
+    assert (called["client"][0], called["scheme"]) == ("127.0.0.1", "http")
+
+
+def test_an_edge_that_nobody_needs_goes_and_comes_again(system: Running) -> None:
+    alone = WEB.replace('routes = ["/"]\n', "") + STOCK
+    _apply(system, alone)
+    wait_for(lambda: "edge" not in system.processes(), 10, "the edge is gone")
+    assert system.status()["state"] == "ready"
+    assert system.status()["edge"]["url"] is None
+    _apply(system, alone.replace("[services.stock]", f"{CALLS}[services.stock]"))
+    assert "edge" in system.processes()
+    assert system.status()["state"] == "ready"
+    assert call(system, "stock").status_code == 200
+    _apply(system, WEB + BY_URL + STOCK)
+    assert httpx.get(system.url).status_code == 200
+
+
+def test_a_port_that_somebody_took_is_chosen_anew(tmp_path: Path) -> None:
+    (tmp_path / "told.py").write_text(APP)
+    system = Running(tmp_path, WEB + BY_URL + STOCK)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        system.folders.run.mkdir(mode=0o700)
+        system.folders.ports.write_text(json.dumps({"stock": taken, "gone": "no port"}))
+        with system:
+            url = httpx.get(system.url).json()["env"]["STOCK"]
+            assert url == f"http://127.0.0.1:{json.loads(system.folders.ports.read_text())['stock']}"
+            assert not url.endswith(f":{taken}")
+            assert httpx.get(url).status_code == 200
