@@ -87,7 +87,7 @@ def _bound_path(path: str) -> socket.socket:
             os.umask(before)
     except OSError as error:
         sock.close()
-        raise MachineError(f"{path} cannot be opened: {error.strerror}", hint="headway doctor") from error
+        raise MachineError(f"{path} cannot be opened: {error.strerror or error}", hint="headway doctor") from error
     return sock
 
 

@@ -6,7 +6,14 @@ import json
 
 import pytest
 
-from headway.control.wanting import caches_of, launch_of, replicas_declared, told_of_caches, want
+from headway.control.wanting import (
+    caches_of,
+    launch_of,
+    replicas_declared,
+    told_of_caches,
+    told_of_services,
+    want,
+)
 from headway.model.declared import Service, System
 from headway.process.machine import Machine
 
@@ -68,3 +75,9 @@ def test_a_service_waits_for_the_caches_it_uses_and_is_told_of_them() -> None:
     env = told_of_caches({"hot": {"url": "unix:///s", "near_bytes": 1}})
     assert json.loads(env["HEADWAY_CACHES"]) == {"hot": {"url": "unix:///s", "near_bytes": 1}}
     assert told_of_caches({}) == {}
+
+
+def test_a_service_is_told_of_those_it_calls() -> None:
+    called = {"stock": {"socket": "/run/s/stock.sock", "deadline_s": 30.0}}
+    assert json.loads(told_of_services(called)["HEADWAY_SERVICES"]) == called
+    assert told_of_services({}) == {}

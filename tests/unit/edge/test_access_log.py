@@ -97,3 +97,12 @@ def test_reads_only_the_end_of_a_large_backlog(tmp_path: Path) -> None:
     assert len(lines) <= READ_MAX_BYTES // 10
     assert {len(line) for line in lines} == {9}
     assert lines[-1] == b"%09d" % (READ_MAX_BYTES // 10 + 4999)
+
+
+def test_calls_between_services_are_not_what_clients_see() -> None:
+    slow = json.dumps(json.loads(line(ttfb_ms=900)) | {"caller": "web"}).encode()
+    failed = json.dumps(json.loads(line(502, replica="<NOSRV>")) | {"caller": "?"}).encode()
+    outside = json.dumps(json.loads(line(ttfb_ms=3)) | {"caller": ""}).encode()
+    assert parse_line(slow).caller == "web"
+    found = summary([slow, failed, outside], 1.0)
+    assert (found.requests, found.p99_ms, found.failed) == (1, 3.0, 0)

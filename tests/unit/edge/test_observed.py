@@ -30,6 +30,9 @@ def test_reads_totals_services_and_replicas() -> None:
         table(
             {"pxname": "headway.public", "svname": "FRONTEND", "scur": 5, "dreq": 2, "ereq": 1, "req_rate": 7}
             | {"req_tot": 90, "hrsp_5xx": 3},
+            # Calls between services count as connections alone.
+            {"pxname": "headway.call.stock", "svname": "FRONTEND", "scur": 4, "req_rate": 5, "req_tot": 60}
+            | {"dreq": 1, "ereq": 1, "hrsp_5xx": 1},
             {"pxname": "headway.unrouted", "svname": "BACKEND", "status": "UP", "qcur": 0},
             server(status="UP", scur=4, qcur=1, stot=50, hrsp_4xx=2, hrsp_5xx=1, wretr=6, econ=3, srv_icur=2)
             | {"check_status": "* L7OK"},
@@ -37,7 +40,7 @@ def test_reads_totals_services_and_replicas() -> None:
         )
     )
     totals = observed.totals
-    assert (totals.connections, totals.requests, totals.requests_per_s, totals.denied) == (5, 90, 7, 2)
+    assert (totals.connections, totals.requests, totals.requests_per_s, totals.denied) == (9, 90, 7, 2)
     assert (totals.malformed, totals.queued, totals.answers_5xx) == (1, 10, 3)
     (web,) = observed.classes
     assert (web.service, web.number, web.up, web.in_flight, web.requests, web.answers_5xx) == ("web", 0, True, 4, 70, 2)

@@ -210,6 +210,7 @@ def test_the_cap_holds_over_all_classes_and_without_streams(tmp_path: Path) -> N
         refused = await place.ask(origin(1))
         assert status(refused) == 503
         assert (b"retry-after", b"1") in refused[0]["headers"]
+        assert (b"x-headway-answered", b"refused") in refused[0]["headers"]
         assert status(await place.ask(origin(0, "stream"))) == 503  # by the bound on streams
         place.slots[Slot.CAP] = 3  # heard at once where it matters
         held.append(asyncio.create_task(place.ask(origin(1))))
@@ -232,6 +233,7 @@ def test_what_nobody_waits_for_is_not_run(tmp_path: Path) -> None:
             dropped = await place.ask(origin(3, flag, past_ms))
             assert status(dropped) == 503
             assert (b"retry-after", b"1") in dropped[0]["headers"]
+            assert (b"x-headway-answered", b"deadline") in dropped[0]["headers"]
             assert dropped[1]["body"] == b"nobody waits for this any more\n"
         for due in (LATER_MS, "-", "", "soon", "9" * 5000):
             assert status(await place.ask(origin(3, due_ms=due))) == 200
@@ -318,6 +320,7 @@ def test_a_request_that_found_no_room_in_its_database_is_told_to_come_again(
         busy, broken, spent = await asyncio.gather(*(place.ask(path=path) for path in ("/busy", "/broken", "/spent")))
         assert busy[0]["status"] == 503
         assert (b"retry-after", b"1") in busy[0]["headers"]
+        assert b"x-headway-answered" not in dict(busy[0]["headers"])
         assert broken[0] == {**START, "status": 500}
         marked = (b"x-headway-answered", b"no-retry")
         assert [marked in answer[0].get("headers", ()) for answer in (busy, spent)] == [False, True]

@@ -148,6 +148,7 @@ def test_the_cap_holds_without_streams(tmp_path: Path) -> None:
         status, headers, _body = place.ask(origin(number))
         assert status.startswith("503")
         assert ("retry-after", "1") in headers
+        assert ("x-headway-answered", "refused") in headers
     assert place.ask(origin(0, "stream"))[0].startswith("503")  # by the bound on streams
     counts = place.counts()
     assert [counts.classes[number].refused for number in (0, 2)] == [1, 1]
@@ -173,6 +174,7 @@ def test_what_nobody_waits_for_is_not_run(tmp_path: Path) -> None:
         status, headers, body = place.ask(origin(3, flag, past_ms))
         assert status.startswith("503")
         assert ("retry-after", "1") in headers
+        assert ("x-headway-answered", "deadline") in headers
         assert body == [b"nobody waits for this any more\n"]
     assert place.ask(origin(3))[0] == "200 OK"
     counts = place.counts().classes[3]
