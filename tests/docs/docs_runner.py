@@ -140,10 +140,11 @@ def _taken_apart(said: str, wanted: tuple[Step, ...]) -> list[Ran]:
 
 
 def shape(line: str) -> str:
-    """A line without what differs from run to run and machine to machine: times, numbers, ids, paths, gaps."""
+    """A line without what differs from run to run and machine to machine: times, numbers, ids, paths, bars, gaps."""
     line = re.sub(r"\b\d\d:\d\d:\d\d\b", "TIME", line.rstrip())
     line = re.sub(r"[0-9a-f]{32}", "ID", line)
     line = re.sub(r"(?<![\w:/.])/[\w.-][\w./-]*", "PATH", line)
+    line = re.sub(r"[░█]+", "BAR", line)
     line = re.sub(r"\d+(?:[.,]\d+)*", "#", line)
     line = re.sub(r"# (?:ms|s|min)\b|–", "# T", line)
     line = re.sub(r"# (?:KiB|MiB|GiB|B)\b", "# SIZE", line)

@@ -156,11 +156,25 @@ def named(span: Span) -> str:
 def spent(found: Waterfall, *, most: int = 4) -> list[tuple[str, int]]:
     """What the time went to, the largest first, in nanoseconds: each span's own time, summed up by what it is."""
     sums: dict[str, int] = {}
+    told = _with_a_service(found)
     for row in found.rows:
         span = row.span
-        name = {"edge": "edge", "service": span.service, "call": f"way to {span.name}"}.get(span.kind) or span.name
+        # A service that leaves no span of its own is where a request is that is at its replica.
+        of_edge = span.service if span.replica and span.id not in told else "edge"
+        name = {"edge": of_edge, "service": span.service, "call": f"way to {span.name}"}.get(span.kind) or span.name
         waited_ns = min(span.waited_ns, row.own_ns) if span.kind == "database" else 0
         for what, own_ns in ((f"waiting for {name}", waited_ns), (name, row.own_ns - waited_ns)):
             sums[what] = sums.get(what, 0) + own_ns
     ordered = sorted(sums.items(), key=lambda item: -item[1])
     return [(name, own_ns) for name, own_ns in ordered[:most] if own_ns > 0]
+
+
+def _with_a_service(found: Waterfall) -> set[str]:
+    """Ids of the hops whose service has a span of its own."""
+    above: dict[int, str] = {}
+    told = set()
+    for row in found.rows:
+        above[row.depth] = row.span.id
+        if row.span.kind == "service" and row.depth:
+            told.add(above[row.depth - 1])
+    return told

@@ -216,6 +216,21 @@ def test_what_cannot_be_written_is_counted_and_told_later(tmp_path: Path) -> Non
     assert told["dropped"] == 1
 
 
+def test_a_full_disk_loses_spans_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "web.1.jsonl"
+    path.symlink_to("/dev/full")
+    log = span_log.SpanLog(str(path))
+    for _ in range(3):
+        log.add({"name": "lost"})
+        log.flush()
+    path.unlink()
+    log.add({"name": "kept"})
+    log.flush()
+    first, told = (json.loads(line) for line in path.read_bytes().splitlines())
+    assert first == {"name": "kept"}
+    assert told["dropped"] == 3
+
+
 def test_the_queue_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = span_log.SpanLog(str(tmp_path / "web.1.jsonl"))
     monkeypatch.setattr(log, "_wake", lambda: None)  # nobody writes

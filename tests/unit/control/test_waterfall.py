@@ -91,10 +91,15 @@ def test_what_the_time_went_to() -> None:
     assert [(name, own_ns / MS) for name, own_ns in spent(waterfall(WHOLE), most=5)] == [
         ("cache stock", 30),
         ("waiting for database main", 20),
-        ("edge", 14),
+        ("inventory", 14),
         ("queue of web", 10),
         ("database main", 10),
     ]
+
+
+def test_at_a_service_without_a_span_the_time_is_the_services() -> None:
+    plain = [span("e0", "", "edge", 0, 100, replica="web.1", name="GET /"), span("q0", "e0", "queue", 0, 10)]
+    assert [(name, own_ns / MS) for name, own_ns in spent(waterfall(plain))] == [("web", 90), ("q0", 10)]
 
 
 def test_who_refused_is_the_innermost() -> None:
@@ -129,7 +134,7 @@ request r  2026-11-27 12:00:00.000  100 ms
           inventory.2                                    59 ms      34 ms                      ████████████
             cache stock                                  60 ms      30 ms                       ██████████
 
-  its time went to: cache stock 30 ms, waiting for database main 20 ms, edge 14 ms, queue of web 10 ms"""
+  its time went to: cache stock 30 ms, waiting for database main 20 ms, inventory 14 ms, queue of web 10 ms"""
 
 
 @pytest.mark.parametrize("width", [0, 72, 110, 1000])
