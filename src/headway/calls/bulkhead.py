@@ -1,8 +1,8 @@
 """How many calls to one service may be under way in a process, so that a slow one leaves room for everything else.
 
-The bound follows AIMD (additive increase, multiplicative decrease; Chiu and Jain, 1989): a deadline that is missed or a
-service that is away cuts it, answers while it is in use widen it again. Where threads serve requests it never exceeds
-half of them, for a thread that waits for a slow service serves nobody.
+The bound follows AIMD (additive increase, multiplicative decrease; Chiu and Jain, 1989): a deadline that is missed cuts
+it, answers while it is in use widen it again. Where threads serve requests it never exceeds half of them, for a thread
+that waits for a slow service serves nobody.
 
 Above the bound a call waits a moment when places come back quickly enough to reach it within `WAIT_S`, as they do
 from a service that is quick; else it is refused at once.
@@ -15,6 +15,7 @@ from __future__ import annotations
 from headway.calls.window import Window
 
 BOUND_MAX = 256
+BOUND_MIN = 4  # a service that nobody else asks must be able to show that it is quick again
 WAIT_S = 0.1
 _CUT = 0.7
 _CUT_EVERY_S = 0.1  # calls that fail together are one reason
@@ -73,7 +74,8 @@ class Bulkhead:
             self._bound = min(float(self.most), bound + 1 / bound)
 
     def missed(self, now_s: float) -> None:
-        """An answer did not come in time, or nobody was there."""
+        """An answer did not come in time."""
         if now_s - self._cut_s >= _CUT_EVERY_S:
             self._cut_s = now_s
-            self._bound = max(1.0, min(self._bound, float(self.in_flight)) * _CUT)
+            least = float(min(BOUND_MIN, self.most))
+            self._bound = max(least, min(self._bound, float(self.in_flight)) * _CUT)

@@ -159,7 +159,10 @@ class Target:
                 self.breaker.let_go()
             else:
                 self.breaker.failed(began_s, now_s, random.random())
-                self.bulkhead.missed(now_s)
+                if (
+                    ended in _LATE
+                ):  # one that broke off was in the hands of a replica that died, and says nothing of room
+                    self.bulkhead.missed(now_s)
 
     def let_go(self) -> None:
         """An attempt ended without a word on the service: its caller gave up."""
