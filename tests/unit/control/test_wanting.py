@@ -79,5 +79,5 @@ def test_a_service_waits_for_the_caches_it_uses_and_is_told_of_them() -> None:
 
 def test_a_service_is_told_of_those_it_calls() -> None:
     called = {"stock": {"socket": "/run/s/stock.sock", "deadline_s": 30.0}}
-    assert json.loads(told_of_services(called)["HEADWAY_SERVICES"]) == called
-    assert told_of_services({}) == {}
+    assert json.loads(told_of_services(called, "/run/app")["HEADWAY_SERVICES"]) == called
+    assert told_of_services({}, "/run/app") == {}
