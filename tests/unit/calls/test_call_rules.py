@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from headway.calls.budget import RESERVE, RESERVE_PER_S, RetryBudget
-from headway.calls.bulkhead import BOUND_MAX, Bulkhead, bound_max
+from headway.calls.bulkhead import BOUND_MAX, BOUND_MIN, Bulkhead, bound_max
 from headway.calls.client.asked import Outgoing, body_of, target_of
 from headway.calls.meaning import RETRY_AFTER_MAX_S, meaning, retry_after_s
 from headway.calls.patience import allowed_s, as_ms, is_telling
@@ -88,7 +88,7 @@ def test_the_bound_falls_with_misses_and_rises_with_answers() -> None:
     assert bulkhead.bound == 35
     for second in range(100):
         bulkhead.missed(11.0 + second)
-    assert bulkhead.bound == 1
+    assert bulkhead.bound == BOUND_MIN
     for _ in range(20_000):
         bulkhead.answered()
     assert bulkhead.bound == 100
