@@ -158,6 +158,9 @@ class CacheBusy(CacheError):
 class CallError(HeadwayError):
     """A call to `service` came to nothing. The app meets it unless there is a `fallback`."""
 
+    # Tried as often as may be: retries at each level of a chain would multiply.
+    has_no_retry = True
+
     def __init__(self, service: str, message: str, *, hint: str = "", retry_after_s: int = 0) -> None:
         super().__init__(f"service {service}: {message}", hint=hint)
         self.service = service

@@ -62,7 +62,7 @@ def test_a_request_whose_time_is_over_sends_nothing(start: Start) -> None:
     with pytest.raises(DeadlineExceeded):
         inventory.sync.get("/")
     assert leaf.calls == []
-    assert (request.retry_after_s, request.has_no_retry) == (1, False)
+    assert (request.retry_after_s, request.has_no_retry) == (1, True)
 
 
 def test_an_error_that_the_app_meets_is_told_to_the_worker(start: Start) -> None:
@@ -72,7 +72,7 @@ def test_an_error_that_the_app_meets_is_told_to_the_worker(start: Start) -> None
     assert request.retry_after_s == 0  # the app was given something else
     with pytest.raises(Unavailable):
         inventory.sync.get("/")
-    assert (request.retry_after_s, request.has_no_retry) == (3, True)  # the budget is used up by now
+    assert (request.retry_after_s, request.has_no_retry) == (3, True)
     assert ("x-headway-answered", "no-retry") in request.told_to_come_again()
     for status, retry_after_s in ((503, 9), (404, 0)):
         request = begin(5.0)

@@ -17,7 +17,7 @@ from headway.calls.client.websocket import WebSocket
 from headway.calls.client.wire import FAULTS, Response, Socket, TooLarge, Wires, ended_by, reason_of, refusal_of, whole
 from headway.calls.meaning import meaning, retry_after_s
 from headway.calls.patience import as_ms
-from headway.calls.retry import Ended, may_repeat, pause_s
+from headway.calls.retry import ATTEMPTS_MAX, Ended, may_repeat, pause_s
 from headway.context.asked import carried, patience_s
 from headway.context.trace import Span, span
 from headway.errors import BadAnswer, CallError, DeadlineExceeded, Refused, Unavailable
@@ -198,7 +198,7 @@ class Caller:
             target.note(ended, came.began_s, came.time_s, now_s)
             if ended is Ended.ANSWERED:
                 return came, False
-            has_no_retry = ended is Ended.NO_POINT
+            has_no_retry = ended is Ended.NO_POINT or attempt >= ATTEMPTS_MAX
             if may_repeat(ended, attempt, out.is_repeatable, out.is_replayable, due_s - now_s):
                 if target.may_retry(ended, attempt, now_s):
                     await asyncio.sleep(pause_s(attempt, due_s - now_s, random.random()))
@@ -242,9 +242,8 @@ class Caller:
             return BadAnswer(name, f"what came is no answer: {reason_of(came.fault)}", hint=look)
         else:
             why = reason_of(came.fault) if came.fault is not None else "none of its replicas gave an answer"
-            tried = "; the retries of this process are used up" if has_no_retry else ""
+            tried = "; it was tried as often as may be" if has_no_retry else ""
             done = "nothing was sent" if ended is Ended.UNSENT else "it may have been done"
             error = Unavailable(name, f"{why}; {done}{tried}", hint=look)
         error.retry_after_s = again_s
-        error.has_no_retry = has_no_retry
         return error
