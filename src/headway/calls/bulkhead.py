@@ -18,6 +18,7 @@ BOUND_MAX = 256
 BOUND_MIN = 4  # a service that nobody else asks must be able to show that it is quick again
 WAIT_S = 0.1
 _CUT = 0.7
+_FEW = 16.0  # with no more than that under way, a miss does not say that they were too many
 _CUT_EVERY_S = 0.1  # calls that fail together are one reason
 _SLOTS, _SLOT_S = 5, 0.1
 
@@ -78,4 +79,4 @@ class Bulkhead:
         if now_s - self._cut_s >= _CUT_EVERY_S:
             self._cut_s = now_s
             least = float(min(BOUND_MIN, self.most))
-            self._bound = max(least, min(self._bound, float(self.in_flight)) * _CUT)
+            self._bound = max(least, min(self._bound, max(float(self.in_flight), _FEW)) * _CUT)

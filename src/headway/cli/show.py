@@ -64,7 +64,7 @@ def status_lines(document: dict[str, Any]) -> list[str]:
         if database.get("departing")
     ]
     lines += [
-        f"  {name} does not ask {target} now, which failed too often: {_opened(told)}"
+        f"  {name} does not ask {target} now, it failed too often: {told['open_in']} of {told['processes']} processes"
         for name, service in document["services"].items()
         for target, told in service["calls"].items()
         if told["breaker"] != "closed"
@@ -137,12 +137,6 @@ def held_line(name: str, hold: dict[str, Any]) -> str:
     until, now = time.localtime(hold["until"]), time.localtime()
     shown = time.strftime("%H:%M:%S" if until[:3] == now[:3] else "%Y-%m-%d %H:%M", until)
     return f"{name} is held: {what}, by {hold['by']}, until {shown}"
-
-
-def _opened(told: dict[str, Any]) -> str:
-    """How far the breaker for a called service is open."""
-    where = f"in {told['open_in']} of {told['processes']} processes"
-    return f"{where}, looking again" if told["breaker"] == "half-open" else where
 
 
 def _reached(service: dict[str, Any]) -> str:

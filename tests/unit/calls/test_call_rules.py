@@ -86,6 +86,10 @@ def test_the_bound_falls_with_misses_and_rises_with_answers() -> None:
     for _ in range(50):
         bulkhead.missed(10.0)  # together: one reason
     assert bulkhead.bound == 35
+    alone = Bulkhead(100)
+    assert alone.enter(10.0)
+    alone.missed(10.0)
+    assert alone.bound == 11
     for second in range(100):
         bulkhead.missed(11.0 + second)
     assert bulkhead.bound == BOUND_MIN

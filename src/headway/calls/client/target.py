@@ -68,8 +68,7 @@ class Target:
         with self._lock:
             self.calls += 1
             self.budget.called(now_s)
-            if self._tally is not None and not self._tally.is_told:
-                self._tally.tell()
+            self._changed()
             if not self.breaker.admits(now_s):
                 self.turned_away += 1
                 raise self._open(now_s)
@@ -101,6 +100,7 @@ class Target:
     def leave(self, now_s: float) -> None:
         """A call has ended, however it did."""
         with self._lock:
+            self._changed()
             if self.bulkhead.leave(now_s) and self._waiters:
                 self._pass_on(now_s)
 
@@ -139,6 +139,7 @@ class Target:
     def answered(self, began_s: float, now_s: float) -> None:
         """The first attempt has an app's answer, and the call ends with it: `note` and `leave` in one."""
         with self._lock:
+            self._changed()
             self.attempts += 1
             self.usual_s = smoothed(self.usual_s, now_s - began_s)
             self.breaker.answered(began_s, now_s)
@@ -159,9 +160,7 @@ class Target:
                 self.breaker.let_go()
             else:
                 self.breaker.failed(began_s, now_s, random.random())
-                if (
-                    ended in _LATE
-                ):  # one that broke off was in the hands of a replica that died, and says nothing of room
+                if ended in _LATE:  # what broke off was in the hands of a replica that died: that says nothing of room
                     self.bulkhead.missed(now_s)
 
     def let_go(self) -> None:
@@ -189,9 +188,15 @@ class Target:
             else:
                 self.failed += 1
 
+    def _changed(self) -> None:
+        tally = self._tally
+        if tally is not None and not tally.is_told:
+            tally.tell()
+
     def turn_away(self) -> None:
         """A call was over before it began: no time was left for it."""
         with self._lock:
+            self._changed()
             self.calls += 1
             self.spent += 1
 
@@ -208,6 +213,7 @@ class Target:
                 "deadline": self.spent,
                 "turned_away": self.turned_away,
                 "breaker": self.breaker.state(now_s),
+                "breaker_until_s": self.breaker.until_s,
                 "in_flight": self.bulkhead.in_flight,
                 "bound": self.bulkhead.bound,
                 "bound_max": self.bulkhead.most,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,21 @@ class CallCounts:
                 if told is None:
                     continue
                 if is_same(told["pid"], told["ticks"]):
+                    _as_of(told, time.monotonic())
                     found[f"{told['pid']}-{told['ticks']}"] = told
                 else:
                     path.unlink(missing_ok=True)
                     path.with_suffix(".new").unlink(missing_ok=True)
         return found
+
+
+def _as_of(told: dict[str, Any], now_s: float) -> None:
+    """A breaker whose pause is over lets a call through to see, and nobody writes that down. One clock for all."""
+    targets = told.get("targets")
+    for target in targets.values() if isinstance(targets, dict) else ():
+        until_s = target.get("breaker_until_s")
+        if target.get("breaker") == "open" and isinstance(until_s, int | float) and until_s <= now_s:
+            target["breaker"] = "half-open"
 
 
 def _told(path: Path) -> dict[str, Any] | None:
