@@ -213,9 +213,14 @@ class _Traced:
             document["sampled"] = False
         if attributes:
             document["attributes"] = {
-                key: value[:_TEXT_MAX] if isinstance(value, str) else value for key, value in attributes.items()
+                key: _told(key, value) if isinstance(value, str) else value for key, value in attributes.items()
             }
         _log.add(document)
+
+
+def _told(key: str, value: str) -> str:
+    """A path is told without its query, which may hold secrets; so it is in the access log."""
+    return (value.partition("?")[0] if key == "path" else value)[:_TEXT_MAX]
 
 
 def _text(reason: str | BaseException) -> str:

@@ -38,7 +38,8 @@ async def app(scope, receive, send):
     if path == "/plain":
         body = b"{}"
     elif path.startswith("/call"):
-        answer = await stock.get(path.removeprefix("/call"))
+        query = scope["query_string"].decode()
+        answer = await stock.get(path.removeprefix("/call") + (f"?{query}" if query else ""))
         body = answer.content
     elif path.startswith("/slow"):
         async with main.at() as connection:
@@ -52,6 +53,8 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": body})
 """
 THREADS = """
+from sqlalchemy import text
+
 from headway import cache, database
 
 hot, main = cache("hot"), database("main")
@@ -65,6 +68,11 @@ def product(number: int) -> int:
 
 
 def app(environ, start_response):
+    if environ["PATH_INFO"].endswith("/orm"):
+        with main.sqlalchemy.session() as session:
+            session.execute(text("SELECT pg_sleep(0.02)"))
+        start_response("200 OK", [])
+        return [b""]
     found = product(int(environ["PATH_INFO"].rpartition("/")[2]))
     start_response("200 OK", [])
     return [b"%d" % found]
@@ -195,6 +203,24 @@ def test_a_request_is_told_from_the_edge_to_the_query_of_a_load(shop: Running, p
     assert f"edge GET {path} → {service}.1 200" in text
     assert f"      cache {module}.product" in text
     assert "its time went to: " in text
+
+
+def test_a_session_of_sqlalchemy_is_told_as_well(shop: Running) -> None:
+    document = explained(shop, ask(shop, "/threads/orm"))
+    assert kinds(document) == [
+        ("edge", "GET /threads/orm", 0),
+        ("service", "threads", 1),
+        ("database", "database main", 2),
+    ]
+    assert document["spent_ms"]["database main"] > 15
+
+
+def test_no_query_of_a_path_is_written(shop: Running) -> None:
+    request = ask(shop, "/call/7?token=secret")
+    document = explained(shop, request)
+    assert [span["attributes"]["path"] for span in document["spans"] if span["kind"] == "call"] == ["/7"]
+    assert "secret" not in json.dumps(document)
+    assert not any("secret" in file.read_text() for file in shop.folders.traces.iterdir())
 
 
 def test_what_is_found_in_the_cache_is_no_load(shop: Running) -> None:
