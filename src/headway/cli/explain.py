@@ -79,5 +79,5 @@ def _unknown(system: System, request: str) -> HeadwayError:
     )
     return HeadwayError(
         f"nothing is known of request {request}",
-        hint=f"{kept}; three files of 16 MiB of it are kept, and two of 4 MiB of each replica's spans",
+        hint=f"{kept}; three files of 16 MiB of it are kept, and two of each replica's spans",
     )

@@ -198,15 +198,14 @@ class _Traced:
             "trace": self.trace,
             "span": id_,
             "parent": parent,
-            "request": self._request,
             "name": name[:_TEXT_MAX],
             "kind": kind,
             "begin_ns": begin_ns,
             "duration_ns": duration_ns,
-            "status": "error" if failure else "ok",
-            "service": _service,
             "replica": _replica,
         }
+        if self._request != self.trace:
+            document["request"] = self._request
         if failure:
             document["failure"] = failure
         if self.flags[1] in "02468ace":

@@ -588,7 +588,7 @@ class System(Declared):
     traces: bool = Field(
         True,
         description="Keep what requests spend their time on, so that `headway explain REQUEST-ID` tells it: two files "
-        "of 4 MiB a replica in `.headway/traces`.",
+        "of 16 MiB a replica in `.headway/traces`.",
         examples=["false"],
     )
     otlp: CollectorUrl | None = Field(

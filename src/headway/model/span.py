@@ -8,7 +8,7 @@ from typing import Any
 
 # The folder in which a replica keeps its spans, in the environment of the app; without it none are kept.
 TRACE_VARIABLE = "HEADWAY_TRACE"
-FILE_MAX_BYTES = 4 << 20  # of a replica there are two files of about this size
+FILE_MAX_BYTES = 16 << 20  # of a replica there are two files of about this size
 WAITED_MS = "waited_ms"  # attribute: of its beginning so much was waiting for its turn
 
 Value = str | int | float | bool
@@ -73,20 +73,23 @@ class Span:
 
 
 def read_span(document: Any) -> Span | None:
-    """What `Span.document` gave; None for anything else."""
+    """What `Span.document` gave, or the shorter form of the files; None for anything else.
+
+    In the files a request's id that is its trace's is left out, and the service of a replica, whose name tells it.
+    """
     try:
         attributes = document.get("attributes", {})
         found = Span(
             trace=document["trace"],
             id=document["span"],
             parent=document["parent"],
-            request=document["request"],
+            request=document.get("request", document["trace"]),
             name=document["name"],
             kind=document["kind"],
             begin_ns=document["begin_ns"],
             duration_ns=document["duration_ns"],
             failure=document.get("failure", ""),
-            service=document.get("service", ""),
+            service=document.get("service", document.get("replica", "").rpartition(".")[0]),
             replica=document.get("replica", ""),
             is_sampled=document.get("sampled", True) is not False,
             attributes={str(key): value for key, value in attributes.items() if isinstance(value, Value)},
