@@ -10,7 +10,6 @@ from typing import NamedTuple
 from headway.calls import patience
 from headway.calls.client.answer import Answer
 from headway.calls.client.asked import Outgoing
-from headway.calls.client.due import Due
 from headway.calls.client.stream import StreamAnswer
 from headway.calls.client.target import NO_ROOM, Target
 from headway.calls.client.websocket import WebSocket
@@ -164,7 +163,7 @@ class Caller:
         out.headers[ATTEMPT] = str(number)
         response: Response | None = None
         try:
-            with Due(time_s):
+            with wire.dues.within(time_s, began_s):
                 response = await wire.send(out.method, out.where, out.headers, out.body)
                 ended = Ended.ANSWERED
                 if response.status >= 500:

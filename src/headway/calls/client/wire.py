@@ -15,6 +15,7 @@ import aiohttp
 from aiohttp.http_exceptions import PayloadEncodingError
 from yarl import URL
 
+from headway.calls.client.due import Dues
 from headway.calls.retry import Ended
 
 _IDLE_S = 15.0  # shorter than the edge's own: who closes an idle connection last loses a race with a POST
@@ -55,7 +56,8 @@ class Wire:
         )
         self._session._retry_connection = False  # attempts are counted, and so made by whoever counts them
         self._origin = f"http://{service.replace('_', '-')}"  # as a host has no underscore
-        self._request = self._session.request
+        self._request = self._session._request  # without the wrapping that makes it a context manager
+        self.dues = Dues(asyncio.get_running_loop())
         self._end = self._ended()
 
     async def open(self) -> None:
