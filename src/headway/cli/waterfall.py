@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from headway.control.waterfall import Row, Waterfall, named, refusal, spent
+from headway.control.waterfall import Row, Waterfall, full_service, named, refusal, spent
 from headway.model.units import format_duration
 
 WIDTH_MIN, WIDTH_MAX = 72, 160
@@ -49,6 +49,8 @@ def _verdict(found: Waterfall) -> Iterator[str]:
     why = refusal(found)
     if why:
         yield f"  it came to nothing: {why}"
+    if full := full_service(found):
+        yield f"  what was done about {full} at that time: headway explain {full}"
     parts = [f"{name} {_ms(own_ns)}" for name, own_ns in spent(found)]
     if parts:
         yield f"  its time went to: {', '.join(parts)}"

@@ -16,7 +16,7 @@ from headway.model.span import Span, read_span
 from headway.process.folders import Folders
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-SPANS_MAX = 5000
+SPANS_MAX = 2000
 _BLOCK_BYTES = 1 << 20
 _LINE_MAX_BYTES = 1 << 20
 _TIMED = re.compile(r"([0-9]{16})[0-9a-f]{16}")  # the edge's own ids begin with their time in microseconds

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from headway.model.span import Span
 
 ROWS_MAX = 400
+STATUS = "http.response.status_code"
 _APART_NS = 5_000_000  # the access log counts in milliseconds, and clocks are set right now and then
 
 
@@ -135,12 +136,18 @@ def refusal(found: Waterfall) -> str:
     return outermost if deepest is None else f"{outermost}; {named(deepest.span)}: {deepest.span.failure}"
 
 
+def full_service(found: Waterfall) -> str:
+    """The service that had no room or was not there, by the edge's word; empty when nothing was refused for that."""
+    refused = (row.span for row in found.rows if row.span.kind == "edge" and not row.span.replica and row.span.failure)
+    return next((span.service for span in refused if span.attributes.get(STATUS) == 503), "")
+
+
 def named(span: Span) -> str:
     """A span in a few words."""
     attributes = span.attributes
     if span.kind == "edge":
         to = f" → {span.replica or span.service}" if span.service else ""
-        status = f" {attributes['http.response.status_code']}" if "http.response.status_code" in attributes else ""
+        status = f" {attributes[STATUS]}" if STATUS in attributes else ""
         attempt = f", attempt {attributes['attempt']}" if "attempt" in attributes else ""
         return f"edge {span.name}{to}{status}{attempt}"
     if span.kind == "service":

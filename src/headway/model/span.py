@@ -47,7 +47,7 @@ class Span:
         return 0 if isinstance(waited_ms, str) else min(self.duration_ns, max(0, int(waited_ms * 1e6)))
 
     def document(self) -> dict[str, Any]:
-        """As it is written: what is empty is left out."""
+        """As it is told: most of what is empty is left out."""
         found: dict[str, Any] = {
             "trace": self.trace,
             "span": self.id,
@@ -58,11 +58,10 @@ class Span:
             "begin_ns": self.begin_ns,
             "duration_ns": self.duration_ns,
             "status": "error" if self.failure else "ok",
+            "service": self.service,
         }
         if self.failure:
             found["failure"] = self.failure
-        if self.service:
-            found["service"] = self.service
         if self.replica:
             found["replica"] = self.replica
         if not self.is_sampled:

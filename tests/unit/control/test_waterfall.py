@@ -7,7 +7,7 @@ import random
 import pytest
 
 from headway.cli.waterfall import WIDTH_MAX, bar, waterfall_document, waterfall_lines
-from headway.control.waterfall import refusal, spent, waterfall
+from headway.control.waterfall import full_service, refusal, spent, waterfall
 from headway.model.span import WAITED_MS, Span, Value
 
 MS = 1_000_000
@@ -113,6 +113,16 @@ def test_who_refused_is_the_innermost() -> None:
     ]
     assert refusal(waterfall(refused)) == f"web.1 answered 503; edge GET /stock → inventory: {why}"
     assert refusal(waterfall(refused[:2])) == "web.1 answered 503"
+
+
+def test_of_a_service_without_room_it_says_where_to_look() -> None:
+    why = "refused by the edge: the queue of web was at its bound"
+    refused = Span("t" * 32, "e0", "", "r", "GET /", "edge", 0, MS, why, "web", attributes={STATUS: 503})
+    assert full_service(waterfall([refused])) == "web"
+    assert waterfall_lines(waterfall([refused]), "r", "now", width=100)[-2] == (
+        "  what was done about web at that time: headway explain web"
+    )
+    assert full_service(waterfall(WHOLE)) == ""
 
 
 def test_the_picture() -> None:
