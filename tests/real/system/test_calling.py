@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from called import APP as TOLD
 from called import logged
 from calling import APP, CHAIN, load
 from harness import Running, wait_for
@@ -150,3 +151,107 @@ def test_threads_that_wait_for_a_leaf_leave_others_to_what_needs_none(tmp_path: 
         assert needs.found[200] > 0
         (tmp_path / "hangs").unlink()
         wait_for(lambda: httpx.get(f"{system.url}/leaf").text == "plain", 40, "the leaf is asked again")
+
+
+ROUND = """
+import os
+from headway import service
+
+other = service({"web": "echo", "echo": "web"}[os.environ["HEADWAY_SERVICE"]])
+
+
+async def app(scope, receive, send):
+    if scope["type"] != "http":
+        return
+    status = 200
+    if scope["path"] == "/round":
+        with open("rounds", "a") as file:
+            file.write("x")
+        status = (await other.get("/round")).status_code
+    await send({"type": "http.response.start", "status": status, "headers": []})
+    await send({"type": "http.response.body", "body": b"plain"})
+"""
+CIRCLE = """
+[edge]
+bind = ["127.0.0.1:$PORT"]
+[services.web]
+app = "round:app"
+routes = ["/"]
+replicas = 1
+deadline = "5s"
+uses = ["echo"]
+[services.echo]
+app = "round:app"
+replicas = 1
+uses = ["web"]
+"""
+
+
+def test_a_request_that_goes_round_in_circles_ends(tmp_path: Path) -> None:
+    (tmp_path / "round.py").write_text(ROUND)
+    with Running(tmp_path, CIRCLE) as system:
+        began_s = time.monotonic()
+        answer = httpx.get(f"{system.url}/round", timeout=30)
+        assert answer.status_code == 503
+        assert "x-headway-answered" not in answer.headers
+        assert time.monotonic() - began_s < 6
+        # What each hop keeps of its time for an answer of its own bounds how many there can be.
+        assert 2 < len((tmp_path / "rounds").read_text()) < 150
+        assert httpx.get(system.url).text == "plain"
+        wait_for(lambda: calls(system, "echo", "web").get("in_flight") == 0, 10, "nothing is under way")
+
+
+def test_a_service_that_goes_while_it_is_called_is_unavailable(chain: Running) -> None:
+    alone = CHAIN.partition("[services.pricing]")[0].replace('uses = ["pricing"]', "")
+    with load(f"{chain.url}/spared", 2) as made:
+        wait_for(lambda: made.count > 20, 20, "the load goes on")
+        (chain.folder / "headway.toml").write_text(alone.replace("$PORT", str(chain.port)))
+        chain.ok("up", "--detach")
+        before = made.count
+        wait_for(lambda: made.count > before + 50, 30, "the load goes on")
+    assert set(made.found) <= {200, 500}  # what asks for it by name is told that it is not declared any more
+    assert made.slowest_s < 10.0
+
+
+ASKING = """
+import json
+from headway import service
+
+stock = service("stock")
+
+
+async def app(scope, receive, send):
+    if scope["type"] != "http":
+        return
+    if scope["path"] == "/events":
+        async with stock.stream("GET", "/events", headers={"accept": "text/event-stream"}) as found:
+            seen = [line async for line in found.aiter_lines() if line]
+    else:
+        async with stock.websocket("/") as socket:
+            await socket.send("hello")
+            seen = [await socket.receive_text()]
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": json.dumps(seen).encode()})
+"""
+STOCK = """
+[edge]
+bind = ["127.0.0.1:$PORT"]
+[services.web]
+app = "asking:app"
+routes = ["/"]
+replicas = 1
+uses = ["stock"]
+[services.stock]
+app = "told:app"
+replicas = 2
+deadline = "1s"
+"""
+
+
+def test_streams_and_websockets_reach_a_replica_of_the_service(tmp_path: Path) -> None:
+    (tmp_path / "asking.py").write_text(ASKING)
+    (tmp_path / "told.py").write_text(TOLD)
+    with Running(tmp_path, STOCK) as system:
+        # Longer as a whole than the deadline of the service.
+        assert httpx.get(f"{system.url}/events", timeout=20).json() == ["data: 0", "data: 1", "data: 2"]
+        assert httpx.get(f"{system.url}/socket").json() == ["hello"]
