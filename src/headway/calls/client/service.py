@@ -9,7 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack, overload
 
 from headway.calls.client.answer import Answer
 from headway.calls.client.asked import NOTHING, Headers, Outgoing, Params
@@ -33,7 +33,8 @@ class Options(TypedDict, total=False):
     timeout: seconds for one attempt. deadline: seconds for the call with all its attempts.
     idempotency_key: sent as `Idempotency-Key`; the service sees to it that a call that comes twice is done once.
     body_max: bytes of an answer that are read.
-    fallback: given instead of an answer where there is none; a callable is called with the error.
+
+    Beside these, `fallback` is given instead of an answer where there is none; a callable is called with the error.
     """
 
     params: Params | None
@@ -45,7 +46,6 @@ class Options(TypedDict, total=False):
     deadline: float | None
     idempotency_key: str
     body_max: int
-    fallback: Any
 
 
 class Service:
@@ -63,26 +63,50 @@ class Service:
         self._lock = threading.Lock()
         tell_worker()
 
-    def get(self, path: str, **options: Unpack[Options]) -> Coroutine[Any, Any, Answer]:
+    @overload
+    def get(self, path: str, **options: Unpack[Options]) -> Coroutine[Any, Any, Answer]: ...
+    @overload
+    def get(self, path: str, *, fallback: Any, **options: Unpack[Options]) -> Coroutine[Any, Any, Any]: ...
+    def get(self, path: str, **options: Any) -> Coroutine[Any, Any, Any]:
         """Call it by GET."""
         return self.request("GET", path, **options)
 
-    def post(self, path: str, **options: Unpack[Options]) -> Coroutine[Any, Any, Answer]:
+    @overload
+    def post(self, path: str, **options: Unpack[Options]) -> Coroutine[Any, Any, Answer]: ...
+    @overload
+    def post(self, path: str, *, fallback: Any, **options: Unpack[Options]) -> Coroutine[Any, Any, Any]: ...
+    def post(self, path: str, **options: Any) -> Coroutine[Any, Any, Any]:
         """Call it by POST."""
         return self.request("POST", path, **options)
 
-    def put(self, path: str, **options: Unpack[Options]) -> Coroutine[Any, Any, Answer]:
+    @overload
+    def put(self, path: str, **options: Unpack[Options]) -> Coroutine[Any, Any, Answer]: ...
+    @overload
+    def put(self, path: str, *, fallback: Any, **options: Unpack[Options]) -> Coroutine[Any, Any, Any]: ...
+    def put(self, path: str, **options: Any) -> Coroutine[Any, Any, Any]:
         """Call it by PUT."""
         return self.request("PUT", path, **options)
 
-    def patch(self, path: str, **options: Unpack[Options]) -> Coroutine[Any, Any, Answer]:
+    @overload
+    def patch(self, path: str, **options: Unpack[Options]) -> Coroutine[Any, Any, Answer]: ...
+    @overload
+    def patch(self, path: str, *, fallback: Any, **options: Unpack[Options]) -> Coroutine[Any, Any, Any]: ...
+    def patch(self, path: str, **options: Any) -> Coroutine[Any, Any, Any]:
         """Call it by PATCH."""
         return self.request("PATCH", path, **options)
 
-    def delete(self, path: str, **options: Unpack[Options]) -> Coroutine[Any, Any, Answer]:
+    @overload
+    def delete(self, path: str, **options: Unpack[Options]) -> Coroutine[Any, Any, Answer]: ...
+    @overload
+    def delete(self, path: str, *, fallback: Any, **options: Unpack[Options]) -> Coroutine[Any, Any, Any]: ...
+    def delete(self, path: str, **options: Any) -> Coroutine[Any, Any, Any]:
         """Call it by DELETE."""
         return self.request("DELETE", path, **options)
 
+    @overload
+    async def request(self, method: str, path: str, **options: Unpack[Options]) -> Answer: ...
+    @overload
+    async def request(self, method: str, path: str, *, fallback: Any, **options: Unpack[Options]) -> Any: ...
     async def request(
         self,
         method: str,
@@ -98,7 +122,7 @@ class Service:
         idempotency_key: str = "",
         body_max: int = BODY_MAX,
         fallback: Any = NOTHING,
-    ) -> Answer:
+    ) -> Any:
         """Call it by any method. Raises CallError, ValueError for what is no path; NotRunning where it is not told of
         the service."""
         out = Outgoing(method, path, params, json, data, content, headers, idempotency_key)
@@ -111,7 +135,7 @@ class Service:
             found = fallback(error) if callable(fallback) else fallback
             if inspect.isawaitable(found):
                 found = await found
-            return found  # type: ignore[no-any-return]
+            return found
 
     @asynccontextmanager
     async def stream(

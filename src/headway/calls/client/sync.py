@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from headway.calls.client.answer import Answer, Head
 from headway.calls.client.asked import NOTHING, Headers, Outgoing, Params
@@ -27,40 +27,70 @@ class SyncService:
         self._service = whole
         self.name = whole.name
 
-    def get(self, path: str, **options: Unpack[Options]) -> Answer:
+    @overload
+    def get(self, path: str, **options: Unpack[Options]) -> Answer: ...
+    @overload
+    def get(self, path: str, *, fallback: Any, **options: Unpack[Options]) -> Any: ...
+    def get(self, path: str, **options: Any) -> Any:
         """As `Service.get`."""
         return self.request("GET", path, **options)
 
-    def post(self, path: str, **options: Unpack[Options]) -> Answer:
+    @overload
+    def post(self, path: str, **options: Unpack[Options]) -> Answer: ...
+    @overload
+    def post(self, path: str, *, fallback: Any, **options: Unpack[Options]) -> Any: ...
+    def post(self, path: str, **options: Any) -> Any:
         """As `Service.post`."""
         return self.request("POST", path, **options)
 
-    def put(self, path: str, **options: Unpack[Options]) -> Answer:
+    @overload
+    def put(self, path: str, **options: Unpack[Options]) -> Answer: ...
+    @overload
+    def put(self, path: str, *, fallback: Any, **options: Unpack[Options]) -> Any: ...
+    def put(self, path: str, **options: Any) -> Any:
         """As `Service.put`."""
         return self.request("PUT", path, **options)
 
-    def patch(self, path: str, **options: Unpack[Options]) -> Answer:
+    @overload
+    def patch(self, path: str, **options: Unpack[Options]) -> Answer: ...
+    @overload
+    def patch(self, path: str, *, fallback: Any, **options: Unpack[Options]) -> Any: ...
+    def patch(self, path: str, **options: Any) -> Any:
         """As `Service.patch`."""
         return self.request("PATCH", path, **options)
 
-    def delete(self, path: str, **options: Unpack[Options]) -> Answer:
+    @overload
+    def delete(self, path: str, **options: Unpack[Options]) -> Answer: ...
+    @overload
+    def delete(self, path: str, *, fallback: Any, **options: Unpack[Options]) -> Any: ...
+    def delete(self, path: str, **options: Any) -> Any:
         """As `Service.delete`."""
         return self.request("DELETE", path, **options)
 
-    def request(self, method: str, path: str, **options: Unpack[Options]) -> Answer:
+    @overload
+    def request(self, method: str, path: str, **options: Unpack[Options]) -> Answer: ...
+    @overload
+    def request(self, method: str, path: str, *, fallback: Any, **options: Unpack[Options]) -> Any: ...
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        body_max: int = _MESSAGE_MAX,
+        fallback: Any = NOTHING,
+        **body: Any,
+    ) -> Any:
         """As `Service.request`; a `fallback` that is called is called in this thread."""
-        rest: dict[str, Any] = dict(options)
-        fallback = rest.pop("fallback", NOTHING)
-        body_max = rest.pop("body_max", _MESSAGE_MAX)
-        timeout, deadline = rest.pop("timeout", None), rest.pop("deadline", None)
-        out = Outgoing(method, path, **rest)
+        out = Outgoing(method, path, **body)
         try:
             return block(self._service.caller().call(out, timeout, deadline, body_max))
         except CallError as error:
             if fallback is NOTHING:
                 error.come_again()
                 raise
-            return fallback(error) if callable(fallback) else fallback  # type: ignore[no-any-return]
+            return fallback(error) if callable(fallback) else fallback
 
     @contextmanager
     def stream(
