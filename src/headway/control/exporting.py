@@ -71,7 +71,7 @@ class Exporting:
             self._say("not sent", f"of what {ENDPOINT} asks for the library is missing: {_pip()}", "warning")
             wanted = None
         if wanted != self._sends_to:
-            self.stop()
+            self._end(signal.SIGKILL)  # the next one goes on where it was; the loop must not wait for a collector
             self._sends_to, self._pause_s, self._not_before_s = wanted, _PAUSE_S, 0.0
         if wanted is None:
             return
@@ -108,6 +108,9 @@ class Exporting:
 
     def stop(self) -> None:
         """Let it send what is left, and end it."""
+        self._end(signal.SIGTERM)
+
+    def _end(self, number: int) -> None:
         process, self._process = self._process, None
         if process is not None:
-            process.stop(signal.SIGTERM, _END_S)
+            process.stop(number, _END_S)

@@ -153,6 +153,18 @@ def test_spans_reach_a_collector_that_fails_and_goes_away(tmp_path: Path) -> Non
         after = ask(system)
         wait_for(lambda: first.of(after).keys() >= WHOLE, 60, "after the controller's death")
 
+        declared = system.folder / "headway.toml"
+        with collector(free_port()) as second:
+            former = declared.read_text()
+            declared.write_text(former.replace(str(port), str(second.server.server_port)))
+            system.up()
+            elsewhere = ask(system)
+            wait_for(lambda: second.of(elsewhere).keys() >= WHOLE, 30, "another collector is declared")
+            declared.write_text(former)
+            system.up()
+
+        last = ask(system)
+        wait_for(lambda: first.of(last), 30, "the first one is declared again")
         last = ask(system)
         system.stop()
         assert first.of(last).keys() >= WHOLE, "what is left is sent at the end"
