@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.database_system import HEADWAY, command, system
-from headway.lab.load import load
-from headway.lab.plan import LoadPlan
 
 HERE = Path(__file__).resolve().parent
 ROUNDS, QUICK_ROUNDS = 5, 1
 TASKS = 16
 CHAIN = 5
+PATIENCE_S = 0.3
 
 DECLARATION = """
 [system]
@@ -35,6 +34,7 @@ name = "calls"
 bind = ["127.0.0.1:$PORT"]
 [services.web]
 app = "calls_app:web"
+routes = ["/"]
 replicas = 1
 threads = 8
 uses = ["leaf"]
@@ -45,6 +45,8 @@ replicas = 1
 limit = 8
 slo = "500ms"
 """
+UNBOUNDED = DECLARATION.replace('limit = 8\nslo = "500ms"\n', "")
+HELD = UNBOUNDED.replace('calls_app:leaf"', 'calls_app:held"\ninterface = "wsgi"\nthreads = 2')
 CHAINED = '[system]\nname = "chain"\n[edge]\nbind = ["127.0.0.1:$PORT"]\n' + "".join(
     f'[services.c{number}]\napp = "calls_app:link"\nreplicas = 2\n'
     + ('routes = ["/"]\n' if number == 1 else "")
@@ -83,7 +85,7 @@ A chain of {CHAIN} services of two replicas each, 60 GETs a second, one replica 
 
 {chain()}
 
-200 calls in the same moment to a service that does two at once, 50 ms each; after 100 ms nobody waits any more:
+200 calls in the same moment to a service of two threads, 50 ms each, with {PATIENCE_S * 1000:.0f} ms of patience:
 
 {abandoned()}
 """
@@ -132,7 +134,7 @@ def hop(rounds: int, seconds: float) -> str:
     through: dict[str, list[tuple[float, float]]] = {"headway": [], "aiohttp": []}
     os.sched_setaffinity(0, {theirs})
     try:
-        with system(_files(DECLARATION)) as folder:
+        with system(_files(UNBOUNDED)) as folder:
             direct = _socket(folder, "leaf.1")
             for _ in range(rounds):
                 for kind in added:
@@ -159,7 +161,7 @@ def _two_cores() -> tuple[int, int]:
 def rates(rounds: int, seconds: float) -> str:
     """Calls per core."""
     found: dict[str, list[float]] = {"headway": [], "aiohttp": [], "httpx": []}
-    with system(_files(DECLARATION)) as folder:
+    with system(_files(UNBOUNDED)) as folder:
         for _ in range(rounds):
             for kind, each in found.items():
                 each.append(_measured(folder, kind, "", "rate", tasks=TASKS, seconds=seconds)["per_core_s"])
@@ -203,7 +205,12 @@ def slow_leaf(seconds: float) -> str:
 
 
 def _load(url: str, rate_per_s: float, seconds: float) -> Any:
-    return load(LoadPlan(url, rate_per_s, seconds, slo_s=1.0)).as_json()
+    """A load from a process of its own."""
+    argv = [*HEADWAY, "load", url, "--rate", str(rate_per_s), "--for", f"{seconds}s", "--slo", "1s", "--json"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=seconds + 60)
+    if not done.stdout:
+        raise RuntimeError(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _share(found: Any, what: str) -> str:
@@ -250,12 +257,16 @@ def chain() -> str:
 def abandoned() -> str:
     """Work begun for nobody."""
     rows = []
-    for kind, direct, label in (("headway", False, "Headway"), ("httpx", True, "httpx straight at the worker")):
-        with system(_files(DECLARATION.replace("limit = 8", "limit = 2"))) as folder:
+    for kind, direct, label in (
+        ("headway", False, "Headway"),
+        ("aiohttp", True, "aiohttp, its own time-out, straight at the worker"),
+    ):
+        with system(_files(HELD)) as folder:
             socket = _socket(folder, "leaf.1") if direct else ""
-            told = _measured(folder, kind, socket, "gone", count=200, patience_s=0.1, path="/held")
-            time.sleep(3)
-            started = [float(line) for line in (folder / "started").read_text().splitlines()]
+            told = _measured(folder, kind, socket, "gone", count=200, patience_s=PATIENCE_S, path="/held")
+            time.sleep(8)
+            file = folder / "started"
+            started = [float(line) for line in file.read_text().splitlines()] if file.exists() else []
         late = sum(at > told["left_at_s"] for at in started)
         rows.append((label, str(len(started)), str(late), f"{100 * late / 200:.1f} %"))
     return _table(("begun of 200", "begun after all had gone", "share"), rows)

@@ -39,12 +39,19 @@ async def leaf(scope: Any, receive: Any, send: Any) -> None:
         return
     with open(STARTED, "a") as file:
         file.write(f"{time.time()}\n")
-    if path == "/held":
-        await asyncio.sleep(HELD_S)
-    else:
-        await asyncio.sleep(SLOW_S if mode() == "slow" else USUAL_S)
+    await asyncio.sleep(SLOW_S if mode() == "slow" else USUAL_S)
     fails = mode() == "half" and random.random() < 0.5
     await answer(send, 503 if fails else 200)
+
+
+def held(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """A leaf with two threads, which holds one for a while."""
+    if environ["PATH_INFO"] != "/":
+        with open(STARTED, "a") as file:
+            file.write(f"{time.time()}\n")
+        time.sleep(HELD_S)
+    start_response("200 OK", [("content-type", "text/plain")])
+    return [b"ok"]
 
 
 def web(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

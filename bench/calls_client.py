@@ -19,7 +19,7 @@ Call = Callable[[], Awaitable[int]]
 _WARM_UP = 300
 
 
-async def caller(stack: AsyncExitStack, kind: str, socket: str, path: str) -> Call:
+async def caller(stack: AsyncExitStack, kind: str, socket: str, path: str, patience_s: float = 30.0) -> Call:
     """One call by this client, which gives the status."""
     if kind == "headway":
         if socket:
@@ -31,14 +31,16 @@ async def caller(stack: AsyncExitStack, kind: str, socket: str, path: str) -> Ca
         leaf = service("leaf")
 
         async def by_headway() -> int:
-            return int((await leaf.get(path)).status_code)
+            return int((await leaf.get(path, deadline=patience_s)).status_code)
 
         return by_headway
     socket = socket or json.loads(os.environ["HEADWAY_SERVICES"])["leaf"]["socket"]
     if kind == "httpx":
         import httpx
 
-        client = httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=socket), base_url="http://leaf")
+        client = httpx.AsyncClient(
+            transport=httpx.AsyncHTTPTransport(uds=socket), base_url="http://leaf", timeout=patience_s
+        )
         await stack.enter_async_context(client)
 
         async def by_httpx() -> int:
@@ -47,7 +49,8 @@ async def caller(stack: AsyncExitStack, kind: str, socket: str, path: str) -> Ca
         return by_httpx
     import aiohttp
 
-    session = aiohttp.ClientSession("http://leaf", connector=aiohttp.UnixConnector(socket, limit=0))
+    patience = aiohttp.ClientTimeout(total=patience_s)
+    session = aiohttp.ClientSession("http://leaf", connector=aiohttp.UnixConnector(socket, limit=0), timeout=patience)
     await stack.enter_async_context(session)
 
     async def by_aiohttp() -> int:
@@ -96,12 +99,12 @@ async def rate(call: Call, tasks: int, seconds: float) -> dict[str, float]:
     return {"per_core_s": count / (time.process_time() - began_s), "per_s": count / seconds}
 
 
-async def gone(kind: str, call: Call, count: int, patience_s: float) -> dict[str, float]:
-    """So many at once, and nobody waits longer than this."""
+async def gone(call: Call, count: int) -> dict[str, float]:
+    """So many at once, and nobody waits longer than the client was told."""
 
     async def one() -> None:
         try:
-            await asyncio.wait_for(call(), patience_s)
+            await call()
         except Exception:  # whatever it is: it came too late
             return
 
@@ -112,11 +115,14 @@ async def gone(kind: str, call: Call, count: int, patience_s: float) -> dict[str
 async def main(kind: str, socket: str, task: str, arguments: dict[str, Any]) -> dict[str, float]:
     """Warm up, measure, tell."""
     async with AsyncExitStack() as stack:
-        call = await caller(stack, kind, socket, arguments.pop("path", "/"))
-        if task == "gone":
-            return await gone(kind, call, **arguments)
+        path = arguments.pop("path", "/")
+        call = warm = await caller(stack, kind, socket, path, arguments.get("patience_s", 30.0))
+        if path != "/":
+            warm = await caller(stack, kind, socket, "/")
         for _ in range(_WARM_UP):
-            await call()
+            await warm()
+        if task == "gone":
+            return await gone(call, arguments["count"])
         return await (latency if task == "latency" else rate)(call, **arguments)
 
 
