@@ -131,7 +131,6 @@ class Caller:
             if refused is not None and ended in _OF_THE_APP:
                 Answer(target.name, *refused, b"", ended is Ended.NO_POINT).raise_for_status()
             target.count(ended)
-            traced.fail(ended.value)
             raise self._failed(Came(ended, began_s, allowed, fault=fault), False)
 
     def _address(self, out: Outgoing, traced: Span) -> None:
@@ -202,13 +201,13 @@ class Caller:
                 if target.may_retry(ended, attempt, now_s):
                     await asyncio.sleep(pause_s(attempt, due_s - now_s, random.random()))
                     attempt += 1
+                    traced.set(attempts=attempt)
                     came = await self._attempt(out, attempt, due_s, timeout_s, body_max, streams)
                     continue
                 has_no_retry = True
             if ended in _OF_THE_APP:
                 return came, has_no_retry
             target.count(ended)
-            traced.fail(ended.value)
             raise self._failed(came, has_no_retry)
 
     def _spent(self) -> DeadlineExceeded:
