@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +17,7 @@ import pytest
 from called import APP as TOLD
 from called import logged
 from calling import APP, CHAIN, load
-from harness import Running, wait_for
+from harness import HEADWAY, Running, die_with_parent, wait_for
 
 DEADLINE = "x-envoy-expected-rq-timeout-ms"
 
@@ -255,3 +258,53 @@ def test_streams_and_websockets_reach_a_replica_of_the_service(tmp_path: Path) -
         # Longer as a whole than the deadline of the service.
         assert httpx.get(f"{system.url}/events", timeout=20).json() == ["data: 0", "data: 1", "data: 2"]
         assert httpx.get(f"{system.url}/socket").json() == ["hello"]
+
+
+CALLER = """
+import asyncio, collections, json, os
+from headway import service
+
+inventory, found = service("inventory"), collections.Counter()
+
+
+async def call():
+    while not os.path.exists("stop"):
+        try:
+            found[(await inventory.get("/plain")).status_code] += 1
+        except Exception as error:
+            found[f"{type(error).__name__}: {error}"] += 1
+        open("calls", "w").write(str(found.total()))
+
+
+async def main():
+    await asyncio.gather(*(call() for _ in range(8)))
+
+asyncio.run(main())
+print(json.dumps(found))
+"""
+
+
+def test_the_death_of_the_edge_costs_no_call_that_may_be_repeated(chain: Running) -> None:
+    argv = [*HEADWAY, "run", "web", "--", sys.executable, "-c", CALLER]
+    caller = subprocess.Popen(argv, cwd=chain.folder, stdout=subprocess.PIPE, preexec_fn=die_with_parent)
+    done = chain.folder / "calls"
+
+    def count() -> int:
+        text = done.read_text() if done.exists() else ""
+        return int(text or 0)
+
+    try:
+        for _ in range(2):
+            before = count()
+            wait_for(lambda n=before: count() > n + 50, 30, "calls are answered")  # type: ignore[misc]
+            edge = chain.pid("edge")
+            os.kill(edge, signal.SIGKILL)
+            wait_for(lambda pid=edge: chain.processes().get("edge") not in (None, pid), 10, "it is back")  # type: ignore[misc]
+        before = count()
+        wait_for(lambda: count() > before + 50, 30, "calls are answered again")
+        assert calls(chain, "web", "inventory")["retries"] > 0
+        (chain.folder / "stop").touch()
+        out, _ = caller.communicate(timeout=30)
+    finally:
+        caller.kill()
+    assert set(json.loads(out.splitlines()[-1])) == {"200"}, out
