@@ -36,20 +36,21 @@ def call_frontend(plan: EdgePlan, service: EdgeService) -> tuple[str, list[str]]
         "",
         *access_log_lines(plan, of_calls=True),
         "",
-        "# Who calls, and how often it has tried; the worker is told that it came from this machine.",
+        "# Who calls, which attempt it is, and how critical the request is that it is made for. The first two are of",
+        "# this hop alone: an app that sends on what it got must not pass them for its own.",
         "http-request set-var(txn.caller) str(?)",
         f"http-request set-var(txn.caller) {caller} if {{ {caller} -m reg ^[a-z][a-z0-9_-]{{0,30}}$ }}",
         f"http-request set-var(txn.attempt) {attempt} if {{ {attempt} -m reg ^[1-9]$ }}",
+        f"http-request set-var(txn.said_level) {level},add(0) if {{ {level} -m str {_LEVELS} }}",
+        "http-request del-header x-headway- -m beg",
+        f"http-request set-header {CRITICALITY} %[var(txn.said_level)] if {{ var(txn.said_level) -m found }}",
+        "# The worker is told that it came from this machine.",
         "http-request set-var(txn.from) str('http 127.0.0.1 0')",
-        "http-request del-header x-headway-from",
         "",
         *identity_lines(plan, of_calls=True),
         "",
         *gate_lines(),
         "",
-        "# How critical the request is that this call is made for.",
-        f"http-request set-var(txn.said_level) {level},add(0) if {{ {level} -m str {_LEVELS} }}",
-        f"http-request del-header {CRITICALITY} unless {{ var(txn.said_level) -m found }}",
         "# For how much longer somebody waits, in milliseconds; what is no such number counts as not said.",
         f"http-request set-var(txn.left) {left},add(0) if {{ {left} -m reg ^[0-9]{{1,{_LEFT_DIGITS}}}$ }}",
         f'http-request return status 504 content-type text/plain string "{_SPENT_TEXT}" hdr {ANSWERED} {SPENT} '
@@ -146,7 +147,7 @@ def repeat_lines(service: EdgeService) -> list[str]:
         return []
     return [
         "# Who counts its attempts repeats by itself, within a budget: then nothing is repeated here once it was sent.",
-        f"http-request disable-l7-retry if {{ req.hdr({ATTEMPT}) -m found }}",
+        "http-request disable-l7-retry if { var(txn.attempt) -m found }",
     ]
 
 
