@@ -92,6 +92,7 @@ class Edge:
         before = set(self._supervisor.listeners)
         certificate = self._load_certificate(system)
         opened = []
+        self._folders.calls.mkdir(mode=0o700, exist_ok=True)  # what an earlier version started has none
         try:
             for address in self._addresses(system):
                 if address not in before:
