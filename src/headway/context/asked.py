@@ -22,6 +22,13 @@ def threads() -> int:
     return worker.threads if worker is not None else 0
 
 
+def no_retry() -> None:
+    """What the request at work needs has been tried as often as may be, and nobody above it is to try again."""
+    worker = sys.modules.get("headway_worker.asked")
+    if worker is not None:
+        worker.no_retry()
+
+
 def tell_worker() -> None:
     """Have the worker take note of requests, for `patience_s` and for errors that pass."""
     worker = sys.modules.get("headway_worker.asked")

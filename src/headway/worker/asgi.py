@@ -40,6 +40,7 @@ _NO_CAP = 1 << 64
 _NEVER_DUE = b"9" * 18
 _KEPT = "headway.kept"  # in a scope: it was answered from a cache, by the layer below this one
 _SOON = ((b"retry-after", b"1"),)
+_NO_RETRY = tuple(part.encode() for part in asked.NO_RETRY)
 _CUT = -1  # instead of a status: cancelled, nobody's success or failure
 
 
@@ -168,9 +169,12 @@ class Layer:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                if status == 500 and request is not None and request.retry_after_s:
-                    status = 503
-                    message = _come_again(message, request)
+                if status >= 500 and request is not None:
+                    if status == 500 and request.retry_after_s:
+                        status = 503
+                        message = _come_again(message, request)
+                    elif request.has_no_retry and status in asked.PASSED_ON:
+                        message = {**message, "headers": [*message.get("headers", ()), _NO_RETRY]}
                 if "headers" in message:
                     for name, _value in message["headers"]:
                         if len(name) == 17 and bytes(name).lower() == b"transfer-encoding":

@@ -26,6 +26,10 @@ class Traced(Protocol):
         """The app is done with it; what its answer was, 0 or less when there was none."""
 
 
+NO_RETRY = ("x-headway-answered", "no-retry")
+PASSED_ON = frozenset({502, 503, 504})  # statuses by which an app says that something behind it fails
+
+
 class Asked:
     """One request. `retry_after_s` is set when the app was told to come again: a 500 then goes out as 503."""
 
@@ -49,8 +53,8 @@ class Asked:
 
     def told_to_come_again(self) -> list[tuple[str, str]]:
         """Headers of that 503."""
-        when = [("retry-after", str(self.retry_after_s))]
-        return [*when, ("x-headway-answered", "no-retry")] if self.has_no_retry else when
+        when = ("retry-after", str(self.retry_after_s))
+        return [when, NO_RETRY] if self.has_no_retry else [when]
 
 
 current: ContextVar[Asked | None] = ContextVar("headway_asked", default=None)
@@ -88,7 +92,14 @@ def come_again(retry_after_s: int, has_no_retry: bool = False) -> None:
     asked = current.get()
     if asked is not None:
         asked.retry_after_s = retry_after_s
-        asked.has_no_retry = has_no_retry
+        asked.has_no_retry = asked.has_no_retry or has_no_retry
+
+
+def no_retry() -> None:
+    """What this request needs has been tried as often as may be. If the app passes its failure on, that is told too."""
+    asked = current.get()
+    if asked is not None:
+        asked.has_no_retry = True
 
 
 def ended() -> None:

@@ -54,6 +54,8 @@ class _Exchange:
             # The app failed because it found no room in its database: that is nobody's error, and passes.
             self.status, status = 503, "503 Service Unavailable"
             headers = [*headers, *self.asked.told_to_come_again()]
+        elif self.status in asked.PASSED_ON and self.asked is not None and self.asked.has_no_retry:
+            headers = [*headers, asked.NO_RETRY]
         for name, _value in headers:
             if len(name) == 17 and name.lower() == "transfer-encoding":
                 headers = [header for header in headers if header[0].lower() != "transfer-encoding"]

@@ -312,11 +312,15 @@ def test_a_request_that_found_no_room_in_its_database_is_told_to_come_again(
         if not asked.is_used:
             asked.current.set(None)
         await asyncio.create_task(in_a_task_of_its_own())
-        await send({**START, "status": 500})
+        if scope["path"] == "/passed":
+            asked.no_retry()
+        await send({**START, "status": 504 if scope["path"] == "/passed" else 500})
         await send({"type": "http.response.body", "body": b"oh"})
 
     async def use() -> None:
         place = Place(tmp_path, app)
+        passed = (await place.ask(path="/passed"))[0]
+        assert (passed["status"], (b"x-headway-answered", b"no-retry") in passed["headers"]) == (504, True)
         busy, broken, spent = await asyncio.gather(*(place.ask(path=path) for path in ("/busy", "/broken", "/spent")))
         assert busy[0]["status"] == 503
         assert (b"retry-after", b"1") in busy[0]["headers"]

@@ -222,14 +222,19 @@ def test_a_request_that_found_no_room_in_its_database_is_told_to_come_again(
     def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if environ["PATH_INFO"] != "/broken":
             asked.come_again(1, environ["PATH_INFO"] == "/spent")
+        if environ["PATH_INFO"] == "/passed":
+            asked.current.get().retry_after_s = 0
+            asked.no_retry()
+            start_response("502 Bad Gateway", [])
+            return [b"oh"]
         start_response("500 Internal Server Error", [("content-type", "text/plain")])
         return [b"oh"]
 
     place = Place(tmp_path, app)
-    answers = [place.ask(path=path) for path in ("/busy", "/broken", "/spent")]
-    assert [answer[0][:3] for answer in answers] == ["503", "500", "503"]
+    answers = [place.ask(path=path) for path in ("/busy", "/broken", "/spent", "/passed")]
+    assert [answer[0][:3] for answer in answers] == ["503", "500", "503", "502"]
     assert ("retry-after", "1") in answers[0][1]
-    assert [("x-headway-answered", "no-retry") in answer[1] for answer in answers] == [False, False, True]
+    assert [("x-headway-answered", "no-retry") in answer[1] for answer in answers] == [False, False, True, True]
 
 
 def test_an_app_that_lets_such_an_error_through_is_told_the_same(

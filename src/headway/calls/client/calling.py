@@ -17,7 +17,7 @@ from headway.calls.client.wire import FAULTS, Response, Socket, TooLarge, Wires,
 from headway.calls.meaning import meaning, retry_after_s
 from headway.calls.patience import as_ms
 from headway.calls.retry import ATTEMPTS_MAX, Ended, may_repeat, pause_s
-from headway.context.asked import carried, patience_s
+from headway.context.asked import carried, no_retry, patience_s
 from headway.context.trace import Span, span
 from headway.errors import BadAnswer, CallError, DeadlineExceeded, Refused, Unavailable
 from headway.model.calls import ANSWERED, ATTEMPT, CALLER, DEADLINE
@@ -205,12 +205,15 @@ class Caller:
                     came = await self._attempt(out, attempt, due_s, timeout_s, body_max, streams)
                     continue
                 has_no_retry = True
+            if has_no_retry or ended not in _OF_THE_APP:
+                no_retry()
             if ended in _OF_THE_APP:
                 return came, has_no_retry
             target.count(ended)
             raise self._failed(came, has_no_retry)
 
     def _spent(self) -> DeadlineExceeded:
+        no_retry()
         return DeadlineExceeded(
             self.target.name,
             "no time is left for the call; nothing was sent",

@@ -19,7 +19,7 @@ from headway.calls.client.tally import Tally
 from headway.calls.client.told import Told
 from headway.calls.patience import is_telling, smoothed
 from headway.calls.retry import Ended
-from headway.context.asked import threads
+from headway.context.asked import no_retry, threads
 from headway.errors import CircuitOpen, Refused
 
 _ANSWERED = frozenset({Ended.ANSWERED, Ended.SICK, Ended.NO_POINT})
@@ -116,6 +116,7 @@ class Target:
     def _full(self, now_s: float) -> Refused:
         self.breaker.let_go()
         self.refused += 1
+        no_retry()
         bound = self.bulkhead.bound
         calls = f"{bound} calls are" if bound != 1 else "one call is"
         return Refused(
@@ -126,6 +127,7 @@ class Target:
         )
 
     def _open(self, now_s: float) -> CircuitOpen:
+        no_retry()
         again_s = max(1, round(self.breaker.until_s - now_s + 0.5))
         return CircuitOpen(
             self.name,
