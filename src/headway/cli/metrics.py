@@ -46,7 +46,10 @@ def serve(system: System, bind: Bind) -> None:
             limit_concurrency=_AT_ONCE_MAX,
             timeout_graceful_shutdown=2,
         )
-        uvicorn.Server(config).run(sockets=[sock])
+        server = uvicorn.Server(config)
+        server.run(sockets=[sock])
+        if server.should_exit:  # by Ctrl-C, which it mostly passes on, and not when it comes while it ends
+            raise KeyboardInterrupt
 
 
 def _page(system: System) -> str:

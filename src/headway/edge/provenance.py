@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from headway.edge.words import word
-from headway.model.calls import DEADLINE
+from headway.model.calls import ANSWERED, DEADLINE
 from headway.model.edge import EdgePlan
 
 
@@ -15,7 +15,7 @@ def forwarded_lines(plan: EdgePlan) -> list[str]:
     lines = [
         "http-request del-header x-headway- -m beg",
         f"http-request del-header {DEADLINE}",
-        "http-after-response del-header x-headway- -m beg",
+        f"http-after-response del-header {ANSWERED}",
     ]
     lines += [f"http-request del-header {name}{unless}" for name in foreign]
     if not plan.trusted:

@@ -70,7 +70,8 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 def ask_all(system: Running, paths: list[str]) -> list[httpx.Response]:
     """All at once, by so many threads."""
-    with httpx.Client(base_url=system.url, timeout=10) as client, ThreadPoolExecutor(40) as threads:
+    new = httpx.Limits(max_keepalive_connections=0)  # kept ones are closed under the hands of other threads
+    with httpx.Client(base_url=system.url, timeout=10, limits=new) as client, ThreadPoolExecutor(40) as threads:
         return list(threads.map(client.get, paths))
 
 
