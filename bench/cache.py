@@ -19,6 +19,7 @@ from typing import Any
 
 from bench import cache_hits
 from bench.cache_server import asked, clients, server
+from bench.markdown import table
 
 ROUNDS, QUICK_ROUNDS = 3, 1
 PROCESSES = 4
@@ -95,11 +96,6 @@ def _rounds(kinds: Sequence[str], rounds: int, measured: Callable[[str], Any]) -
     return found
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| | " + " | ".join(head) + " |", "|---|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
 def _label(kind: str) -> str:
     return LABELS.get(kind, kind)
 
@@ -110,7 +106,7 @@ def _ratios(kinds: Sequence[str], rounds: int, yardstick: str, measured: Callabl
     for kind in kinds:
         ratio = statistics.median(mine / base for mine, base in zip(found[kind], found[yardstick], strict=True))
         rows.append((_label(kind), f"{ratio:.1f}", f"{statistics.median(found[kind]) / 1000:,.1f}"))
-    return _table(("ratio", "thousand/s"), rows)
+    return table(("ratio", "thousand/s"), rows)
 
 
 def near(rounds: int) -> str:
@@ -173,7 +169,7 @@ def cold(rounds: int) -> str:
         count = f"{loads[0]:,}" if loads[0] == loads[-1] else f"{loads[0]:,} to {loads[-1]:,}"
         last_s = statistics.median(one[1] for one in every)
         rows.append((_label(kind), count, f"{last_s * 1000:,.0f} ms", f"{max(one[2] for one in every):,}"))
-    return _table(("loads", "all answered after", "errors"), rows)
+    return table(("loads", "all answered after", "errors"), rows)
 
 
 def refresh(rounds: int) -> str:
@@ -195,7 +191,7 @@ def refresh(rounds: int) -> str:
     for kind, several in _rounds(kinds, rounds, measured).items():
         loads = statistics.median(one[0] for one in several)
         rows.append((_label(kind), f"{loads:,.1f}", f"{statistics.median(one[1] for one in several):,.1f} ms"))
-    return _table(("loads a refresh", "p99 of readers"), rows)
+    return table(("loads a refresh", "p99 of readers"), rows)
 
 
 def _quantile(counts: Counter[float], share: float) -> float:
@@ -231,7 +227,7 @@ def raced(changes: int, of_peers: int) -> str:
         stale, late, of = measured(kind, changes if kind == "headway:tagged" else of_peers, True)
         control, _, of_control = measured(kind, of_peers, False)
         rows.append((_label(kind), f"{stale:,} of {of:,}", f"{late:,}", f"{control:,} of {of_control:,}"))
-    return _table(("stale", "late", "stale in the control"), rows)
+    return table(("stale", "late", "stale in the control"), rows)
 
 
 def killed(rounds: int) -> str:
@@ -271,4 +267,4 @@ def killed(rounds: int) -> str:
                 f"{statistics.median(one['calls_away'] for one in several):,.0f}",
             )
         )
-    return _table(("errors", "slow", "slowest", "calls that reached the origin", "calls while it was gone"), rows)
+    return table(("errors", "slow", "slowest", "calls that reached the origin", "calls while it was gone"), rows)

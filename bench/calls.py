@@ -14,12 +14,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from bench.database_system import HEADWAY, command, system
+from bench.markdown import table
 
 HERE = Path(__file__).resolve().parent
 ROUNDS, QUICK_ROUNDS = 5, 1
@@ -121,11 +121,6 @@ def _socket(folder: Path, replica: str) -> str:
     return str(next(each["address"] for each in replicas if each["name"] == replica)).removeprefix("unix:")
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| | " + " | ".join(head) + " |", "|---|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
 def hop(rounds: int, seconds: float) -> str:
     """Added latency."""
     ours, theirs = _two_cores()
@@ -150,7 +145,7 @@ def hop(rounds: int, seconds: float) -> str:
         p50, p99 = (statistics.median(each[at] for each in added[kind]) for at in (0, 1))
         whole50, whole99 = (statistics.median(each[at] for each in through[kind]) for at in (0, 1))
         rows.append((label, f"{p50:.2f} ms", f"{p99:.2f} ms", f"{whole50:.2f} / {whole99:.2f} ms"))
-    return _table(("added p50", "added p99", "whole call p50 / p99"), rows)
+    return table(("added p50", "added p99", "whole call p50 / p99"), rows)
 
 
 def _two_cores() -> tuple[int, int]:
@@ -173,7 +168,7 @@ def rates(rounds: int, seconds: float) -> str:
             for other in ("httpx", "aiohttp")
         }
         rows.append((label, f"{per_s:,.0f}", f"{to['httpx']:.2f}", f"{to['aiohttp']:.2f}"))
-    return _table(("calls by core and second", "to httpx", "to aiohttp"), rows)
+    return table(("calls by core and second", "to httpx", "to aiohttp"), rows)
 
 
 def slow_leaf(seconds: float) -> str:
@@ -201,7 +196,7 @@ def slow_leaf(seconds: float) -> str:
                 )
             )
     head = ("that do not need it, in time", "that do: in time", "refused", "late or failed")
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _load(url: str, rate_per_s: float, seconds: float) -> Any:
@@ -228,7 +223,7 @@ def half_failing(seconds: float) -> str:
             attempts = len((folder / "started").read_text().splitlines())
         succeeded = found["statuses"].get("200", 0)
         rows.append((label, f"{attempts / found['offered']:.2f}", f"{100 * succeeded / found['offered']:.1f} %"))
-    return _table(("attempts a call", "answered 200"), rows)
+    return table(("attempts a call", "answered 200"), rows)
 
 
 def chain() -> str:
@@ -251,7 +246,7 @@ def chain() -> str:
     assert len(killed) == CHAIN
     failed = found["offered"] - found["statuses"].get("200", 0)
     row = ("Headway", f"{found['offered']:,}", str(failed), f"{found['latency_ms']['max']:.0f} ms")
-    return _table(("requests", "failed", "slowest"), [row])
+    return table(("requests", "failed", "slowest"), [row])
 
 
 def abandoned() -> str:
@@ -269,4 +264,4 @@ def abandoned() -> str:
             started = [float(line) for line in file.read_text().splitlines()] if file.exists() else []
         late = sum(at > told["left_at_s"] for at in started)
         rows.append((label, str(len(started)), str(late), f"{100 * late / 200:.1f} %"))
-    return _table(("begun of 200", "begun after all had gone", "share"), rows)
+    return table(("begun of 200", "begun after all had gone", "share"), rows)
