@@ -18,6 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def run_page(page: Path, folder: Path) -> list[Ran]:
         guard.wait(60)
     for state in states:
         assert not folders_for(state).run.exists(), f"the page leaves a system running: {state}"
-    return _taken_apart(_back(said, ports), wanted)
+    return taken_apart(_back(said, ports), wanted)
 
 
 def _moved(text: str, ports: dict[str, str]) -> str:
@@ -124,17 +125,18 @@ def _quick(command: str) -> str:
     return command
 
 
-def _taken_apart(said: str, wanted: tuple[Step, ...]) -> list[Ran]:
+def taken_apart(said: str, wanted: Sequence[Step]) -> list[Ran]:
+    """What the shell of a page printed, by step."""
     found = []
-    behind: list[str] = []
+    behind: list[str] | None = None  # of a job in the background
     for number, step in enumerate(wanted):
         match = re.search(rf"{_MARK}{number} (.*?){_MARK}= (\d+)\n", said, re.DOTALL)
         assert match is not None, f"line {step.line} was not reached: {step.command}\n{said[-3000:]}"
         output = [line.rstrip() for line in match[1].splitlines()]
         if re.fullmatch(r"wait( \S+)?", step.command):
-            output, behind = [*behind, *output], []
-        elif behind or step.command.endswith(" &"):
-            behind += output
+            output, behind = [*(behind or ()), *output], None
+        elif behind is not None or step.command.endswith(" &"):
+            behind = [*(behind or ()), *output]
         found.append(Ran(step, tuple(output), int(match[2])))
     return found
 

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from docs_pages import EXAMPLES, GUIDES, ROOT, TUTORIAL, name_of, steps
-from docs_runner import Ran, run_page, shape
+from docs_pages import EXAMPLES, GUIDES, ROOT, TUTORIAL, Step, name_of, steps
+from docs_runner import Ran, run_page, shape, taken_apart
 from harness import Running
 
 PAGES = (ROOT / "README.md", *TUTORIAL, *GUIDES, *EXAMPLES)
@@ -31,6 +31,13 @@ def test_a_shape_keeps_words_and_forgets_numbers() -> None:
     assert shape("  web.1    ready  14559          0  52.2 MiB         0") == "web.# ready # # # SIZE #"
     assert shape("21:46:54   web.2        ready after 1.2 s") == shape("07:00:00   web.1        ready after 400 ms")
     assert shape("error: /a/b is gone") != shape("error: /a/b is here")
+
+
+def test_what_a_job_in_the_background_prints_counts_for_its_wait() -> None:
+    wanted = [Step(command, (), line) for line, command in enumerate(("load &", "sleep 3", "scale", "wait", "down"))]
+    printed_by = ("", "", "late\n", "", "gone\n")
+    said = "".join(f"\x1e{number} {text}\x1e= 0\n" for number, text in enumerate(printed_by))
+    assert [ran.output for ran in taken_apart(said, wanted)] == [(), (), ("late",), ("late",), ("gone",)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
