@@ -29,8 +29,8 @@ _libc = ctypes.CDLL(None)
 
 _GUARD = """
 import subprocess, sys
-sys.stdin.read()
-subprocess.run([*sys.argv[2:], "down", "--state", sys.argv[1]], capture_output=True)
+if not sys.stdin.read():
+    subprocess.run([*sys.argv[2:], "down", "--state", sys.argv[1]], capture_output=True)
 """
 
 
@@ -94,6 +94,8 @@ class Running:
     def __exit__(self, *_exc: object) -> None:
         try:
             self.stop()
+            if self.guard is not None and self.guard.stdin is not None and not self.processes():
+                self.guard.stdin.write(b"nothing runs any more")
         finally:
             if self.guard is not None and self.guard.stdin is not None:
                 self.guard.stdin.close()
@@ -167,7 +169,7 @@ class Running:
                     self.process.kill()
                     raise
             self.process = None
-        elif self.detached:
+        elif self.detached and self.processes():
             self.run("down")
 
     # -- looking ----------------------------------------------------------------------------------------------------

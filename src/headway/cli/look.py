@@ -99,8 +99,7 @@ def down(system: System, *, as_json: bool) -> None:
         else:
             with only_start(system):
                 adopt(system)
-    applied = Store(folders.state, folders.run).load_applied()
-    name = applied.system.name if applied else "the system"
+    name = Store(folders.state, folders.run).name() or "the system"
     if not stop_and_wait(system, None, _STOP_S):
         raise HeadwayError(f"still stopping after {_STOP_S:.0f} s", hint="headway status --watch")
     if as_json:

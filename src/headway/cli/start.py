@@ -12,17 +12,19 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headway.control.client import ControlClient
 from headway.control.stored import Applied, Store
-from headway.declaration.load import Loaded
 from headway.errors import AppError, Conflict, EngineError, HeadwayError, MachineError, NotRunning
 from headway.process.detach import Started, spawn_supervisor
 from headway.process.folders import Folders, create, folders_for
 from headway.process.linux import send_signal
 from headway.process.record import read_record, supervisor_runs
 from headway.process.spec import ProcessSpec
+
+if TYPE_CHECKING:
+    from headway.declaration.load import Loaded
 
 _POLL_S = 0.05
 _SUPERVISOR_S = 15.0

@@ -10,7 +10,7 @@ from headway.errors import AppError, Conflict, EngineError, HeadwayError, Machin
 from headway.process.folders import Folders
 from headway.process.linux import is_same
 from headway.process.record import has_leftovers, read_record, supervisor_runs
-from headway.runtimes.local.processes import UnixConnection
+from headway.process.unix_http import UnixConnection
 
 _KINDS: dict[str, type[HeadwayError]] = {
     "AppError": AppError,

@@ -1,6 +1,9 @@
 """What a controller must know again after it died: the applied declaration, overrides, its replicas.
 
 The declaration is stored as applied, not read again from the file: a half-edited file must not reach a running system.
+
+Most commands read something here, and few of them the declaration itself; so what takes long to import (the model of
+the declaration, the rules of overload) is imported where it is used.
 """
 
 from __future__ import annotations
@@ -11,17 +14,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from headway.control.adapting import Adapted
-from headway.model.declared import Database, System
-from headway.model.hold import Hold
-from headway.model.observed import Failure
-from headway.model.overload import QueueBound
-from headway.model.replica import Phase, Replica
-from headway.overload import queueing
+if TYPE_CHECKING:
+    from headway.control.adapting import Adapted
+    from headway.model.declared import Database, System
+    from headway.model.hold import Hold
+    from headway.model.replica import Replica
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +94,21 @@ class Store:
 
     def load_applied(self) -> Applied | None:
         """The declaration applied last; None at the first start, or when another version of Headway wrote it."""
+        from pydantic import ValidationError
+
+        from headway.model.declared import System
+
         data = _read(self.state / "applied.json")
         try:
             return Applied(System.model_validate(data["system"]), data["root"], data["source"], data["generation"])
         except (ValidationError, KeyError, TypeError):
+            return None
+
+    def name(self) -> str | None:
+        """The name of the system applied last; None where none is known."""
+        try:
+            return str(_read(self.state / "applied.json")["system"]["name"])
+        except (KeyError, TypeError):
             return None
 
     def save_applied(self, applied: Applied) -> None:
@@ -146,6 +156,8 @@ class Store:
 
     def load_holds(self) -> dict[str, Hold]:
         """Holds by service."""
+        from headway.model.hold import Hold
+
         try:
             return {name: Hold(**entry) for name, entry in (_read(self.state / "holds.json") or {}).items()}
         except (AttributeError, TypeError):
@@ -157,6 +169,9 @@ class Store:
 
     def load_replicas(self) -> dict[str, Replica]:
         """The replicas a controller that died looked after."""
+        from headway.model.observed import Failure
+        from headway.model.replica import Phase, Replica
+
         found = {}
         for entry in _read(self.run / "replicas.json") or []:
             failure = Failure(**entry.pop("failure")) if entry.get("failure") else None
@@ -182,6 +197,10 @@ class Store:
 
     def load_overload(self) -> Adapted:
         """What a controller that died had learned of overload; limits are read from the edge itself."""
+        from headway.control.adapting import Adapted
+        from headway.model.overload import QueueBound
+        from headway.overload import queueing
+
         data = _read(self.run / "overload.json")
         try:
             bounds = {(service, number): QueueBound(**bound) for service, number, bound, *_ in data["queues"]}

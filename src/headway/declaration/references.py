@@ -11,9 +11,12 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from headway.errors import DeclarationError, Problem
-from headway.model.declared import Cache, Database, Service
+
+if TYPE_CHECKING:
+    from headway.model.declared import Cache, Database, Service
 
 FIELDS = ("url", "host", "port", "user", "password", "name")  # of a database
 CACHE_FIELDS = ("url",)

@@ -19,7 +19,7 @@ from harness import die_with_parent, wait_for
 
 from headway.model.overload import Counts
 from headway.runtimes.local.counts import read_counts
-from headway.runtimes.local.processes import UnixConnection
+from headway.process.unix_http import UnixConnection
 from headway.worker import telemetry
 from headway.worker.telemetry import Slot, Stage
 

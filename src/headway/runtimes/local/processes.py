@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import socket
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +25,7 @@ from headway.process.folders import Folders
 from headway.process.identity import Identity
 from headway.process.spec import ProcessSpec, ProcessState
 from headway.process.supervisor_client import SupervisorClient, SupervisorGone
+from headway.process.unix_http import UnixConnection
 from headway.runtimes.local.counts import read_counts
 from headway.worker import telemetry
 from headway.worker.telemetry import Slot, Stage
@@ -336,20 +336,6 @@ class Processes:
     def close(self) -> None:
         """Stop the threads that probe."""
         self._probes.shutdown(wait=False, cancel_futures=True)
-
-
-class UnixConnection(http.client.HTTPConnection):
-    """HTTP over a unix socket, by the standard library's client."""
-
-    def __init__(self, path: str, timeout_s: float) -> None:
-        super().__init__("localhost", timeout=timeout_s)
-        self._path = path
-
-    def connect(self) -> None:
-        """Connect to the socket instead of a host."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
 
 
 def _probe(path: str, urls: list[str]) -> bool:
