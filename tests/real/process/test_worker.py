@@ -18,8 +18,8 @@ import pytest
 from harness import die_with_parent, wait_for
 
 from headway.model.overload import Counts
-from headway.runtimes.local.counts import read_counts
 from headway.process.unix_http import UnixConnection
+from headway.runtimes.local.counts import read_counts
 from headway.worker import telemetry
 from headway.worker.telemetry import Slot, Stage
 
