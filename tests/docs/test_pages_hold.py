@@ -53,6 +53,9 @@ def test_every_declaration_loads(block: Block, tmp_path: Path) -> None:
     for name in [*named, *re.findall(r"{file\.([^}]+)}", file.read_text())]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
+    for database in tables.get("databases", {}).values():
+        if folder := database.get("migrations", {}).get("sql"):
+            (tmp_path / folder).mkdir()
     for service in tables.get("services", {}).values():
         for folder in service.get("static", {}).values():
             (tmp_path / folder).mkdir()

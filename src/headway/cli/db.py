@@ -173,16 +173,20 @@ def verify(system: System, name: str, *, as_json: bool) -> bool:
 
 
 def migrate(system: System, name: str, folder: str | None, *, dry_run: bool, as_json: bool) -> None:
-    """Apply a folder's migrations to every shard."""
+    """Apply migrations to a database, which is not sharded where it tells of no shards."""
     asked = {"database": name, "folder": str(Path(folder).resolve()) if folder else None, "dry_run": dry_run}
     done = follow(system, "migrate", asked, quiet=as_json)
     if as_json:
         click.echo(json.dumps(done))
-    elif not done["applied"]:
-        click.echo(f"nothing to apply: {done['shards']} shards have all {done['files']} migrations")
+        return
+    shards = done["shards"]
+    if not done["applied"]:
+        have = f"{shards} shards have" if shards else f"{name} has"
+        click.echo(f"nothing to apply: {have} all {done['files']} migrations")
     else:
         word = "would be applied" if dry_run else "applied"
-        click.echo(f"{len(done['applied'])} of {done['files']} migrations {word} to {done['shards']} shards")
+        to = f"{shards} shards" if shards else name
+        click.echo(f"{len(done['applied'])} of {done['files']} migrations {word} to {to}")
 
 
 def follow(system: System, verb: str, asked: dict[str, Any], *, quiet: bool) -> dict[str, Any]:

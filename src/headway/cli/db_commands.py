@@ -238,7 +238,7 @@ def db_shell(
 @STATE
 @JSON
 def db_migrate(database: str, folder: str | None, dry_run: bool, state: str | None, as_json: bool) -> None:
-    """Apply migrations to every shard; a run that was cut off goes on where it was."""
+    """Apply migrations to a database, to every shard of it; a run that was cut off goes on where it was."""
     from headway.cli.db import migrate as run
 
     run(system_at(state), database, folder, dry_run=dry_run, as_json=as_json)

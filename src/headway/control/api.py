@@ -16,10 +16,10 @@ from starlette.routing import Route
 
 from headway.control import caches, db_api
 from headway.control.apply import Applying
-from headway.control.backing_up import PlainDatabases
 from headway.control.by_hand import HOLD_S, ByHand
 from headway.control.controller import Controller
 from headway.control.departing import Departures
+from headway.control.plain import PlainDatabases
 from headway.control.servers import Servers
 from headway.errors import Conflict, HeadwayError
 from headway.model.declared import System
@@ -113,7 +113,9 @@ def build(controller: Controller, applying: Applying) -> Starlette:
 
     servers = Servers(controller, applying)
     departures = Departures(controller, applying, servers)
-    plain = PlainDatabases(controller.databases, controller.journal.write)
+    plain = PlainDatabases(
+        controller.databases, controller.journal.write, lambda: controller.applied, controller.tended
+    )
     routes = [
         Route("/status", _told(status)),
         Route("/metrics", _told(metrics)),

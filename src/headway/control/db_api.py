@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,8 +13,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from headway.control.departing import Departures
+from headway.control.migrating import Asked
 from headway.control.servers import Servers
-from headway.control.tasks import Say, Tasks, Work
+from headway.control.tasks import Tasks, Work
 from headway.control.tender import Tender
 from headway.control.weighing import told_plan
 from headway.errors import HeadwayError
@@ -190,10 +190,6 @@ def _work(one: Tender, verb: str, data: Mapping[str, Any]) -> Work:
         steps = [(int(each["shard"]), str(each["source"]), str(each["target"])) for each in data["moves"]]
         return lambda say, stop: one.rebalance(steps, say, stop)
     if verb == "migrate":
-        folder, dry_run = data.get("folder"), bool(data.get("dry_run"))
-
-        def migrate(say: Say, _stop: threading.Event) -> dict[str, Any]:
-            return one.migrate(Path(folder) if folder else None, dry_run=dry_run, say=say)
-
-        return migrate
+        asked = Asked.of(data)
+        return lambda say, _stop: one.migrate(asked, say)
     raise HeadwayError(f"there is nothing called db {verb}", hint="headway db --help")

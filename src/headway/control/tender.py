@@ -11,13 +11,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import psycopg
 
 from headway.control.backing_up import Backups
 from headway.control.importing import Declared, Imports
+from headway.control.migrating import Asked, bring_up, document, refuse_none
+from headway.control.migrating import Declared as DeclaredMigrations
 from headway.control.repairs import Repairs
 from headway.control.restoring import Restores
 from headway.control.splitting import Splits
@@ -26,11 +27,9 @@ from headway.errors import AppError, Conflict, HeadwayError
 from headway.model.sharding import ShardMap
 from headway.runtimes.local.sharded import ShardedDatabase
 from headway.sharding.admin import AdminServer, connect
-from headway.sharding.app_tools import migrate_by
 from headway.sharding.catalog import read_map
 from headway.sharding.django_migrations import lost
 from headway.sharding.doubt import end_doubts
-from headway.sharding.migrating import migrate, read_folder
 from headway.sharding.move.mover import Mover, open_moves
 from headway.sharding.move.nouns import ENDED, MoveProgress, MoveResult, MoveServer
 from headway.sharding.move.record import read_move
@@ -290,29 +289,19 @@ class Tender:
             moves.append(self.move(shard, target, say, stop))
         return {"moves": moves}
 
-    def migrate(self, folder: Path | None, *, dry_run: bool, say: Say) -> dict[str, Any]:
+    def migrate(self, asked: Asked, say: Say) -> dict[str, Any]:
         """Bring all shards up to the migrations of a folder; by default to those that are declared."""
-        declared, tool = self.database.wanted.migrations, self.database.tool()
-        if folder is None and declared is None and tool is None:
-            raise HeadwayError(
-                f"database {self.name} declares no migrations",
-                hint=f'Write migrations = {{ sql = "migrations/" }}, {{ alembic = "alembic.ini" }} or '
-                f'{{ django = "manage.py" }} in [databases.{self.name}], or give --folder DIR.',
-            )
-        if not dry_run:
+        wanted, tool = self.database.wanted, self.database.tool()
+        declared = DeclaredMigrations(self.name, wanted.migrations, tool, dict(wanted.keys), wanted.reference)
+        refuse_none(declared, asked)
+        if not asked.dry_run:
             self.imports.refuse_others("the migration")
-        servers = self.database.admin()
-        if tool is not None and folder is None:
-            keys, reference = dict(self.database.wanted.keys), self.database.wanted.reference
-            done = migrate_by(self.name, tool, servers, keys=keys, reference=reference, dry_run=dry_run, say=say)
-            if not dry_run:
-                self._take_up(keys)
-        else:
-            wanted = read_folder(folder or Path(str(declared)), f"databases.{self.name}.migrations.sql")
-            done = migrate(self.name, wanted, servers, dry_run=dry_run, say=say)
-        if done.applied and not dry_run:
+        done = bring_up(declared, self.database.admin(), asked, say)
+        if tool is not None and asked.folder is None and not asked.dry_run:
+            self._take_up(declared.keys)
+        if done.applied and not asked.dry_run:
             self._tell(self.database.process, "migrated", ", ".join(done.applied), "note")
-        return {"applied": dict(done.applied), "files": done.files, "shards": done.shards, "dry_run": dry_run}
+        return document(done, asked)
 
     def _take_up(self, keys: Mapping[str, str]) -> None:
         """Tables that were declared before a migration has made them are tables of this database from now on."""

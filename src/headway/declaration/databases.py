@@ -56,11 +56,12 @@ def _shards(path: str, database: Database, broken: frozenset[str]) -> Iterator[P
     """What belongs to a sharded database, and what a sharded one needs."""
     if database.shards is None:
         told = "belongs to a sharded database"
-        for key in ("keys", "joins", "import_from", "ids", "reference", "migrations"):
+        for key in ("keys", "joins", "import_from", "ids", "reference"):
             if getattr(database, key):
                 yield Problem(f"{path}.{key}", told, f"add shards = 64 to [{path}], or take it out")
         if database.servers is not None and database.servers != 1:
             yield Problem(f"{path}.servers", told, f"add shards = 64 to [{path}], or give one by url")
+        yield from _migrations(f"{path}.migrations", database.migrations, broken)
         return
     if database.url is not None:
         hint = 'write servers = { a = "postgresql://…" }'

@@ -397,7 +397,7 @@ class Service(Declared):
 
 
 class Migrations(Declared):
-    """Where the migrations of a sharded database are."""
+    """Where the migrations of a database are."""
 
     sql: str | None = Field(
         None,
@@ -407,13 +407,14 @@ class Migrations(Declared):
     alembic: str | None = Field(
         None,
         description="The `alembic.ini` of the app, whose Alembic is run in the Python of the service that uses the "
-        "database. Its revisions also create the tables of new shards.",
+        "database. In a sharded one its revisions also create the tables of new shards.",
         examples=['"alembic.ini"'],
     )
     django: str | None = Field(
         None,
         description="The `manage.py` of a Django project, whose migrations are run in the Python of the service that "
-        "uses the database. They also create the tables of new shards; the project's routers say which.",
+        "uses the database. In a sharded one they also create the tables of new shards; the project's routers say "
+        "which.",
         examples=['"manage.py"'],
     )
 
@@ -489,8 +490,8 @@ class Database(Declared):
     )
     migrations: Migrations | None = Field(
         None,
-        description="What `headway db migrate` applies to every shard: SQL files, Alembic's revisions or those of "
-        "Django.",
+        description="What `headway db migrate` applies, in a sharded database to every shard: SQL files, Alembic's "
+        "revisions or those of Django.",
         examples=['{ alembic = "alembic.ini" }'],
     )
     active_max: Count | None = Field(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -11,6 +11,7 @@ import psycopg
 
 from headway.errors import EngineError
 from headway.sharding import layout
+from headway.sharding.url import without_password
 
 _CONNECT_S = 5
 Connection = psycopg.Connection[tuple[object, ...]]
@@ -29,6 +30,7 @@ class AdminServer:
     owner: str  # the administrator's, whose the shards are
     database: str  # the name of PostgreSQL's database
     is_ours: bool  # embedded: nothing but this database is on it
+    is_plain: bool = False  # a database without shards; Headway gets to it as the app does, whose tables it holds
 
     @property
     def is_apart(self) -> bool:
@@ -42,6 +44,13 @@ class AdminServer:
     def rights_each(self, schema: str) -> list[str]:
         """The same, a statement each."""
         return layout.grants(schema, self.role) if self.is_apart else []
+
+
+def plain_server(name: str, fields: Mapping[str, str]) -> AdminServer:
+    """A plain database as its migrations get to it: as the app, whose tables they are to be. `fields`: of its URL."""
+    url, role = fields["url"], fields["user"]
+    shown = without_password(url)
+    return AdminServer(name, url, url, shown, role, role, fields["name"], is_ours=False, is_plain=True)
 
 
 def connect(server: AdminServer) -> Connection:

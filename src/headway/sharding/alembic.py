@@ -1,4 +1,4 @@
-"""Drives an app's Alembic over all shards.
+"""Drives an app's Alembic over all shards, or a plain database.
 
 What is there already is seen by plain SQL before any process looks at a shard, so that having nothing to do is quick.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from headway.errors import AppError, EngineError, HeadwayError
-from headway.model.sharding import VERSION_TABLES, ShardMap, schema_name
+from headway.model.sharding import VERSION_TABLES
 from headway.sharding import layout
 from headway.sharding.admin import AdminServer, Connection, on_each
 from headway.sharding.app_tool import (
@@ -25,9 +25,9 @@ from headway.sharding.app_tool import (
     tables_named,
     upgrade_shards,
 )
-from headway.sharding.catalog import read_map
-from headway.sharding.migrating import Migrated, Say, still, tell_clients
+from headway.sharding.migrating import Migrated, Say
 from headway.sharding.revisions import Revision, Revisions, pending, problem
+from headway.sharding.targets import Targets, targets, tell_clients
 
 _VERSION_TABLE = VERSION_TABLES[0]
 _ELSEWHERE = (
@@ -48,16 +48,17 @@ def migrate_by_alembic(
     dry_run: bool = False,
     say: Say,
 ) -> Migrated:
-    """Bring every shard to the head of the app's revisions. Conflict while a shard moves or another one migrates;
-    AppError names the first shard that refused a revision: it is as it was before it, and all others are at the head.
+    """Bring every shard, or a plain database, to the head of the app's revisions. Conflict while a shard moves or
+    another one migrates; AppError names the first shard that refused a revision: it is as it was before it, and all
+    others are at the head.
 
     `keys`: those that are declared; tables of theirs that a revision makes are held to them.
     """
     path = f"databases.{database}.migrations.alembic"
     wanted = read_revisions(alembic, path)
-    with still(database, servers[0]) as catalog:
-        map_ = read_map(catalog)
-        needed, problems = pending(wanted, _versions(map_, servers))
+    with targets(database, servers) as found:
+        map_ = found.map
+        needed, problems = pending(wanted, _versions(found), found.name)
         if problems:
             raise AppError(f"{path}: {problems[0].message}", hint=problems[0].hint)
         names = {shard: [revision.id for revision in lacking] for shard, lacking in needed.items()}
@@ -65,29 +66,32 @@ def migrate_by_alembic(
         if dry_run:
             for revision in wanted.all:
                 if count := applied.get(revision.id):
-                    say(f"{revision.name}: {count} of {map_.shards} shards")
+                    say(found.counted(revision.name, count))
         elif applied:
             shards = {name: [shard for shard in map_.on(name) if needed[shard]] for name in map_.servers}
             all_keys = keys_to_come(map_, keys or {})
 
             def finish(server: AdminServer, shard: int) -> list[str]:
-                schema = schema_name(database, shard)
+                if found.is_plain:
+                    return []
+                schema = found.schema(shard)
                 return layout.constrain_those_there(schema, shard, map_.shards, all_keys) + server.rights_each(schema)
 
             try:
-                upgrade(database, alembic, servers, shards, finish=finish, say=say)
+                plain = found if found.is_plain else None
+                upgrade(database, alembic, servers, shards, finish=finish, say=say, plain=plain)
             finally:
-                tell_clients(catalog)
-            _check(path, wanted, _versions(map_, servers))
-        return Migrated(applied, len(wanted.all), map_.shards)
+                tell_clients(found)
+            _check(path, wanted, found)
+        return Migrated(applied, len(wanted.all), 0 if found.is_plain else map_.shards)
 
 
-def _check(path: str, wanted: Revisions, versions: Mapping[int, frozenset[str]]) -> None:
+def _check(path: str, wanted: Revisions, found: Targets) -> None:
     """Alembic has ended well: do the shards say so too?"""
-    for shard, at in versions.items():
+    for shard, at in _versions(found).items():
         if at != frozenset(wanted.heads):
             raise AppError(
-                f"{path}: Alembic ended well, and {_VERSION_TABLE} of shard {shard} does not say so",
+                f"{path}: Alembic ended well, and {_VERSION_TABLE} of {found.name(shard)} does not say so",
                 hint="env.py must leave version_table and version_table_schema as they are, and run what it is given.",
             )
 
@@ -119,10 +123,11 @@ def upgrade(
     *,
     finish: Finish = lambda _server, _shard: [],
     say: Say,
+    plain: Targets | None = None,
 ) -> None:
     """Bring these shards (by server) to the head; as `upgrade_shards`."""
     words = _words(alembic, f"databases.{database}.migrations.alembic")
-    upgrade_shards(database, alembic, words, servers, shards, finish=finish, say=say)
+    upgrade_shards(database, alembic, words, servers, shards, finish=finish, say=say, plain=plain)
 
 
 def _words(alembic: Alembic, path: str) -> Words:
@@ -148,15 +153,16 @@ def _refused(where: str, failed: Failed) -> HeadwayError:
     return AppError(f"{where}: {step}{failed['message']}", hint="Correct the revision.")
 
 
-def _versions(map_: ShardMap, servers: Sequence[AdminServer]) -> dict[int, frozenset[str]]:
+def _versions(found: Targets) -> dict[int, frozenset[str]]:
     """At which revisions every shard is, by two queries a server."""
 
     def read(server: AdminServer, connection: Connection) -> list[Any]:
-        there = tables_named(_VERSION_TABLE, map_.database, connection, map_.on(server.name))
-        return connection.execute(layout.revisions(there, _VERSION_TABLE).encode()).fetchall() if there else []
+        there = tables_named(_VERSION_TABLE, connection, list(found.schemas_on(server)))
+        rows = connection.execute(layout.revisions(there, _VERSION_TABLE).encode()).fetchall() if there else []
+        return [(found.schemas_on(server)[str(schema)], version) for schema, version in rows]
 
-    found: dict[int, set[str]] = {shard: set() for shard in range(map_.shards)}
-    for rows in on_each(servers, read).values():
-        for schema, version in rows:
-            found[layout.shard_number(map_.database, schema)].add(str(version))
-    return {shard: frozenset(at) for shard, at in found.items()}
+    at: dict[int, set[str]] = {shard: set() for shard in range(found.map.shards)}
+    for rows in on_each(found.servers, read).values():
+        for shard, version in rows:
+            at[shard].add(str(version))
+    return {shard: frozenset(versions) for shard, versions in at.items()}

@@ -1,4 +1,6 @@
-"""Runs a migration tool of the app's over all shards: in the app's own Python, a process a server, all servers at once.
+"""Runs a migration tool of the app's over shards: in the app's own Python, a process a server, all servers at once.
+
+A plain database is one server with one shard, which is all of it.
 
 The tools differ in what they are asked and in what an error of theirs means; how they are run, heard and given up is
 alike, and is here.
@@ -23,6 +25,7 @@ from headway.process.run import Completed, run
 from headway.sharding import layout
 from headway.sharding.admin import AdminServer, Connection, on_each
 from headway.sharding.migrating import Say
+from headway.sharding.targets import Targets
 
 _BOOT = str(Path(headway.worker.__file__).with_name("boot.py"))
 _LOOK_TIMEOUT_S = 120.0
@@ -84,15 +87,19 @@ def upgrade_shards(
     *,
     finish: Finish,
     say: Say,
+    plain: Targets | None = None,
 ) -> None:
     """Bring these shards (by server) to the newest state. All are tried; the first that refused is the error.
 
-    `finish`: statements that are run before every commit in a shard.
+    `finish`: statements that are run before every commit in a shard; `plain`: given where they are a plain database.
     """
     total = sum(map(len, shards.values()))
     done = 0
     failures: dict[int, HeadwayError] = {}
     lock = threading.Lock()
+
+    def where(server: AdminServer, shard: int) -> str:
+        return plain.where(shard) if plain else f"shard {shard} on server {server.name}"
 
     def work(server: AdminServer, _connection: Connection) -> None:
         left = list(shards.get(server.name, ()))
@@ -109,29 +116,33 @@ def upgrade_shards(
                     if not failures:
                         for line in failed["lines"]:
                             say(line)
-                    failures[answer["shard"]] = words.refused(_where(server, answer["shard"]), failed)
+                    failures[answer["shard"]] = words.refused(where(server, answer["shard"]), failed)
                     return
                 done += 1
                 if done == total or not done % 16:
-                    say(f"{words.name}: {done} of {total} shards")
+                    say(f"{words.name}: done" if plain else f"{words.name}: {done} of {total} shards")
 
         asked = {"do": "upgrade", "shards": [{**at(database, one), "finish": finish(server, one)} for one in left]}
-        ended = _ask(tool, words, {**asked, **on(database, server)}, _UPGRADE_TIMEOUT_S, heard)
+        asked |= on(database, server, plain)
+        ended = _ask(tool, words, asked, _UPGRADE_TIMEOUT_S, heard)
         with lock:
             if left:
-                failures[left[0]] = words.refused(_where(server, left[0]), _ended(words, ended))
+                failures[left[0]] = words.refused(where(server, left[0]), _ended(words, ended))
 
     on_each([server for server in servers if shards.get(server.name)], work)
     if failures:
         first = failures[min(failures)]
         others = f" ({len(failures)} shards refused it, {done} have it)" if len(failures) > 1 else f" ({done} have it)"
+        others = plain.others(len(failures), done) if plain else others
         raise type(first)(f"{first.message}{others}", hint=f"{first.hint} Then run the same command again.".strip())
 
 
-def on(database: str, server: AdminServer) -> dict[str, Any]:
-    """What a process is told of its server."""
+def on(database: str, server: AdminServer, plain: Targets | None = None) -> dict[str, Any]:
+    """What a process is told of its server; of a plain database also by what it is known."""
     place = _place(server)
-    return {"database": database, "place": place, "behind": layout.REFERENCE_SCHEMA, "ledger": LEDGER_TABLE}
+    holder = plain.holder if plain else None
+    told = {"database": database, "place": place, "behind": layout.REFERENCE_SCHEMA, "ledger": LEDGER_TABLE}
+    return {**told, "holder": holder}
 
 
 def at(database: str, shard: int) -> dict[str, Any]:
@@ -151,13 +162,12 @@ def counted(migrations: Sequence[str], lacking: Mapping[int, Sequence[str]]) -> 
     return {name: count for name, count in counts.items() if count}
 
 
-def tables_named(name: str, database: str, connection: Connection, shards: Sequence[int]) -> list[str]:
-    """Schemas, of those of these shards, that have a table of this name."""
-    schemas = [schema_name(database, shard) for shard in shards]
+def tables_named(name: str, connection: Connection, schemas: Sequence[str]) -> list[str]:
+    """Those of these schemas that have a table of this name."""
     rows = connection.execute(
         "SELECT nspname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace "
         "WHERE relname = %s AND nspname = ANY(%s)",
-        (name, schemas),
+        (name, list(schemas)),
     ).fetchall()
     return [str(row[0]) for row in rows]
 
@@ -202,7 +212,3 @@ def _ended(words: Words, done: Completed) -> dict[str, Any]:
         "lines": lines[-_LINES_MAX:],
         "kind": "ended",
     }
-
-
-def _where(server: AdminServer, shard: int) -> str:
-    return f"shard {shard} on server {server.name}"

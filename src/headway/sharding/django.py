@@ -1,4 +1,4 @@
-"""Drives a project's Django migrations over all shards.
+"""Drives a project's Django migrations over all shards, or a plain database.
 
 What is there already is seen by plain SQL before any process looks at a shard, so that having nothing to do is quick.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from headway.errors import AppError, EngineError, HeadwayError, Problem
-from headway.model.sharding import VERSION_TABLES, ShardMap, schema_name
+from headway.model.sharding import VERSION_TABLES
 from headway.sharding import layout
 from headway.sharding.admin import AdminServer, Connection, on_each
 from headway.sharding.app_tool import (
@@ -27,21 +27,27 @@ from headway.sharding.app_tool import (
     tables_named,
     upgrade_shards,
 )
-from headway.sharding.catalog import read_map
 from headway.sharding.django_migrations import (
     DjangoMigration,
     DjangoTable,
     Project,
+    conflicts,
     left_out,
     not_whole,
     pending,
     problems,
 )
-from headway.sharding.migrating import Migrated, Say, still, tell_clients
+from headway.sharding.migrating import Migrated, Say
+from headway.sharding.targets import Targets, targets, tell_clients
 
 _VERSION_TABLE = VERSION_TABLES[1]
 _NO_ALIAS = (
     'Give it one: DATABASES = {{..., "{0}": {{"ENGINE": "headway.sharding.client.django_backend", "NAME": "{0}"}}}}'
+)
+
+_NO_CONNECTION = (
+    "Let a service that uses {0} give the settings its address: env = {{{{ DATABASE_URL = "
+    '"{{{0}.url}}" }}}}, or the alias the engine headway.sharding.client.django_backend with NAME = "{0}".'
 )
 
 
@@ -59,48 +65,60 @@ def migrate_by_django(
     dry_run: bool = False,
     say: Say,
 ) -> Migrated:
-    """Apply the project's migrations to every shard. Conflict while a shard moves or another one migrates; AppError
-    names the first shard that refused one: it is as it was before it, and all others have all of them.
+    """Apply the project's migrations to every shard, or a plain database. Conflict while a shard moves or another one
+    migrates; AppError names the first shard that refused one: it is as it was before it, and all others have all of
+    them.
     """
     path = f"databases.{database}"
-    project = read_project(database, django, keys, reference)
-    by_id = {migration.id: migration for migration in project.migrations}
-    with still(database, servers[0]) as catalog:
-        map_ = read_map(catalog)
-        needed = pending(project, _applied(map_, servers))
+    # Which alias of the settings is a plain database is only seen while its lock is held.
+    project = None if servers[0].is_plain else read_project(database, django, keys, reference)
+    with targets(database, servers) as found:
+        plain, map_ = found if found.is_plain else None, found.map
+        project = project or read_project(database, django, keys, reference, plain)
+        needed = pending(project, _applied(found))
         all_needed = frozenset(name for names in needed.values() for name in names)
-        _refuse(path, not_whole(by_id, all_needed))
-        counts = counted(list(by_id), needed)
-        for line in left_out(project, all_needed, keys):
-            say(line)
+        if plain is None:  # what Django itself does with it is known to who has only one
+            _refuse(path, not_whole({migration.id: migration for migration in project.migrations}, all_needed))
+            for line in left_out(project, all_needed, keys):
+                say(line)
+        counts = counted([migration.id for migration in project.migrations], needed)
         if dry_run:
-            _tell(database, django, map_, servers, needed, counts, say)
+            _tell(django, found, needed, counts, say)
         elif counts:
             shards = {name: [shard for shard in map_.on(name) if needed[shard]] for name in map_.servers}
             all_keys = keys_to_come(map_, keys)
 
             def finish(server: AdminServer, shard: int) -> list[str]:
-                schema = schema_name(database, shard)
+                if plain is not None:
+                    return []
+                schema = found.schema(shard)
                 constraints = layout.constrain_those_there(schema, shard, map_.shards, all_keys)
                 return [layout.refuse_others(schema, all_keys), *constraints, *server.rights_each(schema)]
 
             try:
-                apply(database, django, servers, shards, finish=finish, say=say)
+                apply(database, django, servers, shards, finish=finish, say=say, plain=plain)
             finally:
-                tell_clients(catalog)
-        return Migrated(counts, len(project.migrations), map_.shards)
+                tell_clients(found)
+        return Migrated(counts, len(project.migrations), 0 if found.is_plain else map_.shards)
 
 
-def read_project(database: str, django: Django, keys: Mapping[str, str], reference: tuple[str, ...]) -> Project:
-    """What a project would make in shards. AppError when there is no Django project, or shards cannot take what it
-    would make; EngineError when its Python or something that belongs to it is missing."""
+def read_project(
+    database: str,
+    django: Django,
+    keys: Mapping[str, str],
+    reference: tuple[str, ...],
+    plain: Targets | None = None,
+) -> Project:
+    """What a project would make in shards, or in a plain database. AppError when there is no Django project, or shards
+    cannot take what it would make; EngineError when its Python or something that belongs to it is missing."""
     path = f"databases.{database}"
     if not Path(django.file).is_file():
         raise AppError(
             f"{path}.migrations.django: there is no file {django.file}",
             hint="Correct the name: it is the manage.py that `django-admin startproject` has written.",
         )
-    answer = look(django, _words(database, django), {"do": "look", "database": database})
+    asked = {"do": "look", "database": database, "holder": plain.holder if plain else None}
+    answer = look(django, _words(database, django), asked)
     project = Project(
         tuple(
             DjangoMigration(app, name, tuple(replaces), atomic, operations, tuple(creates))
@@ -109,7 +127,7 @@ def read_project(database: str, django: Django, keys: Mapping[str, str], referen
         tuple(DjangoTable(*table) for table in answer["tables"]),
         {app: tuple(names) for app, names in answer["conflicts"].items()},
     )
-    _refuse(path, *problems(project, keys, reference))
+    _refuse(path, *(conflicts(project) if plain else problems(project, keys, reference)))
     return project
 
 
@@ -121,9 +139,11 @@ def apply(
     *,
     finish: Finish = lambda _server, _shard: [],
     say: Say,
+    plain: Targets | None = None,
 ) -> None:
     """Give these shards (by server) what they lack; as `upgrade_shards`."""
-    upgrade_shards(database, django, _words(database, django), servers, shards, finish=finish, say=say)
+    words = _words(database, django)
+    upgrade_shards(database, django, words, servers, shards, finish=finish, say=say, plain=plain)
 
 
 def make_by_django(
@@ -150,23 +170,18 @@ def _refuse(path: str, *found: Problem | None) -> None:
 
 
 def _tell(
-    database: str,
-    django: Django,
-    map_: ShardMap,
-    servers: Sequence[AdminServer],
-    needed: Mapping[int, Sequence[str]],
-    counts: Mapping[str, int],
-    say: Say,
+    django: Django, found: Targets, needed: Mapping[int, Sequence[str]], counts: Mapping[str, int], say: Say
 ) -> None:
     """What would be applied, and by which SQL, as of the shard that lacks the most."""
     if not counts:
         return
     shard = max(needed, key=lambda one: len(needed[one]))
-    server = next(one for one in servers if one.name == map_.owners[shard])
-    asked = {"do": "sql", "shard": at(database, shard), **on(database, server)}
-    statements = dict(look(django, _words(database, django), asked)["sql"])
+    server = next(one for one in found.servers if one.name == found.map.owners[shard])
+    place = on(found.database, server, found if found.is_plain else None)
+    asked = {"do": "sql", "shard": at(found.database, shard), **place}
+    statements = dict(look(django, _words(found.database, django), asked)["sql"])
     for name, count in counts.items():
-        say(f"{name}: {count} of {map_.shards} shards")
+        say(found.counted(name, count))
         lines = statements.get(name)
         if lines is None and name in statements:
             say("    -- depends on what is there when it is run")
@@ -189,6 +204,8 @@ def _cannot_begin(database: str, django: Django, failed: Failed) -> HeadwayError
         )
     if failed["kind"] == "NoAlias":
         return AppError(f"{path}: {failed['message']}", hint=_NO_ALIAS.format(database))
+    if failed["kind"] == "NoConnection":
+        return AppError(f"{path}: {failed['message']}", hint=_NO_CONNECTION.format(database))
     if failed["kind"] == "NotManage":
         return AppError(f"{path}: {failed['message']}", hint="Name the manage.py of a Django project.")
     hint = f"Try it there: cd {django.place}; {django.python} {Path(django.file).name} check"
@@ -202,15 +219,16 @@ def _refused(where: str, failed: Failed) -> HeadwayError:
     return AppError(f"{where}: {step}{failed['message']}", hint="Correct the migration.")
 
 
-def _applied(map_: ShardMap, servers: Sequence[AdminServer]) -> dict[int, frozenset[str]]:
+def _applied(found: Targets) -> dict[int, frozenset[str]]:
     """What every shard has, by two queries a server."""
 
     def read(server: AdminServer, connection: Connection) -> list[Any]:
-        there = tables_named(_VERSION_TABLE, map_.database, connection, map_.on(server.name))
-        return connection.execute(layout.applied(there, _VERSION_TABLE).encode()).fetchall() if there else []
+        there = tables_named(_VERSION_TABLE, connection, list(found.schemas_on(server)))
+        rows = connection.execute(layout.applied(there, _VERSION_TABLE).encode()).fetchall() if there else []
+        return [(found.schemas_on(server)[str(schema)], app, name) for schema, app, name in rows]
 
-    found: dict[int, set[str]] = {shard: set() for shard in range(map_.shards)}
-    for rows in on_each(servers, read).values():
-        for schema, app, name in rows:
-            found[layout.shard_number(map_.database, schema)].add(f"{app}.{name}")
-    return {shard: frozenset(names) for shard, names in found.items()}
+    done: dict[int, set[str]] = {shard: set() for shard in range(found.map.shards)}
+    for rows in on_each(found.servers, read).values():
+        for shard, app, name in rows:
+            done[shard].add(f"{app}.{name}")
+    return {shard: frozenset(names) for shard, names in done.items()}

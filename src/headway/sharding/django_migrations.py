@@ -50,16 +50,21 @@ class Project:
     conflicts: Mapping[str, tuple[str, ...]]  # by app: several last migrations
 
 
-def problems(project: Project, keys: Mapping[str, str], reference: tuple[str, ...]) -> tuple[Problem, ...]:
-    """Why shards cannot get their tables from this project; paths are those of the database."""
-    found = [
+def conflicts(project: Project) -> tuple[Problem, ...]:
+    """Why no database can get its tables from this project; paths are those of the database."""
+    return tuple(
         Problem(
             "migrations.django",
             f"app {app} has {len(names)} last migrations: {', '.join(names)}",
             "Put them together: python manage.py makemigrations --merge",
         )
         for app, names in project.conflicts.items()
-    ]
+    )
+
+
+def problems(project: Project, keys: Mapping[str, str], reference: tuple[str, ...]) -> tuple[Problem, ...]:
+    """Why shards cannot get their tables from this project, as `conflicts`."""
+    found = list(conflicts(project))
     there = {table.name: table for table in project.tables}
     if not there.keys() & keys.keys():
         told = f"no app with migrations has a table for the shards: {', '.join(keys)}"

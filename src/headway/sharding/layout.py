@@ -75,11 +75,17 @@ def create_shard(schema: str) -> str:
     place = identifier(schema)
     return f"""
 CREATE SCHEMA {place};
-CREATE TABLE {place}.{LEDGER_TABLE} (
-    name text PRIMARY KEY, checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now()
-);
+{create_ledger(place)};
 CREATE TABLE {place}.{MARKER_TABLE} (one boolean PRIMARY KEY DEFAULT true CHECK (one), token text NOT NULL DEFAULT '');
 """
+
+
+def create_ledger(place: str) -> str:
+    """A ledger in the schema `place`, which is written as SQL takes it."""
+    return (
+        f"CREATE TABLE IF NOT EXISTS {place}.{LEDGER_TABLE} "
+        "(name text PRIMARY KEY, checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+    )
 
 
 def search_path(schema: str) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -84,21 +84,24 @@ def _told_alone(name: str, text: str) -> list[Problem]:
 
 
 def pending(
-    wanted: Sequence[Migration], ledgers: Mapping[int, Mapping[str, str]]
+    wanted: Sequence[Migration],
+    ledgers: Mapping[int, Mapping[str, str]],
+    name: Callable[[int], str] = "shard {}".format,
 ) -> tuple[dict[int, tuple[Migration, ...]], tuple[Problem, ...]]:
-    """What each shard still needs (`ledgers`: shard → name → checksum), and why its history does not fit the files."""
+    """What each shard still needs (`ledgers`: shard → name → checksum), and why its history does not fit the files.
+    `name`: what a shard is called."""
     needed: dict[int, tuple[Migration, ...]] = {}
     problems: dict[tuple[str, str], Problem] = {}
     by_name = {migration.name: migration for migration in wanted}
     for shard, ledger in sorted(ledgers.items()):
-        for problem in _history(shard, ledger, wanted, by_name):
+        for problem in _history(name(shard), ledger, wanted, by_name):
             problems.setdefault((problem.path, problem.hint), problem)  # of each kind one, by its first shard
         needed[shard] = tuple(migration for migration in wanted if migration.name not in ledger)
     return needed, tuple(problems.values())
 
 
 def _history(
-    shard: int, ledger: Mapping[str, str], wanted: Sequence[Migration], by_name: Mapping[str, Migration]
+    shard: str, ledger: Mapping[str, str], wanted: Sequence[Migration], by_name: Mapping[str, Migration]
 ) -> Iterable[Problem]:
     for name, checksum in ledger.items():
         known = by_name.get(name)
@@ -110,4 +113,4 @@ def _history(
     for migration in wanted:
         if migration.name not in ledger and migration.number < last:
             hint = "Give it a number behind the last one."
-            yield Problem(migration.name, f"comes before one that was applied already, first on shard {shard}", hint)
+            yield Problem(migration.name, f"comes before one that was applied already, first on {shard}", hint)

@@ -6,7 +6,7 @@ and a shard that was moved or split took its place in the history along.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from headway.errors import Problem
@@ -43,16 +43,17 @@ def problem(wanted: Revisions) -> Problem | None:
 
 
 def pending(
-    wanted: Revisions, versions: Mapping[int, frozenset[str]]
+    wanted: Revisions, versions: Mapping[int, frozenset[str]], name: Callable[[int], str] = "shard {}".format
 ) -> tuple[dict[int, tuple[Revision, ...]], tuple[Problem, ...]]:
-    """What each shard still needs (`versions`: shard → where it is), and why its history does not fit the files."""
+    """What each shard still needs (`versions`: shard → where it is), and why its history does not fit the files.
+    `name`: what a shard is called."""
     known = {revision.id: revision for revision in wanted.all}
     done: dict[frozenset[str], frozenset[str]] = {}
     needed: dict[int, tuple[Revision, ...]] = {}
     problems: dict[str, Problem] = {}
     for shard, at in sorted(versions.items()):
         for lost in sorted(at - known.keys()):
-            told = f"shard {shard} is at revision {lost}, which is not among the {len(known)} that there are"
+            told = f"{name(shard)} is at revision {lost}, which is not among the {len(known)} that there are"
             problems.setdefault(lost, Problem("", told, "Put its file back; a new revision undoes what it did."))
         if at not in done:
             done[at] = _with_those_before(at, known)

@@ -53,13 +53,13 @@ def apply_schema(wanted: Layout, connection: Connection, sql: str) -> None:
         raise refused(error, sql, f"{wanted.path}.schema: {wanted.schema_file}") from error
 
 
-def refused(error: psycopg.Error, sql: str, where: str) -> HeadwayError:
-    """The error for SQL of the user's that a server did not take."""
+def refused(error: psycopg.Error, sql: str, where: str, to: str = " to this shard") -> HeadwayError:
+    """The error for SQL of the user's that a server did not take; `to`: what it would have been applied to."""
     message = error.diag.message_primary or str(error).strip() or type(error).__name__
     line = ""
     if position := error.diag.statement_position:
         line = f":{sql.count(chr(10), 0, int(position)) + 1}"
-    hint = "Nothing of it was applied to this shard; correct the statement."
+    hint = f"Nothing of it was applied{to}; correct the statement."
     if error.diag.message_hint:
         hint += f" ({error.diag.message_hint})"
     if isinstance(error, psycopg.OperationalError):

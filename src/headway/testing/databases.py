@@ -18,9 +18,10 @@ from headway.model.declared import Database
 from headway.model.sharding import DATABASES_VARIABLE, parse_join
 from headway.process.companion import Companion, start_companion
 from headway.sharding import layout, settings
-from headway.sharding.admin import AdminServer
+from headway.sharding.admin import AdminServer, plain_server
 from headway.sharding.alembic import Alembic
-from headway.sharding.app_tools import tables_by
+from headway.sharding.app_tool import AppTool
+from headway.sharding.app_tools import migrate_by, tables_by
 from headway.sharding.client import database as client
 from headway.sharding.django import Django
 from headway.sharding.failures import explain_failure
@@ -124,12 +125,17 @@ class Databases:
 
     def _make_model(self, name: str, declared: Database) -> None:
         server, model = self._known, _model(name)
+        # A plain one is made at its own address, which is what the app's migrations know, and called otherwise then.
+        made = settings.database_name(name) if declared.shards is None else model
         with self._admin("postgres") as admin:
-            admin.execute(f"CREATE DATABASE {_quoted(model)} OWNER {_quoted(server.role)}".encode())
+            admin.execute(f"CREATE DATABASE {_quoted(made)} OWNER {_quoted(server.role)}".encode())
         file = Path(declared.schema_file) if declared.schema_file else None
         if declared.shards is None:
             if file is not None:
-                apply_schema_once(self._url(model), file, server.engine, path=f"databases.{name}")
+                apply_schema_once(self.urls[name], file, server.engine, path=f"databases.{name}")
+            self._migrate_plain(name, declared)
+            with self._admin("postgres") as admin:
+                admin.execute(f"ALTER DATABASE {_quoted(made)} RENAME TO {_quoted(model)}".encode())
             return
         way = make_conninfo(host=str(server.socket_folder), port=server.port, user=settings.SUPERUSER, dbname=model)
         url = f"postgresql://{server.role}@{HOST}:{server.port}/{settings.database_name(name)}"
@@ -149,7 +155,20 @@ class Databases:
             files = read_folder(Path(declared.migrations.sql), f"databases.{name}.migrations.sql")
             migrate(name, files, (one,), say=lambda _line: None)
 
+    def _migrate_plain(self, name: str, declared: Database) -> None:
+        server = plain_server(name, url_fields(self.urls[name]))
+        tool = self._tool(name, declared)
+        if tool is not None:
+            migrate_by(name, tool, (server,), keys={}, reference=(), dry_run=False, say=lambda _line: None)
+        elif declared.migrations is not None and declared.migrations.sql is not None:
+            files = read_folder(Path(declared.migrations.sql), f"databases.{name}.migrations.sql")
+            migrate(name, files, (server,), say=lambda _line: None)
+
     def _tables_by(self, name: str, declared: Database) -> TablesBy | None:
+        tool = self._tool(name, declared)
+        return tables_by(name, tool, declared.keys, declared.reference) if tool is not None else None
+
+    def _tool(self, name: str, declared: Database) -> AppTool | None:
         if declared.migrations is None:
             return None
         file = declared.migrations.alembic or declared.migrations.django
@@ -161,9 +180,8 @@ class Databases:
         )
         folder = str(self._loaded.root)
         python = python or find_python(Path(file).parent, sys.executable)
-        keys, reference = declared.keys, declared.reference
         kind = Alembic if declared.migrations.alembic is not None else Django
-        return tables_by(name, kind(file, python, folder), keys, reference)
+        return kind(file, python, folder)
 
     # -- for each test ------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,7 @@
 """A process that runs a tool of the app's over shards, in the app's own interpreter: what it is asked, what it tells.
 
+A plain database is asked for as one shard; it is known by the session that holds its lock.
+
 One process takes all shards of a server, one after the other: what costs time is to import the app. What is asked is a
 JSON object on standard input; answers are lines of JSON on standard output. What the tool and the app print goes to a
 file instead, whose end is told with a failure.
@@ -39,6 +41,16 @@ class Run:
     def upgrade_one(self) -> None:
         """Bring the shard at hand to the newest state."""
         raise NotImplementedError
+
+    @property
+    def is_this_one(self) -> str:
+        """A query that tells whether a connection is to the plain database that is asked for; empty for shards."""
+        if not (holder := self.asked.get("holder")):
+            return ""
+        return (
+            f"SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid = {int(holder)} "
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))"
+        )
 
     @property
     def schema(self) -> str:

@@ -1,9 +1,10 @@
-"""Runs a project's Django migrations over shards, in the project's own interpreter.
+"""Runs a project's Django migrations over shards or a plain database, in the project's own interpreter.
 
 manage.py is run as it is, so that settings and paths are those of the project's own commands, up to the point where it
 hands over to Django: that is where this takes over. For each shard the alias of the sharded database has a connection
 to that shard, and Django's own executor applies what the shard lacks. A migration, its row in `django_migrations` and
-what Headway adds to new tables are one transaction.
+what Headway adds to new tables are one transaction. A plain database gets them as by `manage.py migrate`, signals and
+all, through the alias whose connection leads there.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ _ENGINE = "headway.sharding.client.django_backend"
 
 class NoAlias(Exception):
     """The settings name no connection for the sharded database."""
+
+
+class NoConnection(Exception):
+    """No alias of the settings leads to the plain database."""
 
 
 class NotManage(Exception):
@@ -63,7 +68,7 @@ class Run(app_tool.Run):
         import django
 
         django.setup()
-        self._alias = self._find_alias()
+        self._alias = self._find_connected() if self.is_this_one else self._find_alias()
         if self.asked["do"] == "look":
             self.answer(self._look())
         elif self.asked["do"] == "sql":
@@ -84,6 +89,31 @@ class Run(app_tool.Run):
             raise NoAlias(f"the settings have no alias for database {name}")
         return str(found[0])
 
+    def _find_connected(self) -> str:
+        """The alias of a plain database: the one whose connection is to it, those that say so first."""
+        from django.db import connections
+
+        name, seen = self.asked["database"], []
+
+        def order(alias: str) -> tuple[bool, bool]:
+            settings = connections.settings[alias]
+            return (settings["ENGINE"] != _ENGINE or settings["NAME"] != name, alias != "default")
+
+        for alias in sorted(connections.settings, key=order):
+            try:
+                if connections[alias].vendor != "postgresql":
+                    seen.append(f"{alias} is {connections[alias].vendor}")
+                    continue
+                with connections[alias].cursor() as cursor:
+                    cursor.execute(self.is_this_one)
+                    if cursor.fetchone()[0]:
+                        return str(alias)
+                seen.append(f"{alias} is another one")
+                connections[alias].close()
+            except Exception as error:  # of whatever backend
+                seen.append(f"{alias}: {app_tool.said(error)}")
+        raise NoConnection(f"no alias of the settings leads to database {name} ({'; '.join(seen)})")
+
     # -- what there is ------------------------------------------------------------------------------------------------
 
     def _look(self) -> dict[str, Any]:
@@ -102,6 +132,8 @@ class Run(app_tool.Run):
     def _apps(self, loader: Any) -> set[str]:
         from django.db import router
 
+        if self.is_this_one:
+            return set(loader.migrated_apps)
         return {app for app in loader.migrated_apps if router.allow_migrate(self._alias, app)}
 
     def _in_order(self, loader: Any, apps: set[str]) -> list[Any]:
@@ -156,11 +188,31 @@ class Run(app_tool.Run):
 
     def upgrade_one(self) -> None:
         """Bring the shard at hand to the newest state."""
+        if self.is_this_one:
+            self._migrate()
+            return
         with self._connected() as connection:
             executor = self._executor(connection)
             executor.loader.check_consistent_history(connection)
             plan = self._plan(executor)
             executor.migrate([], plan)
+
+    def _migrate(self) -> None:
+        """As its own command does."""
+        from django.core.management import call_command
+        from django.db.migrations.executor import MigrationExecutor
+
+        run, apply = self, MigrationExecutor.apply_migration
+
+        def apply_migration(executor: Any, state: Any, migration: Any, *more: Any, **named: Any) -> Any:
+            run.step = f"{migration.app_label}.{migration.name}"
+            return apply(executor, state, migration, *more, **named)
+
+        MigrationExecutor.apply_migration = apply_migration
+        try:
+            call_command("migrate", database=self._alias, interactive=False, no_color=True)
+        finally:
+            MigrationExecutor.apply_migration = apply
 
     def _plan(self, executor: Any) -> Any:
         apps = self._apps(executor.loader)
@@ -172,6 +224,9 @@ class Run(app_tool.Run):
         from django.db import connections
         from django.db.backends.postgresql.base import DatabaseWrapper
 
+        if self.is_this_one:
+            yield connections[self._alias]
+            return
         place = dict(self.asked["place"])
         options = dict(place.pop("options"))
         options["options"] = f"{options.get('options', '')} -c search_path={self.search_path}".strip()

@@ -1,4 +1,4 @@
-"""Runs an app's Alembic over shards, in the app's own interpreter.
+"""Runs an app's Alembic over shards or a plain database, in the app's own interpreter.
 
 For each shard Alembic runs the app's env.py, as its own command would. Whatever engine env.py makes, its connection
 sees the tables of that shard, and what Headway adds to new tables is part of the transaction that makes them.
@@ -51,7 +51,8 @@ class Run(app_tool.Run):
         from alembic import command
 
         config = self._config()
-        config.attributes["headway"] = {"database": self.asked["database"], "shard": self.shard["shard"]}
+        shard = None if self.is_this_one else self.shard["shard"]
+        config.attributes["headway"] = {"database": self.asked["database"], "shard": shard}
         url = self._url(self._driver).render_as_string(hide_password=False)
         config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
         command.upgrade(config, "head")
@@ -93,7 +94,7 @@ class Run(app_tool.Run):
         known = {"username": place["user"] or None, "password": place["password"] or None, "database": place["name"]}
         if driver == "asyncpg":  # its names for the same; the search_path is set by the connection itself
             options = {"ssl": options["sslmode"]} if "sslmode" in options else {}
-        else:
+        elif not self.is_this_one:
             path = f"-csearch_path={self.search_path}"
             options["options"] = f"{options.get('options', '')} {path}".strip()
         if place["host"].startswith("/") or "," in place["host"]:
@@ -122,12 +123,14 @@ class Run(app_tool.Run):
             return  # another database of the app's
         with contextlib.closing(connection.cursor()) as cursor:
             cursor.execute(
-                f"SELECT to_regclass('{self.schema}.{self.asked['ledger']}') IS NOT NULL "
+                self.is_this_one
+                or f"SELECT to_regclass('{self.schema}.{self.asked['ledger']}') IS NOT NULL "
                 f"AND has_schema_privilege(to_regnamespace('{self.schema}'), 'CREATE')"
             )
             if not cursor.fetchone()[0]:
                 raise Elsewhere("env.py connects to another place than the one it is told")
-            cursor.execute(f"SET search_path = {self.search_path}")
+            if not self.is_this_one:
+                cursor.execute(f"SET search_path = {self.search_path}")
         connection.commit()
 
     def _commits(self, connection: Any) -> None:

@@ -22,6 +22,7 @@ uses = ["main", "orders"]
 env = { DATABASE_URL = "{main.url}", GREETING = "hello" }
 [databases.main]
 schema = "schema.sql"
+migrations = { sql = "main" }
 [databases.orders]
 shards = 4
 servers = { a = "postgresql://nobody@db.example.com/real" }
@@ -49,7 +50,7 @@ def test_each_has_its_own_rows(databases, customer):
     assert databases["main"] == URL
     assert os.environ["GREETING"] == "hello"
     with psycopg.connect(URL, autocommit=True) as connection:
-        assert connection.execute("INSERT INTO users VALUES (1) RETURNING id").fetchone() == (1,)
+        assert connection.execute("INSERT INTO users (id, more) VALUES (1, 'x') RETURNING id").fetchone() == (1,)
     with orders.sync.at(customer) as connection:
         connection.execute("INSERT INTO orders VALUES (%s, 1, 'ch')", (customer,))
 
@@ -68,6 +69,8 @@ def test_rows_are_held_to_their_shards(databases):
 def app(tmp_path: Path) -> Path:
     (tmp_path / "headway.toml").write_text(DECLARATION)
     (tmp_path / "schema.sql").write_text("CREATE TABLE users (id int PRIMARY KEY);")
+    (tmp_path / "main").mkdir()
+    (tmp_path / "main" / "0001_more.sql").write_text("ALTER TABLE users ADD COLUMN more text;")
     (tmp_path / "orders.sql").write_text(ORDERS)
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["headway.testing"]\n')
     (tmp_path / "test_app.py").write_text(TESTS)
@@ -153,13 +156,14 @@ def test_tables_come_from_the_apps_alembic_where_it_is_declared(app):
 def test_they_come_from_a_django_projects_migrations_where_those_are_declared(app):
     text = DECLARATION.replace(
         'reference = ["countries"]\nschema = "orders.sql"', 'migrations = { django = "manage.py" }'
-    )
+    ).replace('schema = "schema.sql"\nmigrations = { sql = "main" }', 'migrations = { django = "manage.py" }')
     (app / "headway.toml").write_text(text)
     subprocess.run([sys.executable, "-m", "django", "startproject", "config", "."], cwd=app, check=True)
     settings = app / "config" / "settings.py"
     engine = "headway.sharding.client.django_backend"
     settings.write_text(
         f'{settings.read_text()}INSTALLED_APPS += ["sales"]\n'
+        f'DATABASES["default"] = {{"ENGINE": "{engine}", "NAME": "main"}}\n'
         f'DATABASES["orders"] = {{"ENGINE": "{engine}", "NAME": "orders"}}\n'
         'DATABASE_ROUTERS = ["headway.sharding.client.django.ShardRouter"]\n'
     )
@@ -172,9 +176,11 @@ def test_they_come_from_a_django_projects_migrations_where_those_are_declared(ap
     )
     subprocess.run([sys.executable, "manage.py", "makemigrations", "sales", "-v0"], cwd=app, env=environ(), check=True)
     (app / "test_app.py").write_text(
-        "from headway import database\norders = database('orders')\n"
+        "from headway import database\norders, main = database('orders'), database('main')\n"
         "def test_it(databases):\n    with orders.sync.at(4) as connection:\n"
         "        connection.execute('INSERT INTO orders VALUES (4)')\n"
+        "    with main.sync.at() as connection:\n"
+        "        assert connection.execute('SELECT count(*) > 0 FROM auth_permission').fetchone() == (True,)\n"
     )
     done = run(app)
     assert "1 passed" in done.stdout, done.stdout + done.stderr

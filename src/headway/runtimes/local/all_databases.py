@@ -12,8 +12,10 @@ from headway.process.folders import Folders
 from headway.process.spec import ProcessState
 from headway.process.supervisor_client import SupervisorClient
 from headway.runtimes.local.databases import Database, Spawn, Tell, WantedDatabase
-from headway.runtimes.local.sharded import ShardedDatabase, WantedSharded
+from headway.runtimes.local.sharded import ShardedDatabase, WantedSharded, with_environment
 from headway.sharding import settings
+from headway.sharding.admin import AdminServer, plain_server
+from headway.sharding.app_tool import AppTool
 from headway.sharding.importing.nouns import Source
 
 
@@ -77,6 +79,16 @@ class Databases:
                 host=str(server.socket_folder), port=server.port, user=settings.SUPERUSER, dbname=server.database
             )
         return Source(name, way, way)
+
+    def plain_server(self, name: str) -> AdminServer:
+        """A plain database as its migrations get to it: as the app, whose tables they are to be. HeadwayError when
+        there is none that answers. Holds passwords."""
+        self.plain_source(name)  # which tells whether it is there
+        return plain_server(name, self.fields()[name])
+
+    def equipped(self, tool: AppTool) -> AppTool:
+        """A tool of an app's with what its environment holds now. Holds passwords."""
+        return with_environment(tool, self.fields(), self.access(), self.folders)
 
     def stop(self) -> None:
         """End all embedded servers."""

@@ -336,12 +336,7 @@ class ShardedDatabase:
         # Of this one also while its tables are only being made: an app that is imported by env.py asks for its address.
         fields = {**self.known.fields(), self.wanted.name: first.fields}
         access = {**self.known.access(), self.wanted.name: self._access()}
-        env = resolve_those_known(dict(declared.env), fields, os.environ, Path(declared.root))
-        env |= {
-            DATABASES_VARIABLE: json.dumps({name: access[name] for name in declared.uses if name in access}),
-            RUN_VARIABLE: str(self.folders.app),
-        }
-        return replace(declared, env=tuple(env.items()))
+        return with_environment(declared, fields, access, self.folders)
 
     @property
     def is_counted(self) -> bool:
@@ -352,6 +347,21 @@ class ShardedDatabase:
     def is_counted(self, value: bool) -> None:
         for server in self.servers.values():
             server.is_counted = value
+
+
+def with_environment(
+    tool: AppTool,
+    fields: Mapping[str, Mapping[str, str]],
+    access: Mapping[str, Mapping[str, object]],
+    folders: Folders,
+) -> AppTool:
+    """A tool of an app's with what its environment holds now. Holds passwords."""
+    env = resolve_those_known(dict(tool.env), fields, os.environ, Path(tool.root))
+    env |= {
+        DATABASES_VARIABLE: json.dumps({name: access[name] for name in tool.uses if name in access}),
+        RUN_VARIABLE: str(folders.app),
+    }
+    return replace(tool, env=tuple(env.items()))
 
 
 def _admin(server: Database) -> AdminServer:

@@ -10,7 +10,7 @@ from typing import cast
 import psycopg
 
 from headway.errors import AppError, Conflict
-from headway.model.sharding import Join, ShardMap, schema_name
+from headway.model.sharding import LEDGER_TABLE, VERSION_TABLES, Join, ShardMap, schema_name
 from headway.sharding.carrying import CopyLost, GivenUp, NotYet, away, become_carrier, carry, reached
 from headway.sharding.catalog import read_map
 from headway.sharding.importing import statements
@@ -211,11 +211,13 @@ class Importer:
                 if not reasons:
                     reasons += _orphans(connection, plan)
         wanted = {table.name for table in plan.tables}
+        # Shards have their own of those that say what was migrated.
+        known = {*wanted, LEDGER_TABLE, *VERSION_TABLES}
         rows = sum(table.rows for table in found if table.name in wanted)
         alone = tuple(
             table.name
             for table in found
-            if table.name not in wanted and table.kind in ("r", "p", "i") and not table.partition_of
+            if table.name not in known and table.kind in ("r", "p", "i") and not table.partition_of
         )
         return Checked(plan, rows, alone, notes(facts)), reasons
 

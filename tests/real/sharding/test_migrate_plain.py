@@ -1,0 +1,249 @@
+"""Migrations of a plain database on a real server: SQL files, the app's Alembic, a Django project."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from headway.errors import AppError, Conflict
+from headway.sharding import settings
+from headway.sharding.admin import AdminServer, plain_server
+from headway.sharding.alembic import Alembic, migrate_by_alembic
+from headway.sharding.django import Django, migrate_by_django
+from headway.sharding.migrating import migrate, read_folder
+from headway.sharding.postgresql import HOST, Server
+from headway.sharding.url import DatabaseUrl, compose_url, url_fields
+
+Lines = tuple[dict[str, int], list[str]]
+
+
+@pytest.fixture
+def main(engines: tuple[Server, ...], request: pytest.FixtureRequest) -> AdminServer:
+    """An empty database of this test's own, as the app gets to it."""
+    engine, name = engines[0], f"p{abs(hash(request.node.name)) % 10**9}"
+    way = {"host": str(engine.socket_folder), "port": engine.port, "user": settings.SUPERUSER, "dbname": "postgres"}
+    with psycopg.connect(**way, autocommit=True) as admin:  # type: ignore[arg-type]
+        admin.execute(f"CREATE DATABASE {name} OWNER {engine.role}")  # type: ignore[call-overload]
+    place = ((HOST, engine.port),)
+    url = compose_url(DatabaseUrl("postgresql", place, name, user=engine.role, password=engine.password))
+    return plain_server("main", url_fields(url))
+
+
+def rows(main: AdminServer, sql: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(main.admin, autocommit=True) as connection:
+        found = connection.execute(sql)  # type: ignore[call-overload]
+        return found.fetchall() if found.description else []
+
+
+# -- SQL files --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "0001_notes.sql").write_text("CREATE TABLE notes (id int PRIMARY KEY);")
+    return tmp_path
+
+
+def apply(main: AdminServer, folder: Path, *, dry_run: bool = False) -> Lines:
+    lines: list[str] = []
+    done = migrate("main", read_folder(folder, "m"), (main,), dry_run=dry_run, say=lines.append)
+    assert done.shards == 0
+    return dict(done.applied), lines
+
+
+def test_files_are_applied_once_each_with_its_row_in_a_ledger_that_is_out_of_sight(main, folder):
+    assert apply(main, folder, dry_run=True) == ({"0001_notes.sql": 1}, ["0001_notes.sql"])
+    assert rows(main, "SELECT FROM pg_namespace WHERE nspname = 'headway'") == []  # nothing was touched
+    assert apply(main, folder) == ({"0001_notes.sql": 1}, ["0001_notes.sql"])
+    assert apply(main, folder) == ({}, [])
+    (folder / "0002_index.sql").write_text("-- headway: no transaction\nCREATE INDEX CONCURRENTLY i ON notes (id);")
+    assert apply(main, folder)[0] == {"0002_index.sql": 1}
+    names = "SELECT name FROM headway.headway_ledger ORDER BY 1"
+    assert rows(main, names) == [("0001_notes.sql",), ("0002_index.sql",)]
+    tables = "SELECT tablename, tableowner FROM pg_tables WHERE schemaname = 'public'"
+    assert rows(main, tables) == [("notes", main.role)]  # the app's own
+    assert rows(main, "SELECT indisvalid FROM pg_index WHERE indexrelid = 'i'::regclass") == [(True,)]
+
+
+def test_a_file_that_is_refused_is_told_with_its_line_and_nothing_of_it_is_there(main, folder):
+    file = folder / "0002_more.sql"
+    file.write_text("CREATE TABLE more (id int);\nCREATE TABLE less (id nix);\n")
+    (folder / "0003_last.sql").write_text("CREATE TABLE last (id int);")
+    with pytest.raises(AppError) as caught:
+        apply(main, folder)
+    assert caught.value.message == 'database main: 0002_more.sql:2: type "nix" does not exist'
+    assert caught.value.hint.startswith("Nothing of it was applied; correct the statement.")
+    assert caught.value.hint.endswith("Then run the same command again.")
+    assert rows(main, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'") == [("notes",)]
+    file.write_text("CREATE TABLE more (id int);")
+    assert apply(main, folder)[0] == {"0002_more.sql": 1, "0003_last.sql": 1}
+    file.write_text("CREATE TABLE more (id bigint);")
+    with pytest.raises(AppError, match=r"0002_more\.sql was changed after it was applied"):
+        apply(main, folder)
+
+
+def test_one_migrates_at_a_time(main, folder):
+    with psycopg.connect(main.admin) as other:  # in a transaction, as another one that migrates
+        other.execute("SELECT pg_advisory_xact_lock(hashtext('headway.migrate'))")
+        with pytest.raises(Conflict, match="database main is being migrated already"):
+            apply(main, folder)
+    assert apply(main, folder)[0] == {"0001_notes.sql": 1}
+
+
+def test_who_may_create_no_schema_has_the_ledger_beside_the_tables(main, folder):
+    name = main.database
+    with psycopg.connect(main.admin, autocommit=True) as connection:
+        connection.execute(f"ALTER ROLE {main.role} IN DATABASE {name} SET search_path = place")  # type: ignore[call-overload]
+        connection.execute("CREATE SCHEMA place")
+        connection.execute(f"REVOKE CREATE ON DATABASE {name} FROM {main.role}")  # type: ignore[call-overload]
+    assert apply(main, folder)[0] == {"0001_notes.sql": 1}
+    found = rows(main, "SELECT schemaname, tablename FROM pg_tables WHERE tableowner = current_user ORDER BY 2")
+    assert found == [("place", "headway_ledger"), ("place", "notes")]
+    assert apply(main, folder) == ({}, [])
+
+
+# -- Alembic ----------------------------------------------------------------------------------------------------------
+
+REVISION = """
+import sqlalchemy as sa
+from alembic import op
+
+revision, down_revision, branch_labels, depends_on = "{id}", {before!r}, None, None
+
+
+def upgrade():
+    {body}
+"""
+
+
+class App:
+    """A folder with an alembic.ini, and what is written into it."""
+
+    def __init__(self, folder: Path, template: str) -> None:
+        self.folder = folder
+        command = [sys.executable, "-m", "alembic", "init", "-t", template, "migrations"]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+        self._last: str | None = None
+
+    def revision(self, number: str, body: str) -> Path:
+        file = self.folder / "migrations" / "versions" / f"{number}.py"
+        file.write_text(REVISION.format(id=number, before=self._last, body=body))
+        self._last = number
+        return file
+
+    def migrate(self, main: AdminServer, *, dry_run: bool = False, **env: str) -> Lines:
+        lines: list[str] = []
+        tool = Alembic(str(self.folder / "alembic.ini"), sys.executable, str(self.folder), tuple(env.items()))
+        done = migrate_by_alembic("main", tool, (main,), dry_run=dry_run, say=lines.append)
+        assert done.shards == 0
+        return dict(done.applied), lines
+
+
+NOTES = 'op.create_table("notes", sa.Column("id", sa.Integer, primary_key=True))'
+SETS = """
+import os
+config.set_main_option("sqlalchemy.url", os.environ["URL"].replace("postgresql:", "postgresql+psycopg:"))
+"""
+
+
+@pytest.mark.parametrize("template", ["generic", "async"])
+def test_the_apps_revisions_bring_it_to_the_head(main, template, tmp_path):
+    app = App(tmp_path, template)
+    app.revision("aa01", NOTES)
+    assert app.migrate(main, dry_run=True) == ({"aa01": 1}, ["aa01"])
+    assert app.migrate(main) == ({"aa01": 1}, ["Alembic: done"])
+    assert rows(main, "SELECT version_num FROM public.alembic_version") == [("aa01",)]
+    assert rows(main, "SELECT FROM pg_tables WHERE tablename LIKE 'headway%'") == []  # its own table says all
+    assert app.migrate(main) == ({}, [])
+    file = app.revision("aa02", 'op.drop_column("notes", "nix")')
+    with pytest.raises(AppError) as caught:
+        app.migrate(main)
+    told = 'database main: upgrade aa01 -> aa02: column "nix" of relation "notes" does not exist'
+    assert caught.value.message.startswith(told)
+    file.unlink()
+
+
+def test_an_env_py_that_takes_the_address_from_the_environment_is_right_where_it_is_this_one(main, tmp_path, engines):
+    app = App(tmp_path, "generic")
+    app.revision("aa01", NOTES)
+    env = tmp_path / "migrations" / "env.py"
+    env.write_text(env.read_text().replace("config = context.config\n", f"config = context.config\n{SETS}", 1))
+    other = main.admin.replace(main.database, "postgres")
+    with pytest.raises(AppError, match=r"env\.py connects to another place"):
+        app.migrate(main, URL=other)
+    assert rows(main, "SELECT FROM pg_tables WHERE schemaname = 'public'") == []
+    assert app.migrate(main, URL=main.admin)[0] == {"aa01": 1}
+    assert rows(main, "SELECT tablename FROM pg_tables WHERE tablename = 'notes'") == [("notes",)]
+
+
+# -- Django -----------------------------------------------------------------------------------------------------------
+
+SETTINGS = """
+import os
+import psycopg
+_url = psycopg.conninfo.conninfo_to_dict(os.environ["URL"])
+_place = {"HOST": _url["host"], "PORT": _url["port"], "USER": _url["user"], "PASSWORD": _url["password"]}
+DATABASES["rows"] = {"ENGINE": "django.db.backends.postgresql", "NAME": _url["dbname"], **_place}
+INSTALLED_APPS += ["news"]
+"""
+MODELS = "from django.db import models\n\nclass Entry(models.Model):\n    text = models.TextField()\n"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of `startproject` whose default database is SQLite, and which has another one."""
+    folder = tmp_path_factory.mktemp("site")
+    subprocess.run([sys.executable, "-m", "django", "startproject", "config", "."], cwd=folder, check=True)
+    settings = folder / "config" / "settings.py"
+    settings.write_text(settings.read_text() + SETTINGS)
+    (folder / "news" / "migrations").mkdir(parents=True)
+    for name, text in (("__init__.py", ""), ("models.py", MODELS), ("migrations/__init__.py", "")):
+        (folder / "news" / name).write_text(text)
+    command = [sys.executable, "manage.py", "makemigrations", "news", "-v0"]
+    env = {"URL": "postgresql://nobody:x@127.0.0.1:1/nothing"}
+    subprocess.run(command, cwd=folder, env=env, check=True, timeout=60)
+    return folder
+
+
+def by_django(main: AdminServer, site: Path, url: str, *, dry_run: bool = False) -> Lines:
+    lines: list[str] = []
+    django = Django(str(site / "manage.py"), sys.executable, str(site), (("URL", url),))
+    done = migrate_by_django("main", django, (main,), keys={}, dry_run=dry_run, say=lines.append)
+    assert done.shards == 0
+    return dict(done.applied), lines
+
+
+def test_a_projects_migrations_are_applied_by_the_alias_that_leads_there_signals_and_all(main, site):
+    applied, lines = by_django(main, site, main.admin, dry_run=True)
+    assert applied["news.0001_initial"] == applied["auth.0001_initial"] == 1
+    assert any(line.strip().startswith('CREATE TABLE "news_entry"') for line in lines)
+    assert rows(main, "SELECT FROM pg_tables WHERE schemaname = 'public'") == []
+    assert by_django(main, site, main.admin) == (applied, ["Django: done"])
+    made = "SELECT count(*) FROM auth_permission WHERE codename = 'add_entry'"  # by post_migrate
+    assert rows(main, made) == [(1,)]
+    assert by_django(main, site, main.admin) == ({}, [])
+    bad = site / "news" / "migrations" / "0002_bad.py"
+    bad.write_text(
+        "from django.db import migrations\n\n\nclass Migration(migrations.Migration):\n"
+        '    dependencies = [("news", "0001_initial")]\n    operations = [migrations.RunSQL("SELECT nix")]\n'
+    )
+    try:
+        with pytest.raises(AppError) as caught:
+            by_django(main, site, main.admin)
+    finally:
+        bad.unlink()
+    assert caught.value.message.startswith('database main: news.0002_bad: column "nix" does not exist')
+
+
+def test_settings_without_an_alias_that_leads_there_are_refused(main, site):
+    other = main.admin.replace(main.database, "postgres")
+    with pytest.raises(AppError) as caught:
+        by_django(main, site, other)
+    assert caught.value.message.endswith(
+        "no alias of the settings leads to database main (default is sqlite; rows is another one)"
+    )
+    assert 'DATABASE_URL = "{main.url}"' in caught.value.hint

@@ -1,0 +1,117 @@
+"""Plain databases whose tables come from migrations: by files, by the app's Alembic, and into shards afterwards."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from harness import Running
+
+APP = """
+import os
+import psycopg
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+def count(request):
+    with psycopg.connect(os.environ["MAIN_URL"]) as main, psycopg.connect(os.environ["STOCK_URL"]) as stock:
+        orders = main.execute("SELECT count(*) FROM orders").fetchone()
+        return JSONResponse([orders[0], stock.execute("SELECT count(*) FROM items").fetchone()[0]])
+
+app = Starlette(routes=[Route("/count", count)])
+"""
+DECLARATION = """
+[system]
+name = "plain"
+[edge]
+bind = ["127.0.0.1:$PORT"]
+[services.web]
+app = "plain:app"
+routes = ["/"]
+replicas = 1
+env = { MAIN_URL = "{main.url}", STOCK_URL = "{stock.url}" }
+[databases.main]
+schema = "schema.sql"
+migrations = { sql = "migrations" }
+[databases.stock]
+migrations = { alembic = "alembic.ini" }
+[databases.bare]
+[databases.orders]
+shards = 4
+keys = { orders = "customer_id" }
+schema = "shards.sql"
+"""
+ORDERS = "CREATE TABLE orders (customer_id bigint, id bigint, note text, PRIMARY KEY (customer_id, id));"
+REVISION = """
+import sqlalchemy as sa
+from alembic import op
+revision, down_revision, branch_labels, depends_on = "aa01", None, None, None
+def upgrade():
+    op.create_table("items", sa.Column("id", sa.Integer, primary_key=True))
+"""
+ENV = """config = context.config
+import os
+config.set_main_option("sqlalchemy.url", os.environ["STOCK_URL"].replace("postgresql:", "postgresql+psycopg:"))
+"""
+
+
+@pytest.fixture
+def system(tmp_path: Path) -> Iterator[Running]:
+    (tmp_path / "plain.py").write_text(APP)
+    (tmp_path / "schema.sql").write_text("CREATE TABLE visits (id int);")
+    (tmp_path / "shards.sql").write_text(ORDERS)
+    (tmp_path / "migrations").mkdir()
+    (tmp_path / "migrations" / "0001_orders.sql").write_text(ORDERS)
+    (tmp_path / "migrations" / "0002_rows.sql").write_text(
+        "INSERT INTO orders SELECT n, 1, 'x' FROM generate_series(1, 50) n;"
+    )
+    command = [sys.executable, "-m", "alembic", "init", "versions_of_stock"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    (tmp_path / "versions_of_stock" / "versions" / "aa01.py").write_text(REVISION)
+    env = tmp_path / "versions_of_stock" / "env.py"
+    env.write_text(env.read_text().replace("config = context.config\n", ENV, 1))  # as apps have it
+    with Running(tmp_path, DECLARATION, detached=True) as running:
+        yield running
+
+
+def test_they_get_their_tables_and_go_into_shards_without_what_says_so(system):
+    assert system.ok("db", "migrate", "main", "--dry-run").splitlines() == [
+        "0001_orders.sql",
+        "0002_rows.sql",
+        "2 of 2 migrations would be applied to main",
+    ]
+    done = json.loads(system.ok("db", "migrate", "main", "--json").splitlines()[-1])
+    applied = {"0001_orders.sql": 1, "0002_rows.sql": 1}
+    assert done == {"applied": applied, "files": 2, "shards": 0, "dry_run": False}
+    assert system.ok("db", "migrate", "main") == "nothing to apply: main has all 2 migrations\n"
+    assert "1 of 1 migrations applied to stock" in system.ok("db", "migrate", "stock")
+    assert system.ok("db", "migrate", "stock") == "nothing to apply: stock has all 1 migrations\n"
+    assert httpx.get(f"{system.url}/count", timeout=30).json() == [50, 0]
+    told = [entry["reason"] for entry in system.journal() if entry["what"] == "migrated"]
+    assert told == ["0001_orders.sql, 0002_rows.sql", "aa01"]
+
+    refused = system.run("db", "migrate", "bare")
+    assert refused.returncode == 1
+    assert "error: database bare declares no migrations" in refused.stderr
+    (system.folder / "migrations" / "0003_bad.sql").write_text("ALTER TABLE orders ADD COLUMN nix nix;")
+    refused = system.run("db", "migrate", "main")
+    assert refused.returncode == 1
+    assert 'error: database main: 0003_bad.sql:1: type "nix" does not exist' in refused.stderr
+    (system.folder / "migrations" / "0003_bad.sql").unlink()
+
+    said = system.ok("db", "import", "orders", "--from", "main")
+    assert "left alone, for they are not declared: visits\n" in said
+    (system.folder / "migrations" / "0003_more.sql").write_text("ALTER TABLE orders ADD COLUMN more text;")
+    refused = system.run("db", "migrate", "main")
+    assert refused.returncode == 1
+    assert "the migration has to wait: orders is being imported from main" in refused.stderr
+    assert "1 of 3 migrations would be applied to main" in system.ok("db", "migrate", "main", "--dry-run")
+    switched = json.loads(system.ok("db", "import", "orders", "--switch", "--json").splitlines()[-1])
+    assert (switched["rows"], switched["verified"]) == (50, True)
+    assert json.loads(system.ok("db", "verify", "orders", "--json"))["complete"]
