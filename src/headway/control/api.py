@@ -12,15 +12,13 @@ from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from headway.control import caches, db_api
+from headway.control import caches
 from headway.control.apply import Applying
 from headway.control.by_hand import HOLD_S, ByHand
 from headway.control.controller import Controller
-from headway.control.departing import Departures
-from headway.control.plain import PlainDatabases
-from headway.control.servers import Servers
 from headway.errors import Conflict, HeadwayError
 from headway.model.declared import System
 
@@ -111,11 +109,23 @@ def build(controller: Controller, applying: Applying) -> Starlette:
         await asyncio.to_thread(controller.call, lambda: controller.stop("headway down"))
         return JSONResponse({})
 
-    servers = Servers(controller, applying)
-    departures = Departures(controller, applying, servers)
-    plain = PlainDatabases(
-        controller.databases, controller.journal.write, lambda: controller.applied, controller.tended
-    )
+    def of_databases() -> ASGIApp:
+        from headway.control import db_api
+        from headway.control.departing import Departures
+        from headway.control.plain import PlainDatabases
+        from headway.control.servers import Servers
+
+        servers = Servers(controller, applying)
+        departures = Departures(controller, applying, servers)
+        plain = PlainDatabases(
+            controller.databases, controller.journal.write, lambda: controller.applied, controller.tended
+        )
+        return Starlette(
+            routes=db_api.routes(controller.tended, plain, controller.tasks, servers, departures, body, _told)
+        )
+
+    # A server that is to leave goes on leaving after the death of a controller, whether somebody asks or not.
+    later = _Later(of_databases, at_once=bool(controller.departures))
     routes = [
         Route("/status", _told(status)),
         Route("/metrics", _told(metrics)),
@@ -128,9 +138,22 @@ def build(controller: Controller, applying: Applying) -> Starlette:
         Route("/reload", _told(reload), methods=["POST"]),
         Route("/stop", _told(stop), methods=["POST"]),
         *caches.routes(controller.caches, controller.journal.write, body, _told),
-        *db_api.routes(controller.tended, plain, controller.tasks, servers, departures, body, _told),
+        Mount("/", later),
     ]
     return Starlette(routes=routes)
+
+
+class _Later:
+    """A part of the API that takes long to import, and that most systems are never asked for: made when it is."""
+
+    def __init__(self, make: Callable[[], ASGIApp], *, at_once: bool) -> None:
+        self._make = make
+        self._made = make() if at_once else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._made is None:
+            self._made = self._make()
+        await self._made(scope, receive, send)
 
 
 def _number(value: object) -> int | None:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headway.control import wanting
 from headway.control.controller import Controller
@@ -27,10 +27,12 @@ from headway.errors import AppError, Conflict, HeadwayError
 from headway.model.declared import System
 from headway.model.replica import Phase, Replica
 from headway.process.listeners import check_address
-from headway.runtimes.local.caches import WantedCache
-from headway.runtimes.local.databases import WantedDatabase
 from headway.runtimes.local.edge_plan import addresses
-from headway.runtimes.local.sharded import ShardedDatabase, WantedSharded
+
+if TYPE_CHECKING:
+    from headway.runtimes.local.caches import WantedCache
+    from headway.runtimes.local.databases import WantedDatabase
+    from headway.runtimes.local.sharded import WantedSharded
 
 _POLL_S = 0.05
 _MARGIN_S = 30.0  # beyond the start-ups and drains that the declaration itself allows
@@ -148,13 +150,20 @@ class Applying:
 
     def _shards_now(self) -> dict[str, int]:
         """By database, how many shards there are: a split has doubled them."""
-        held = self._controller.databases.held.items()
+        if not (held := self._controller.databases.held.items()):
+            return {}
+        from headway.runtimes.local.sharded import ShardedDatabase
+
         return {
             name: one.map_now().shards for name, one in held if isinstance(one, ShardedDatabase) and one.map is not None
         }
 
     def _check_servers(self, after: Applied, by_hand: Mapping[str, ServersByHand] | None = None) -> None:
         """Conflict where a server would go that holds shards."""
+        if not self._controller.databases.held:
+            return
+        from headway.runtimes.local.sharded import ShardedDatabase, WantedSharded
+
         for name, database in self._controller.databases.held.items():
             if not isinstance(database, ShardedDatabase) or database.map is None:
                 continue

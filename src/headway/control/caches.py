@@ -19,7 +19,7 @@ from headway.caching import contents, totals
 from headway.caching.asking import Asking
 from headway.errors import HeadwayError
 from headway.runtimes.local.caches import Cache, Caches
-from headway.runtimes.local.databases import Tell
+from headway.runtimes.local.processes import Tell
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Body = Callable[[Request], Awaitable[dict[str, Any]]]

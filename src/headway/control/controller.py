@@ -15,12 +15,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headway.caching.place import Place, place_of_url
 from headway.caching.settings import MEMORY_BYTES
 from headway.control import wanting
-from headway.control.app_tools import tool_of
 from headway.control.calls import BEGUN_WITHIN_S, Calls
 from headway.control.exporting import Exporting
 from headway.control.journal import Journal
@@ -38,7 +37,6 @@ from headway.control.stored import (
     with_servers,
 )
 from headway.control.tasks import Tasks
-from headway.control.tender import Tender
 from headway.declaration.caches import parse_host
 from headway.declaration.calls import at_edge, callers
 from headway.declaration.references import resolve_cache, resolve_env, resolve_servers, resolve_url
@@ -55,12 +53,15 @@ from headway.process.supervisor_client import SupervisorClient
 from headway.runtimes.local.all_databases import Databases
 from headway.runtimes.local.caches import Caches, WantedCache
 from headway.runtimes.local.call_counts import CallCounts
-from headway.runtimes.local.databases import WantedDatabase
 from headway.runtimes.local.edge import ACCESS_LOG, Edge
 from headway.runtimes.local.logs import drop_oldest, rotate
 from headway.runtimes.local.processes import Processes
 from headway.runtimes.local.runtime import LocalRuntime
-from headway.runtimes.local.sharded import ShardedDatabase, WantedSharded
+
+if TYPE_CHECKING:  # what takes long to import, and a system without databases does without
+    from headway.control.tender import Tender
+    from headway.runtimes.local.databases import WantedDatabase
+    from headway.runtimes.local.sharded import WantedSharded
 
 _SLOW_EVERY_S = 1.0
 _ROTATE_EVERY_S = 5.0
@@ -163,6 +164,10 @@ class Controller:
     def _wanted_database(
         self, applied: Applied, name: str, by_hand: ServersByHand | None
     ) -> WantedDatabase | WantedSharded:
+        from headway.control.app_tools import tool_of
+        from headway.runtimes.local.databases import WantedDatabase
+        from headway.runtimes.local.sharded import WantedSharded
+
         database, root = with_servers(applied.system.databases[name], by_hand), Path(applied.root)
         active_max = database.active_max or wanting.active_max(self.machine)
         if database.shards is None:
@@ -280,6 +285,11 @@ class Controller:
 
     def _tend(self) -> None:
         """Somebody looks after every sharded database that is up."""
+        if not self.databases.held and not self.tenders:
+            return
+        from headway.control.tender import Tender
+        from headway.runtimes.local.sharded import ShardedDatabase
+
         held = {
             name: database
             for name, database in self.databases.held.items()
@@ -494,7 +504,7 @@ class Controller:
                     held.state,
                     held.served,
                     held.error.message if held.error else "",
-                    held.map if isinstance(held, ShardedDatabase) else None,
+                    getattr(held, "map", None),
                     servers_line(self.servers_by_hand.get(name)),
                     self.departures[name].server if name in self.departures else "",
                 )

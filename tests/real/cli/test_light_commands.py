@@ -21,3 +21,10 @@ def test_a_command_that_asks_a_running_system_loads_nothing_of_what_runs_one(mod
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_the_controller_of_a_system_without_databases_loads_nothing_of_postgresql() -> None:
+    heavy = ("psycopg", "psutil", "headway.sharding.admin", "headway.sharding.move", "headway.control.db_api")
+    code = f"import sys, headway.control.__main__\nprint([name for name in sys.modules if name.startswith({heavy!r})])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"

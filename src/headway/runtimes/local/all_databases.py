@@ -1,22 +1,26 @@
-"""All databases of a system, plain and sharded: which are wanted, which are up, and what apps are told of them."""
+"""All databases of a system, plain and sharded: which are wanted, which are up, and what apps are told of them.
+
+What brings them up takes long to import, and a system without databases must not wait for it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-
-from psycopg.conninfo import make_conninfo
+from typing import TYPE_CHECKING
 
 from headway.errors import EngineError, HeadwayError
 from headway.process.folders import Folders
 from headway.process.spec import ProcessState
 from headway.process.supervisor_client import SupervisorClient
-from headway.runtimes.local.databases import Database, Spawn, Tell, WantedDatabase
-from headway.runtimes.local.sharded import ShardedDatabase, WantedSharded, with_environment
-from headway.sharding import settings
-from headway.sharding.admin import AdminServer, plain_server
-from headway.sharding.app_tool import AppTool
-from headway.sharding.importing.nouns import Source
+from headway.runtimes.local.processes import Spawn, Tell
+
+if TYPE_CHECKING:
+    from headway.runtimes.local.databases import Database, WantedDatabase
+    from headway.runtimes.local.sharded import ShardedDatabase, WantedSharded
+    from headway.sharding.admin import AdminServer
+    from headway.sharding.app_tool import AppTool
+    from headway.sharding.importing.nouns import Source
 
 
 @dataclass(slots=True)
@@ -32,6 +36,11 @@ class Databases:
 
     def want(self, wanted: Mapping[str, WantedDatabase | WantedSharded]) -> None:
         """Bring up what is new, stop what is no longer declared; a changed URL is a new database."""
+        if not wanted and not self.held:
+            return
+        from headway.runtimes.local.databases import Database
+        from headway.runtimes.local.sharded import ShardedDatabase, WantedSharded
+
         for name in [name for name in self.held if wanted.get(name) != self.held[name].wanted]:
             self.held.pop(name).give_way(wanted.get(name))  # what follows adopts the servers that go on
         for name, declared in wanted.items():
@@ -54,7 +63,10 @@ class Databases:
 
     def access(self) -> dict[str, dict[str, object]]:
         """What apps are told, by database: those whose addresses are known. Holds passwords."""
-        held = list(self.held.items())  # other threads ask, too
+        if not (held := list(self.held.items())):  # other threads ask, too
+            return {}
+        from headway.runtimes.local.sharded import ShardedDatabase
+
         told = {name: database.access() for name, database in held}
         for name, database in held:
             access, source = told[name], database.wanted.import_from if isinstance(database, ShardedDatabase) else None
@@ -64,6 +76,12 @@ class Databases:
 
     def plain_source(self, name: str) -> Source:
         """A plain database as an import reads it. HeadwayError when there is none that answers. Holds passwords."""
+        from psycopg.conninfo import make_conninfo
+
+        from headway.runtimes.local.databases import Database
+        from headway.sharding import settings
+        from headway.sharding.importing.nouns import Source
+
         found = self.held.get(name)
         if not isinstance(found, Database):
             names = ", ".join(each for each, one in self.held.items() if isinstance(one, Database))
@@ -83,11 +101,15 @@ class Databases:
     def plain_server(self, name: str) -> AdminServer:
         """A plain database as its migrations get to it: as the app, whose tables they are to be. HeadwayError when
         there is none that answers. Holds passwords."""
+        from headway.sharding.admin import plain_server
+
         self.plain_source(name)  # which tells whether it is there
         return plain_server(name, self.fields()[name])
 
     def equipped(self, tool: AppTool) -> AppTool:
         """A tool of an app's with what its environment holds now. Holds passwords."""
+        from headway.runtimes.local.sharded import with_environment
+
         return with_environment(tool, self.fields(), self.access(), self.folders)
 
     def stop(self) -> None:

@@ -24,7 +24,7 @@ from headway.model.units import format_bytes
 from headway.process.folders import Folders
 from headway.process.spec import ProcessSpec, ProcessState
 from headway.process.supervisor_client import SupervisorClient
-from headway.runtimes.local.databases import Spawn, Tell
+from headway.runtimes.local.processes import Spawn, Tell
 
 _LOOK_EVERY_S = 1.0
 _WATCH_EVERY_S = 0.1  # is its process the same: costs next to nothing, and a quick restart is not overlooked

@@ -19,6 +19,7 @@ from headway.errors import EngineError, HeadwayError
 from headway.process.folders import Folders
 from headway.process.spec import ProcessSpec, ProcessState
 from headway.process.supervisor_client import SupervisorClient
+from headway.runtimes.local.processes import Spawn, Tell
 from headway.sharding.app_role import AppRole, ensure_app_role
 from headway.sharding.connection import RoleConnections, Uncounted, check_url_reachable, health, role_connections
 from headway.sharding.engine import find_postgresql
@@ -42,9 +43,6 @@ _ORPHANS_EVERY_S = 1.0  # goes through the machine's processes
 _COUNT_EVERY_S = 5.0  # each look is a login, which costs the server a process
 _RETRY_EVERY_S = 2.0
 _TAIL_BYTES = 8192
-
-Spawn = Callable[[ProcessSpec], ProcessState]
-Tell = Callable[[str, str, str, str], None]  # about, what, reason, level: a line for the journal
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +47,9 @@ _BOOT = str(Path(telemetry.__file__).with_name("boot.py"))
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _FAMILY_MAX = 256  # processes of one command that are looked at
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+Spawn = Callable[[ProcessSpec], ProcessState]
+Tell = Callable[[str, str, str, str], None]  # about, what, reason, level: a line for the journal
 
 
 @dataclass(slots=True)

@@ -22,7 +22,8 @@ from headway.model.sharding import DATABASES_VARIABLE, RUN_VARIABLE, ShardMap, p
 from headway.process.folders import Folders
 from headway.process.spec import ProcessState
 from headway.process.supervisor_client import SupervisorClient
-from headway.runtimes.local.databases import Database, Spawn, Tell, WantedDatabase
+from headway.runtimes.local.databases import Database, WantedDatabase
+from headway.runtimes.local.processes import Spawn, Tell
 from headway.sharding import settings
 from headway.sharding.admin import AdminServer, connect
 from headway.sharding.app_role import app_role
