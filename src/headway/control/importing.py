@@ -225,7 +225,8 @@ class Imports:
         if found is None:
             return None
         progress = self._progress
-        line = progress_line(progress) if progress is not None and progress.import_id == found.id else ""
+        is_told = progress is not None and progress.import_id == found.id  # not yet by a controller that has just come
+        line = progress_line(progress) if progress and is_told else f"from {found.source}: {found.stage}"
         return {**_document(found), "told": line}
 
     def refuse_others(self, what: str) -> None:

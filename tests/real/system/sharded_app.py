@@ -11,6 +11,9 @@ import httpx
 from harness import Running
 
 APP = """
+import asyncio
+from pathlib import Path
+
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -33,7 +36,8 @@ async def read(request):
 
 async def hold(request):
     async with orders.at(request.path_params["customer"], wait_s=0.1) as connection:
-        await connection.execute("SELECT pg_sleep(0.6)")
+        while not Path("go").exists():
+            await asyncio.sleep(0.02)
     return JSONResponse({})
 
 app = Starlette(routes=[

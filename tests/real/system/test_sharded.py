@@ -65,13 +65,17 @@ def test_a_request_that_finds_no_place_is_told_to_come_again(system):
     answers: list[httpx.Response] = []
 
     def ask() -> None:
-        answers.append(httpx.get(f"{system.url}/hold/1", timeout=30))
+        answers.append(httpx.get(f"{system.url}/hold/1", timeout=90))
 
     threads = [threading.Thread(target=ask) for _ in range(9)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    try:
+        wait_for(lambda: len(answers) >= 6, 60, "all that found no place have their answer")
+    finally:
+        (system.folder / "go").touch()
+        for thread in threads:
+            thread.join()
     codes = sorted(answer.status_code for answer in answers)
     assert codes == [200] * 3 + [503] * 6
     assert all(answer.headers["retry-after"] == "1" for answer in answers if answer.status_code == 503)
