@@ -39,11 +39,15 @@ FASTER = (
 PAGE_S = 100.0
 EXAMPLES = ("shop", "shop-sharded", "shop-services", "django_site")
 _LEFTOVERS = shutil.ignore_patterns("__pycache__", "*.sqlite3*", "media", ".headway")
-_GUARD = (
-    "import subprocess, sys; sys.stdin.read(); "
-    "[subprocess.run([*sys.argv[2:], 'down', '--state', state], capture_output=True) "
-    "for state in sys.argv[1].split(':')]"
-)
+# Only what runs has a folder to be taken down by.
+_GUARD = """
+import os, subprocess, sys
+sys.stdin.read()
+for place in sys.argv[1].split(":"):
+    state, _, run = place.partition("=")
+    if os.path.exists(run):
+        subprocess.run([*sys.argv[2:], "down", "--state", state], capture_output=True)
+"""
 _MARK = "\x1e"
 
 
@@ -78,7 +82,7 @@ def run_page(page: Path, folder: Path) -> list[Ran]:
     env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(folder)}
     env.pop("VIRTUAL_ENV", None)
     guard = subprocess.Popen(
-        [sys.executable, "-c", _GUARD, ":".join(map(str, states)), *HEADWAY],
+        [sys.executable, "-c", _GUARD, ":".join(f"{state}={folders_for(state).run}" for state in states), *HEADWAY],
         stdin=subprocess.PIPE,
         start_new_session=True,
     )
