@@ -12,7 +12,7 @@ from headway.model.calls import SERVICES_VARIABLE
 from headway.model.declared import ReplicaRange, Responses, Service, System
 from headway.model.hold import Hold
 from headway.model.launch import SLOTS_MIN, Launch, slots_for
-from headway.model.overload import CRITICALITIES, FIRST_AT
+from headway.model.overload import CLASSES_MAX, CRITICALITIES, FIRST_AT
 from headway.model.sharding import DATABASES_VARIABLE, RUN_VARIABLE
 from headway.model.span import TRACE_VARIABLE
 from headway.model.wanted import Wanted, WantedClass, WantedService
@@ -137,6 +137,7 @@ def launch_of(name: str, service: Service, env: Mapping[str, str], machine: Mach
         responses=tuple(responses_told(path, each) for path, each in service.cache.items()),
         body_max_bytes=service.body_max_bytes,
         streams_max=service.streams_max,
+        cancels=cancels(service),
         limit=slots_for(max(service.limit or 1, service.threads or THREADS)),
         backlog=machine.somaxconn,
         command=service.command or (),
@@ -159,6 +160,13 @@ def responses_told(path: str, responses: Responses) -> dict[str, Any]:
         "authorization": responses.authorization,
         "body_max_bytes": responses.body_max_bytes,
     }
+
+
+def cancels(service: Service) -> tuple[int, ...]:
+    """Classes whose work is cancelled when nobody waits for it. Numbers that no route has yet are as the service."""
+    differ = dict(enumerate((at.cancel for at in service.at.values()), FIRST_AT))
+    told = {number: differ.get(number) for number in range(CLASSES_MAX)}
+    return tuple(number for number, own in told.items() if (service.cancel if own is None else own))
 
 
 def at_classes(service: Service) -> tuple[WantedClass, ...]:

@@ -47,6 +47,7 @@ SERVICE_COSTS: dict[str, Cost] = {
     "slo_s": Cost.AT_ONCE,
     "deadline_s": Cost.RELOAD,
     "criticality": Cost.RELOAD,
+    "cancel": Cost.REPLACE_AND_RELOAD,  # the edge tells the worker that somebody has hung up
     "at": Cost.RELOAD,  # its routes queue in backends of their own, which only a reload makes
     "uses": Cost.AT_ONCE,  # of a service: its processes are told where, and the edge gets a way for calls
     "cache": Cost.REPLACE,
@@ -72,7 +73,7 @@ CACHE_COSTS: dict[str, Cost] = {
 EDGE_COSTS: dict[str, Cost] = dict.fromkeys(Edge.model_fields, Cost.RELOAD)
 
 # Keys that the edge knows of a service; of a private one that nobody calls it knows nothing.
-_EDGE_KEYS = frozenset({"routes", "deadline_s", "sticky", "body_max_bytes", "criticality", "at", "overload"})
+_EDGE_KEYS = frozenset({"routes", "deadline_s", "sticky", "body_max_bytes", "criticality", "cancel", "at", "overload"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,9 +288,17 @@ def _cost(field: str, before: Any, after: Any) -> Cost:
     """What a changed key asks for, where that depends on its values too."""
     if field == "limit" and slots_for(before) != slots_for(after):
         return Cost.REPLACE
-    if field == "at" and _routed(before) == _routed(after):
-        return Cost.AT_ONCE  # the edge knows nothing of an slo
+    if field == "at":
+        if _cancels(before) != _cancels(after):
+            return Cost.REPLACE_AND_RELOAD
+        if _routed(before) == _routed(after):
+            return Cost.AT_ONCE  # the edge knows nothing of an slo
     return SERVICE_COSTS[field]
+
+
+def _cancels(at: dict[str, At]) -> dict[int, bool]:
+    """What workers are told of `at`."""
+    return {index: differs.cancel for index, differs in enumerate(at.values()) if differs.cancel is not None}
 
 
 def _routed(at: dict[str, At]) -> list[tuple[str, float | None, str | None]]:

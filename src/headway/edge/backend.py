@@ -83,7 +83,18 @@ def _patience(service: EdgeService, cls: EdgeClass) -> list[str]:
         f"timeout server {deadline}",
         "http-request set-var(txn.stays) str(stream) if { req.hdr(accept) -m sub text/event-stream }",
         *patience_lines(service, cls),
+        *_hanging_up(service, cls),
         silence_line(service),
+    ]
+
+
+def _hanging_up(service: EdgeService, cls: EdgeClass) -> list[str]:
+    cancels = service.cancels if cls.number == MAIN else cls.cancels
+    if not cancels or service.called_at:  # where calls come in, it is so for all who ask
+        return []
+    return [
+        "# Who hangs up leaves the queue, and the worker is told, so that it ends what nobody waits for.",
+        "option abortonclose",
     ]
 
 

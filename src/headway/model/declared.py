@@ -197,6 +197,9 @@ class At(Declared):
     criticality: Criticality | None = Field(
         None, description="Who waits, and who is refused, when there are too many requests.", examples=['"sheddable"']
     )
+    cancel: bool | None = Field(
+        None, description="Whether work that nobody waits for any more is cancelled.", examples=["true"]
+    )
 
 
 class Responses(Declared):
@@ -314,10 +317,16 @@ class Service(Declared):
         description="Who waits, and who is refused, when there are too many requests: the least important first.",
         examples=['"sheddable_plus"'],
     )
+    cancel: bool = Field(
+        False,
+        description="Cancel what an ASGI app does for a request when its client has hung up or its deadline has "
+        "passed, unless the answer has begun.",
+        examples=["true"],
+    )
     at: dict[str, At] = Field(
         default_factory=dict,
-        description="Path prefixes that differ in `slo`, `deadline` or `criticality`; at most 6. They queue by "
-        "themselves, so that a slow route does not hold up the others.",
+        description="Path prefixes that differ in `slo`, `deadline`, `criticality` or `cancel`; at most 6. They queue "
+        "by themselves, so that a slow route does not hold up the others.",
         examples=['{ "/reports" = { slo = "5s" } }'],
     )
     cache: dict[str, Responses] = Field(

@@ -46,6 +46,7 @@ class EdgeClass:
     deadline_s: float
     level: int = DEFAULT_LEVEL  # index into CRITICALITIES
     bound: QueueBound = field(default_factory=lambda: QueueBound(QUEUE_MAX_UNKNOWN))
+    cancels: bool = False  # who hangs up is done with: in the queue, and at the worker, which is told
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class EdgeService:
     classes: tuple[EdgeClass, ...] = ()  # beside the main one, which this is; SLOW is always among them
     refuses: bool = True  # False: overload = "observe", count what would have been refused
     called_at: tuple[Listener, ...] = ()  # where other services call it; none: nobody does
+    cancels: bool = False  # of the main class, as in the others
     calls: bool = False  # it calls others itself, and is told with each request how critical that is
 
 

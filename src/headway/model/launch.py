@@ -39,6 +39,7 @@ class Launch:
     responses: tuple[dict[str, Any], ...] = ()  # paths whose responses are kept, as the worker is told of them
     body_max_bytes: int = 2**30
     streams_max: int = 1000
+    cancels: tuple[int, ...] = ()  # classes of requests whose work is cancelled when nobody waits for it
     limit: int = 1
     backlog: int = 1024
     command: tuple[str, ...] = ()

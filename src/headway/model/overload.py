@@ -51,6 +51,7 @@ class ClassCounts:
     dropped: int = 0  # never run: past their deadline
     refused: int = 0  # by the worker's own hard cap
     histogram: tuple[int, ...] = ()  # service times of the completed, HISTOGRAM_BUCKETS counts
+    cancelled: int = 0  # begun, and cancelled because nobody waited any more
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from time import monotonic_ns
 from typing import Any
 
-from . import asked, origin
+from . import abandoned, asked, origin
+from .abandoned import Work
 from .answers import ANSWERED, CAP_REACHED, COME_AGAIN, NOBODY_WAITS, REASONS, STREAMS_FULL, UNAVAILABLE
 from .deadline import NOTHING_IS_DUE, WallClock, is_past
 from .tally import CLIENT_ERROR, SAMPLE_EVERY, Tallies, Tally
@@ -92,7 +93,10 @@ def _come_again(message: dict[str, Any], request: asked.Asked) -> dict[str, Any]
 
 
 class Layer:
-    """Wraps `app`. `failed(kind, message, detail)` is told when the app's own start-up fails."""
+    """Wraps `app`. `failed(kind, message, detail)` is told when the app's own start-up fails.
+
+    `cancels`: the classes whose work is cancelled when nobody waits for it.
+    """
 
     def __init__(
         self,
@@ -102,6 +106,7 @@ class Layer:
         body_max_bytes: int,
         streams_max: int,
         failed: Callable[[str, str, str], None],
+        cancels: Iterable[int] = (),
     ) -> None:
         self._app = app
         self._slots = slots
@@ -112,10 +117,13 @@ class Layer:
         self._clients: dict[bytes, Known] = {}
         self._tallies = Tallies()
         self._main = self._tallies.classes[0]
+        for number in cancels:
+            self._tallies.classes[number].cancels = True
         self._in_flight = 0  # without event streams
         self._event_streams = 0
         self._ended = 0
         self._raised = 0
+        self._works: set[Work] = set()  # of the classes that are cancelled
         self._cap = _NO_CAP
         self._clock = WallClock()
         self._ahead_ns = NOTHING_IS_DUE
@@ -160,6 +168,11 @@ class Layer:
                 return
         if scope["method"] not in _NO_BODY:
             receive = self._bounded(receive)
+        work: Work | None = None
+        if tally.cancels:
+            work = Work(receive, scope["method"] not in _NO_BODY)
+            self._works.add(work)
+            receive = work.receive
         request = asked.begin(int(due), self._ahead_ns, headers, began_ns) if asked.is_used else None
         path = scope["path"]
         status = 0
@@ -169,6 +182,8 @@ class Layer:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if work is not None:
+                    work.has_begun = True
                 if status >= 500 and request is not None:
                     if status == 500 and request.retry_after_s:
                         status = 503
@@ -193,9 +208,14 @@ class Layer:
             await self._broken_body(send, 408, b"the request body came too slowly\n")
         except asyncio.CancelledError:
             status = _CUT
-            if not self._stopping:
+            if work is not None and work.was_given_up():
+                tally.cancelled += 1
+                with contextlib.suppress(Exception):  # to a connection that the edge has closed
+                    await self._refuse(send, NOBODY_WAITS)
+            elif self._stopping:
+                await self._end(send, False)
+            else:
                 raise
-            await self._end(send, False)
         except Exception:
             if not status and request is not None and request.retry_after_s:
                 # As above, of an app without a framework that would have made it a 500.
@@ -208,6 +228,9 @@ class Layer:
         finally:
             self._in_flight -= 1
             tally.in_flight -= 1
+            if work is not None:
+                self._works.discard(work)
+                work.leave()
             self._ended = ended = self._ended + 1
             if 0 < status < 500:
                 service_ns = monotonic_ns() - began_ns
@@ -391,6 +414,7 @@ class Layer:
         slots[Slot.STARTED] = self._ended + in_flight
         slots[Slot.FAILED] = self._raised
         self._tallies.publish(slots, now_ns, lag_ns)
+        abandoned.look(self._works)
         self._beat_due_ns = monotonic_ns() + _BEAT_NS
         loop.call_later(_BEAT_S, self._beat, loop)
 

@@ -156,6 +156,7 @@ class Worker:
             body_max_bytes=self.settings["body_max_bytes"],
             streams_max=self.settings["streams_max"],
             failed=failed,
+            cancels=self.settings.get("cancels", ()),
         )
 
     def _wrap_wsgi(self, app: Any, threads: int) -> Any:

@@ -42,6 +42,8 @@ class Tally:
         "_seen_good",
         "_seen_good_ns",
         "_usual_ns",
+        "cancelled",
+        "cancels",
         "dropped",
         "failed",
         "histogram",
@@ -51,7 +53,8 @@ class Tally:
     )
 
     def __init__(self) -> None:
-        self.failed = self.service_ns = self.in_flight = self.dropped = self.refused = 0
+        self.failed = self.service_ns = self.in_flight = self.dropped = self.refused = self.cancelled = 0
+        self.cancels = False  # whether work that nobody waits for is
         self.histogram = [0] * _BUCKETS_COUNTED  # its sum is the number of completed requests
         self._errors = self._error_ns = 0  # of the client, among the completed, and what was counted for them
         self._seen_good = self._seen_good_ns = 0  # the others, at the last beat
@@ -125,7 +128,7 @@ class Tallies:
                     tally.in_flight,
                     tally.dropped,
                     tally.refused,
-                    0,
+                    tally.cancelled,
                     0,
                     *histogram,
                 ],

@@ -24,7 +24,9 @@ CLASSES_MAX = 8
 HISTOGRAM_BUCKETS = 32
 ROUTES_MAX = 32
 PREFIX_BYTES = 48  # ended by a zero
-CLASS_SLOTS = 8 + HISTOGRAM_BUCKETS  # completed, failed, service ns, in flight, dropped, refused, two spare, histogram
+CLASS_SLOTS = (
+    8 + HISTOGRAM_BUCKETS
+)  # completed, failed, service ns, in flight, dropped, refused, cancelled, spare, histogram
 ROUTE_SLOTS = PREFIX_BYTES // 8 + 2  # prefix, samples, service ns
 
 

@@ -88,6 +88,11 @@ PLANS = {
         access_log=False,
     ),
     "calls_alone": replace(MINIMAL, listeners=(), services=(replace(CALLED, level=3, classes=()),)),
+    "cancel": replace(
+        MINIMAL,
+        services=(replace(WEB, cancels=True, classes=(CLASSES[0], replace(CLASSES[1], cancels=True))), CALLED),
+        call_connections_max=4096,
+    ),
     "observe": replace(MINIMAL, services=(replace(WEB, refuses=False),)),
 }
 

@@ -8,6 +8,7 @@ import pytest
 
 from headway.control.wanting import (
     caches_of,
+    cancels,
     launch_of,
     replicas_declared,
     told_of_caches,
@@ -81,3 +82,15 @@ def test_a_service_is_told_of_those_it_calls() -> None:
     called = {"stock": {"socket": "/run/s/stock.sock", "deadline_s": 30.0}}
     assert json.loads(told_of_services(called, "/run/app")["HEADWAY_SERVICES"]) == called
     assert told_of_services({}, "/run/app") == {}
+
+
+def test_a_route_is_cancelled_as_its_service_unless_it_says_otherwise() -> None:
+    at = {"/a": {}, "/b": {"cancel": False}, "/c": {"cancel": True}}
+
+    def found(**keys: object) -> tuple[int, ...]:
+        return cancels(Service.model_validate({"app": "a:b", **keys}))
+
+    assert found() == ()
+    assert found(cancel=True) == tuple(range(8))  # so that a new route under `at` starts no process anew
+    assert found(cancel=True, at=at) == (0, 1, 2, 4, 5, 6, 7)
+    assert found(at=at) == (4,)

@@ -65,6 +65,13 @@ def test_the_same_system_changes_nothing() -> None:
         ("deadline", "90s", "services.web.deadline: 30 s → 90 s; the edge reloads", True, ()),
         ("slo", "250ms", "services.web.slo: unset → 250 ms; applies at once", False, ()),
         ("memory_max", "512MiB", "services.web.memory_max: unset → 512 MiB; applies at once", False, ()),
+        (
+            "cancel",
+            True,
+            "services.web.cancel: false → true; its replicas are replaced one by one, and the edge reloads",
+            True,
+            ("web",),
+        ),
         ("sticky", True, "services.web.sticky: false → true; the edge reloads", True, ()),
         ("app", "b:b", "services.web.app: shop:app → b:b; its replicas are replaced one by one", False, ("web",)),
         (
@@ -94,6 +101,17 @@ def test_another_slo_of_a_route_reloads_nothing() -> None:
     change = only(before, after)
     assert change.sentence == "services.web.at: /r slo 1 s → /r slo 2 s; applies at once"
     assert not change.edge_reload
+
+
+@pytest.mark.parametrize(("before", "after"), [({}, {"cancel": True}), ({"cancel": False}, {})])
+def test_what_workers_are_told_of_a_route_replaces_them(before, after) -> None:
+    own = {"/a": {"slo": "1s"}, "/b": {"slo": "1s"}}
+    systems = [
+        system(services={"web": {**WEB, "at": {**own, "/b": {"slo": "1s", **more}}}}) for more in (before, after)
+    ]
+    change = only(*systems)
+    assert change.edge_reload
+    assert change.replaces == ("web",)
 
 
 def test_a_range_becomes_a_number_again() -> None:

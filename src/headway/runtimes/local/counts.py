@@ -53,13 +53,14 @@ def _counts(page: bytes, now_ns: int) -> Counts | None:
 
 
 def _class_counts(block: Sequence[int]) -> ClassCounts | None:
-    completed, failed, service_ns, in_flight, dropped, refused = block[:6]
+    completed, failed, service_ns, in_flight, dropped, refused, cancelled = block[:7]
     histogram = tuple(block[8:])
-    if max(completed, failed, dropped, refused) > _COUNT_MAX or in_flight > _IN_FLIGHT_MAX or service_ns > _TIME_MAX_NS:
+    counted = max(completed, failed, dropped, refused, cancelled)
+    if counted > _COUNT_MAX or in_flight > _IN_FLIGHT_MAX or service_ns > _TIME_MAX_NS:
         return None
     if sum(histogram) != completed:
         return None
-    return ClassCounts(completed, failed, service_ns / 1e9, in_flight, dropped, refused, histogram)
+    return ClassCounts(completed, failed, service_ns / 1e9, in_flight, dropped, refused, histogram, cancelled)
 
 
 def _routes(page: bytes, numbers: Sequence[int]) -> tuple[RouteCounts, ...]:

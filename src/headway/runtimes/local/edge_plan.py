@@ -134,9 +134,11 @@ def edge_plan(
                         deadline_s=deadline_s,
                         level=CRITICALITIES.index(criticality),
                         bound=bounds.get((name, number), UNBOUND),
+                        cancels=cancels,
                     )
-                    for number, prefixes, deadline_s, criticality in _classes(service, learned.get(name, ()))
+                    for number, prefixes, deadline_s, criticality, cancels in _classes(service, learned.get(name, ()))
                 ),
+                cancels=service.cancel,
                 refuses=service.overload != "observe",
                 called_at=ways.get(name, ()),
                 calls=name in call,
@@ -158,9 +160,12 @@ def edge_plan(
     )
 
 
-def _classes(service: Service, learned: tuple[str, ...]) -> Iterator[tuple[int, tuple[str, ...], float, Criticality]]:
-    """Number, prefixes, deadline and criticality of each class beside the main one."""
-    yield SLOW, learned, service.deadline_s, service.criticality
+def _classes(
+    service: Service, learned: tuple[str, ...]
+) -> Iterator[tuple[int, tuple[str, ...], float, Criticality, bool]]:
+    """Number, prefixes, deadline, criticality and `cancel` of each class beside the main one."""
+    yield SLOW, learned, service.deadline_s, service.criticality, service.cancel
     for number, (prefix, at) in enumerate(service.at.items(), start=FIRST_AT):
         deadline_s = at.deadline_s if at.deadline_s is not None else service.deadline_s
-        yield number, (prefix,), deadline_s, at.criticality or service.criticality
+        cancels = at.cancel if at.cancel is not None else service.cancel
+        yield number, (prefix,), deadline_s, at.criticality or service.criticality, cancels

@@ -218,6 +218,7 @@ class Processes:
             "responses": launch.responses,
             "body_max_bytes": launch.body_max_bytes,
             "streams_max": launch.streams_max,
+            "cancels": launch.cancels,
         }
         path = base / f"{name}.json"
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
