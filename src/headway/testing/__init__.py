@@ -1,10 +1,10 @@
-"""Real databases and caches for an app's tests with pytest: `pytest_plugins = ["headway.testing"]` in the outermost
-conftest.py.
+"""Real databases and caches for an app's tests with pytest, and stand-ins for the services that it calls:
+`pytest_plugins = ["headway.testing"]` in the outermost conftest.py.
 
 What `headway.toml` declares of them is made once a run, on a PostgreSQL and Valkeys of the run's own, and their
 addresses are in the environment before the app is imported. The fixture `databases` gives a test all databases anew, as
-copies. Every test begins with empty caches. One server has all shards of a database; each process of pytest-xdist has
-servers of its own.
+copies. Every test begins with empty caches, and with services that nobody has called; `services` says what they answer.
+One server has all shards of a database; each process of pytest-xdist has servers of its own.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from headway.model.sharding import RUN_VARIABLE
 from headway.process.linux import is_same, start_ticks
 from headway.testing.caches import Caches
 from headway.testing.databases import Databases
+from headway.testing.services import Services
+from headway.testing.stand_in import StandIn
 
 _PREFIX = "headway-test-"
 _ENGINES = pytest.StashKey["_Engines"]()
@@ -65,8 +67,20 @@ def caches(pytestconfig: pytest.Config) -> Mapping[str, str]:
     return found.urls
 
 
+@pytest.fixture(autouse=True)
+def services(pytestconfig: pytest.Config) -> Iterator[Mapping[str, StandIn]]:
+    """A stand-in for each service that another one calls, by name. A call that is given no answer fails the test."""
+    found = pytestconfig.stash[_ENGINES].services
+    found.renew()
+    yield found.all
+    complaints = found.complaints()
+    found.renew()
+    if complaints:
+        pytest.fail(complaints, pytrace=False)
+
+
 class _Engines:
-    """What a run has to itself: a folder, its databases, its caches."""
+    """What a run has to itself: a folder, its databases, its caches, stand-ins for services."""
 
     def __init__(self, root: Path) -> None:
         self._loaded = load(None, cwd=root, environment=os.environ)
@@ -74,6 +88,7 @@ class _Engines:
         self._before: dict[str, str | None] = {}
         self.databases = Databases(self._loaded)
         self.caches = Caches(self._loaded)
+        self.services = Services(self._loaded.system)
 
     def start(self) -> None:
         """Everything that the first test needs."""
@@ -85,6 +100,7 @@ class _Engines:
             if self._loaded.system.databases:
                 self.databases.start(self._folder)
             self.caches.start(self._folder)
+            self.services.start(self._folder)
             self._tell(app)
             if self._loaded.system.databases:
                 self.databases.make_models()
@@ -101,12 +117,13 @@ class _Engines:
                 os.environ[name] = value
         self.databases.stop()
         self.caches.stop()
+        self.services.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _tell(self, app: Path) -> None:
         """As `headway up` would: in the environment."""
-        fields = {**self.databases.fields(), **self.caches.fields()}
-        env = {RUN_VARIABLE: str(app), **self.databases.told(), **self.caches.told()}
+        fields = {**self.databases.fields(), **self.caches.fields(), **self.services.fields()}
+        env = {RUN_VARIABLE: str(app), **self.databases.told(), **self.caches.told(), **self.services.told()}
         for service in self._loaded.system.services.values():
             known = resolve_those_known(service.env, fields, os.environ, self._loaded.root)
             env = {**known, **env}
