@@ -158,6 +158,7 @@ def responses_told(path: str, responses: Responses) -> dict[str, Any]:
         "host": responses.host,
         "cookies": responses.cookies,
         "authorization": responses.authorization,
+        "statuses": list(responses.statuses),
         "body_max_bytes": responses.body_max_bytes,
     }
 

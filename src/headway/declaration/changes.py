@@ -335,7 +335,7 @@ def _shown(value: Any, field: str = "") -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} = {inner}" for key, inner in value.items()) or "none"
     if isinstance(value, tuple):
-        return ", ".join(value) or "none"
+        return ", ".join(map(str, value)) or "none"
     if field.endswith("_per_s"):
         return spell_rate(value)
     if field.endswith("_s"):

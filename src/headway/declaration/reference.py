@@ -123,7 +123,7 @@ def _type(hint: Any) -> str:
     if origin is typing.Literal:
         return " or ".join(f'`"{value}"`' for value in arguments)
     if origin is tuple:
-        return "list of text"
+        return "list of whole numbers" if _type(arguments[0]) == "whole number" else "list of text"
     if origin is dict:
         return "table of text" if arguments[1] is str else "tables"
     if isinstance(hint, type) and issubclass(hint, Declared):
@@ -149,7 +149,11 @@ def _default(field: FieldInfo, hint: Any) -> str:
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
     if isinstance(default, tuple):
-        return "`[" + ", ".join(f'"{value}"' for value in default) + "]`" if default else "empty"
+        return (
+            "`[" + ", ".join(f'"{value}"' if isinstance(value, str) else str(value) for value in default) + "]`"
+            if default
+            else "empty"
+        )
     return f'`"{default}"`' if isinstance(default, str) else f"`{default}`"
 
 

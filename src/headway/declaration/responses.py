@@ -9,6 +9,7 @@ from headway.declaration.keys import TAKEN_OUT, path_text
 from headway.declaration.translate import did_you_mean
 from headway.errors import Problem
 from headway.model.declared import Responses, Service, System
+from headway.model.http import STATUSES
 from headway.model.path_pattern import PathPattern, check_template, parse_pattern
 from headway.model.units import format_bytes, format_duration
 
@@ -48,6 +49,7 @@ def check_responses(name: str, service: Service, system: System, broken: frozens
         yield from _bounds(path, responses)
         yield from _tags(path, responses, pattern)
         yield from _headers(path, responses)
+        yield from _statuses(path, responses)
 
 
 def _cache(
@@ -99,3 +101,10 @@ def _headers(path: str, responses: Responses) -> Iterator[Problem]:
             yield Problem(where, "* would keep nothing", f"take {path} out, or name the headers")
         elif not _HEADER.fullmatch(text):
             yield Problem(where, f'"{text}" is not the name of a header', 'write it like "Accept-Language"')
+
+
+def _statuses(path: str, responses: Responses) -> Iterator[Problem]:
+    allowed = ", ".join(str(status) for status in sorted(STATUSES))
+    for index, status in enumerate(responses.statuses):
+        if status not in STATUSES:
+            yield Problem(f"{path}.statuses[{index}]", f"{status} is never kept", f"those that may be: {allowed}")

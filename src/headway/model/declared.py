@@ -255,6 +255,12 @@ class Responses(Declared):
         "content of the header.",
         examples=['"vary"'],
     )
+    statuses: tuple[Count, ...] = Field(
+        (200,),
+        description="Statuses whose responses are kept for `ttl`. Those with another one are kept where the app says "
+        "for how long.",
+        examples=["[200, 404]"],
+    )
     body_max_bytes: SizeBytes = Field(
         2**20,
         alias="body_max",

@@ -27,6 +27,7 @@ ROUTE = {
     "host": "vary",
     "cookies": "bypass",
     "authorization": "bypass",
+    "statuses": [200],
     "body_max_bytes": 1000,
 }
 
@@ -49,6 +50,7 @@ class Shop:
     status: int = 200
     headers: dict[str, str] = field(default_factory=lambda: {"content-type": "text/plain"})
     parts: tuple[bytes, ...] | None = None  # None: how often it was asked
+    file: str = ""  # instead of a body, where the server can send files (ASGI)
     raises: Exception | None = None
     takes_s: float = 0.0
     asked: int = 0
@@ -68,6 +70,9 @@ class Shop:
             raise self.raises
         raw = [(name.encode(), value.encode()) for name, value in self.headers.items()]
         await send({"type": "http.response.start", "status": self.status, "headers": raw})
+        if self.file:
+            await send({"type": "http.response.pathsend", "path": self.file})
+            return
         for part in parts:
             await send({"type": "http.response.body", "body": part, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
@@ -128,7 +133,8 @@ class Client:
         await self.layer(scope, receive, send)
         self.kept = "headway.kept" in scope
         found = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-        return Answered(sent[0]["status"], found, b"".join(message.get("body", b"") for message in sent[1:]))
+        bodies = [f"file {m['path']}".encode() if "path" in m else m.get("body", b"") for m in sent[1:]]
+        return Answered(sent[0]["status"], found, b"".join(bodies))
 
     async def _wsgi(self, method: str, path: str, query: str, headers: dict[str, str]) -> Answered:
         return await asyncio.to_thread(self._wsgi_now, method, path, query, headers)

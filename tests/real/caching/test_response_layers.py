@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -130,13 +131,44 @@ def test_a_body_over_the_bound_passes_whole(server: Server, kind: str) -> None:
     run(test)
 
 
+def test_a_file_that_the_server_would_send_is_kept_within_the_bound(server: Server, tmp_path: Path) -> None:
+    async def test() -> None:
+        file = tmp_path / "file"
+        file.write_bytes(b"x" * 900)
+        shop = Shop(file=str(file), headers={"content-type": "text/plain", "content-length": "900"})
+        client = Client("asgi", shop)
+        first, second = await client.get(), await client.get()
+        assert (first.body, first.how, second.body, second.how) == (b"x" * 900, "miss", b"x" * 900, "hit")
+        assert (await client.get(method="HEAD")).headers["content-length"] == "900"
+        # What is too large, another than its head says, or not there is the server's matter, as without a cache.
+        for path, stated in ((file, 901), (file, 899), (tmp_path / "gone", 5), (file, 5000)):
+            shop.file, shop.headers["content-length"] = str(path), str(stated)
+            answer = await client.get(f"/products/{path.name}{stated}")
+            assert (answer.body, answer.how) == (f"file {path}".encode(), "bypass")
+
+    run(test)
+
+
+@BOTH
+def test_that_something_is_not_there_is_kept_where_it_is_declared(server: Server, kind: str) -> None:
+    async def test() -> None:
+        shop = Shop(status=404)
+        client = Client(kind, shop, statuses=[200, 404])
+        assert [(await client.get()).how for _ in range(2)] == ["miss", "hit"]
+
+    run(test)
+
+
 @BOTH
 @pytest.mark.parametrize(
     ("status", "headers", "is_kept"),
     [
-        (404, {}, True),
-        (301, {"location": "/"}, True),
-        (204, {}, True),
+        (404, {}, False),
+        (404, {"cache-control": "max-age=60"}, True),
+        (404, {"cache-control": "no-store"}, False),
+        (301, {"location": "/"}, False),
+        (301, {"location": "/", "cache-control": "max-age=60"}, True),
+        (204, {}, False),
         (302, {"location": "/"}, False),
         (302, {"location": "/", "cache-control": "max-age=60"}, True),
         (403, {}, False),

@@ -116,9 +116,11 @@ def test_nobody_waits_for_what_the_app_does_afterwards(client: httpx.Client) -> 
 
 
 def test_files_and_large_bodies_come_whole(client: httpx.Client) -> None:
-    for _ in range(2):
+    for way in ("miss", "hit"):
         answer = client.get("/kept/file", headers={"accept-encoding": "identity"})
-        assert (answer.text, how(answer)) == (APP, "bypass")
+        assert (answer.text, how(answer)) == (APP, way)
+        part = client.get("/kept/file", headers={"range": "bytes=0-9", "accept-encoding": "identity"})
+        assert (part.status_code, part.text, how(part)) == (206, APP[:10], "bypass")
         large = client.get("/kept/large", headers={"accept-encoding": "identity"})
         assert (len(large.content), how(large)) == (3_000_000, "bypass")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from headway.caching.responses.answer import how_kept, make, to_give
@@ -62,7 +64,10 @@ def test_these_are_not_kept(headers: dict[str, str]) -> None:
 
 
 def test_statuses() -> None:
-    assert [status for status in range(100, 600) if ruled(status)] == [200, 203, 204, 301, 404, 410]
+    assert [status for status in range(100, 600) if ruled(status)] == [200]
+    several = replace(ROUTE, statuses=frozenset({204, 404}))
+    assert [status for status in range(100, 600) if rule(several, status, [], NOW_S)] == [204, 404]
+    assert rule(several, 200, [("cache-control", "max-age=7")], NOW_S) == Ruling(7, 10)
     told = [status for status in range(100, 600) if ruled(status, cache_control="max-age=1")]
     assert told == [200, 203, 204, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501]
     assert is_failure(503, [])

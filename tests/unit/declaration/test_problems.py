@@ -190,6 +190,8 @@ CASES = [
     (WEB + '[services.web.cache."/p"]\n[caches.hot]\n', 'services.web.cache."/p".ttl', "is missing", 'ttl = "30s"'),
     (KEPT.replace("30s", "30") + "[caches.hot]\n", f"{OF_KEPT}.ttl", '"30" is not a duration', '"30s"'),
     (KEPT.replace("30s", "50d") + "[caches.hot]\n", f"{OF_KEPT}.ttl", "is longer than", 'ttl = "30s"'),
+    (KEPT + "statuses = [200, 503]\n[caches.hot]\n", f"{OF_KEPT}.statuses[1]", "503 is never kept", "404"),
+    (KEPT + "statuses = 200\n[caches.hot]\n", f"{OF_KEPT}.statuses", "must be a list", "[200, 404]"),
     (KEPT + 'body_max = "1GiB"\n[caches.hot]\n', f"{OF_KEPT}.body_max", "8 MiB at most", "as it comes"),
     (KEPT + 'tags = ["p:{nr}"]\n[caches.hot]\n', f"{OF_KEPT}.tags[0]", "has no {nr}", "its places are: {id}"),
     (KEPT + 'tags = ["p:{id"]\n[caches.hot]\n', f"{OF_KEPT}.tags[0]", "brace without its other", "product:{id}"),

@@ -26,6 +26,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _log = logging.getLogger("headway.caching")
+_FILE = "http.response.pathsend"  # the ASGI extension by which an app has the server send a file
 _HEAD = (HOW_HEADER.encode(), TAG_HEADER.encode())
 
 
@@ -134,6 +135,7 @@ class _Run:
         self._ruling: Ruling | None = None
         self._parts: list[bytes] = []
         self._size_bytes = 0
+        self._stated = 0  # by the app's Content-Length; -1: what is no number
         self._asked_body = False
         self._passes = False
 
@@ -209,8 +211,9 @@ class _Run:
             self._headers = [(_text(name).lower(), _text(value)) for name, value in message.get("headers", ())]
             self._ruling = rule(self._shelf.route, message["status"], self._headers, wall_ms() / 1000)
             stated = next((value for name, value in self._headers if name == "content-length"), "0")
+            self._stated = int(stated) if stated.isdigit() else -1
             is_held = self._ruling is not None or is_failure(message["status"], self._headers)
-            is_small = stated.isdigit() and int(stated) <= self._shelf.route.body_max_bytes
+            is_small = 0 <= self._stated <= self._shelf.route.body_max_bytes
             if not is_held or not is_small or message.get("trailers"):
                 await self._pass(None)
         elif kind == "http.response.body" and self._start is not None:
@@ -220,6 +223,13 @@ class _Run:
                 last = self._parts.pop()
                 await self._pass({**message, "body": last})
             elif not message.get("more_body"):
+                self._end()
+        elif kind == _FILE and self._start is not None and not self._parts and not self._passes:
+            body = await asyncio.to_thread(_read, message["path"], self._stated)
+            if body is None:
+                await self._pass(message)
+            else:
+                self._parts.append(body)
                 self._end()
         else:
             await self._pass(message)
@@ -307,6 +317,16 @@ def _clean(scope: Scope, asked: Asked) -> Scope:
         if value is not None:
             headers.append((name, value.encode("latin-1")))
     return {**scope, "headers": headers, "query_string": asked.query.encode("latin-1")}
+
+
+def _read(path: str, size_bytes: int) -> bytes | None:
+    """A file as long as its head said; None where it is not, or not to be read: the server may say what is wrong."""
+    try:
+        with open(path, "rb") as file:
+            body = file.read(size_bytes + 1)
+    except OSError:
+        return None
+    return body if len(body) == size_bytes else None
 
 
 def _text(part: Any) -> str:

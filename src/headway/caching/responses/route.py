@@ -23,6 +23,7 @@ class Route:
     by_host: bool = True
     cookies: str = "bypass"
     authorization: str = "bypass"
+    statuses: frozenset[int] = frozenset({200})  # kept for `ttl_s`; others where the app says for how long
     body_max_bytes: int = 2**20
 
     @property
@@ -73,6 +74,7 @@ def read_routes(told: Iterable[Mapping[str, Any]]) -> tuple[Route, ...]:
             by_host=each["host"] == "vary",
             cookies=str(each["cookies"]),
             authorization=str(each["authorization"]),
+            statuses=frozenset(int(status) for status in each["statuses"]),
             body_max_bytes=int(each["body_max_bytes"]),
         )
         for each in told

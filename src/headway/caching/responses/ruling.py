@@ -1,8 +1,8 @@
 """Whether an answer of the app may be kept, and for how long: RFC 9111, for a cache that many share.
 
 The app's own word goes before what is declared: `Cache-Control`, `Expires`, `Vary`. What sets a cookie is for one
-client and never kept. Statuses that say how things are (found, gone, moved) are kept for the declared time; any other
-only if the app says for how long, and failures never.
+client and never kept. Declared statuses are kept for the declared time; those that HTTP allows to be kept besides only
+if the app says for how long, and failures never.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
 from headway.caching.responses.route import Route
+from headway.model.http import STATUSES
 
 KEPT_MAX_S = 40 * 86400.0
-_BY_DECLARATION = frozenset({200, 203, 204, 301, 404, 410})
-_IF_TOLD = frozenset({300, 302, 303, 307, 308, 405, 414, 501})
 _PRIVATE = ("no-store", "private", "no-cache")
 _MUST_ASK = ("must-revalidate", "proxy-revalidate")
 _VARY_MAX = 16
@@ -43,13 +42,11 @@ def rule(route: Route, status: int, headers: Headers, now_s: float) -> Ruling | 
     if not may_share(found, control):
         return None
     told_s = _told_s(found, control, now_s)
-    if status in _BY_DECLARATION:
-        ttl_s = route.ttl_s if told_s is None else told_s
-    elif status in _IF_TOLD and told_s is not None:
-        ttl_s = told_s
-    else:
+    if told_s is None:
+        told_s = route.ttl_s if status in route.statuses else 0.0
+    elif status not in STATUSES:
         return None
-    ttl_s = min(ttl_s, KEPT_MAX_S)
+    ttl_s = min(told_s, KEPT_MAX_S)
     if ttl_s <= 0:
         return None
     tags = _tags(found)
