@@ -80,8 +80,10 @@ class Departures:
             if departure is None or self._controller.loop.wanted.stopping:
                 return self._carriers.get(database)
             carrier = self._carriers.get(database)
-            if carrier is None or carrier.departure != departure or carrier.stop.is_set():
+            if carrier is None or carrier.departure != departure:
                 carrier = self._carriers[database] = _Carrier(departure)
+            if carrier.stop.is_set():  # aborted, and about to be forgotten: nobody may begin it anew meanwhile
+                return carrier
             is_at_work = carrier.thread is not None and carrier.thread.is_alive()
             if not is_at_work and carrier.result is None and time.monotonic() >= carrier.not_before_s:
                 name = f"headway-departure-{database}"
@@ -285,7 +287,12 @@ class Departures:
                         f"server {server} is empty and going", hint=f"headway db add-server {database} brings it back"
                     )
                 carrier.stop.set()
-        self._forget(database)
+        try:
+            self._forget(database)
+        except HeadwayError:  # it is not aborted after all, and goes on
+            with self._lock:
+                self._carriers.pop(database, None)
+            raise
         with connect(tender.database.first) as catalog:
             begun = [move for move in open_moves(catalog) if move.source == server]
         for move in begun:
