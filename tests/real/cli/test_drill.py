@@ -20,8 +20,6 @@ from headway.errors import MachineError
 from headway.lab.drill.findings import Drill, Subject
 from headway.lab.drill.search import Capacity
 
-pytestmark = pytest.mark.alone
-
 DRILL_S = 110.0
 # The same command with every part of a quick drill, each shorter: figures are told, not judged by here.
 IN_A_HURRY = """
@@ -66,6 +64,7 @@ def left(place: Place) -> list[str]:
     return [str(path) for path in (place.folder / "tmp").iterdir()] + descendants_of_session(place.folder / "tmp")
 
 
+@pytest.mark.alone
 def test_a_quick_drill_tells_what_the_app_does_and_leaves_nothing(drilled: Place) -> None:
     done = subprocess.run(
         [sys.executable, "-c", IN_A_HURRY, "drill", "--quick", "--json", "--report", "page.html"],

@@ -10,8 +10,6 @@ from collections.abc import Callable
 import pytest
 from harness import on_a_terminal
 
-pytestmark = pytest.mark.alone
-
 PROGRAM = """
 import asyncio, signal, sys, time
 from headway.lab.interrupt import ended_like_ctrl_c, run
@@ -19,14 +17,14 @@ from headway.lab.interrupt import ended_like_ctrl_c, run
 async def waits():
     print("waits", flush=True)
     try:  # a task is cancelled where it waits, never in the middle of a step
-        await asyncio.sleep(30)
+        await asyncio.sleep(60)
     finally:
         await asyncio.sleep(0.01)
         print("cleaned", flush=True)
 
 def blocks():
     print("waits", flush=True)
-    time.sleep(30)
+    time.sleep(60)
 
 before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)]
 try:
@@ -60,7 +58,7 @@ def test_a_signal_ends_it_like_ctrl_c(kind: str, number: signal.Signals, before:
             assert process.stdout is not None
             assert process.stdout.readline() == "waits\n"
             process.send_signal(number)
-            said, errors = process.communicate(timeout=10)
+            said, errors = process.communicate(timeout=25)
         finally:
             process.kill()
     assert process.returncode == 130, errors
@@ -79,7 +77,7 @@ def test_what_a_shell_ignores_for_a_job_stays_ignored() -> None:
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(0.5)
             process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=10)
+            process.communicate(timeout=25)
         finally:
             process.kill()
     assert process.returncode == 130

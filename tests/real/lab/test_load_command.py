@@ -19,8 +19,6 @@ import pytest
 import trustme
 from harness import HEADWAY, Running, wait_for
 
-pytestmark = pytest.mark.alone
-
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 COMMAND_S = 60.0
 APP = """
@@ -65,6 +63,7 @@ def refused(folder: Path, *arguments: str) -> tuple[str, str]:
     return error.removeprefix("error: "), hint.removeprefix("hint: ")
 
 
+@pytest.mark.alone
 def test_a_schedule_and_its_pieces(origin: Any, fixed: Any, tmp_path: Path) -> None:
     server = origin(fixed(OK))
     document = measured(
@@ -82,6 +81,7 @@ def test_a_schedule_and_its_pieces(origin: Any, fixed: Any, tmp_path: Path) -> N
     assert all(piece["latency_ms"]["p99"] > 0 for piece in document["pieces"])
 
 
+@pytest.mark.alone
 def test_kinds_of_requests_with_weights_headers_and_bodies(origin: Any, tmp_path: Path) -> None:
     async def answer(seen: Any, writer: asyncio.StreamWriter) -> bool:
         writer.write(OK if seen.path != "/cart" else b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n")
@@ -103,6 +103,7 @@ def test_kinds_of_requests_with_weights_headers_and_bodies(origin: Any, tmp_path
     assert re.search(r"^  POST /cart +20 +0\.0/s +0 +20 +0 +– +–$", text, re.MULTILINE), text
 
 
+@pytest.mark.alone
 def test_a_report_is_one_file_that_needs_no_other(origin: Any, fixed: Any, tmp_path: Path) -> None:
     server = origin(fixed(OK))
     done = command(
@@ -118,6 +119,7 @@ def test_a_report_is_one_file_that_needs_no_other(origin: Any, fixed: Any, tmp_p
     assert not re.search(r"<script|<link|<img|src=|@import", page)
 
 
+@pytest.mark.alone
 def test_the_report_of_the_own_system_shows_its_inside(tmp_path: Path) -> None:
     home = tmp_path / "site"
     home.mkdir()
@@ -136,6 +138,7 @@ def test_the_report_of_the_own_system_shows_its_inside(tmp_path: Path) -> None:
         assert "In flight of each replica" in (elsewhere / "far.html").read_text()
 
 
+@pytest.mark.alone
 def test_on_a_terminal_it_draws_and_clears(origin: Any, fixed: Any, tmp_path: Path) -> None:
     server = origin(fixed(OK))
     ours, theirs = pty.openpty()
@@ -232,6 +235,7 @@ def test_a_certificate_that_nobody_vouches_for(origin: Any, fixed: Any, tmp_path
     assert measured(tmp_path, server.url, "--rate", "20", "--for", "0.5s", "--ca", "ca.pem")["failed"] == 0
 
 
+@pytest.mark.alone
 def test_a_rate_that_it_cannot_make_is_its_own_fault_in_every_report(origin: Any, fixed: Any, tmp_path: Path) -> None:
     server = origin(fixed(OK))
     asked = (server.url, "--rate", "60000", "--for", "0.3s", "--deadline", "100ms", "--report", "fast.html")
@@ -252,6 +256,7 @@ def at_a_terminal() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_what_was_measured_until_it_was_interrupted_is_told(
     origin: Any, tmp_path: Path, number: signal.Signals
