@@ -13,8 +13,8 @@ a *level* of requests a second, above which a client is held back. It sinks when
 been let in much less often than the one that was let in last, and it rises with each that is let in. So it settles
 where the large clients share what the small ones leave (max-min fairness, found by what is refused as in approximate
 fair dropping: Pan, Breslau, Prabhakar and Shenker, ACM SIGCOMM CCR 2003). Where all want the same, or one is alone,
-nobody is worse off than another and there is no level. HAProxy keeps it, by a few rules that are looked at under
-overload alone.
+nobody is worse off than another, and the level is above them all. HAProxy keeps it, by a few rules that are looked at
+under overload alone.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ PER_KS = 1000  # rates of clients in requests a thousand seconds, for HAProxy ca
 WORSE_OFF = "mul(3),div(2)"  # let in less often than two thirds of another: chance alone makes smaller differences
 # A step down takes what 32 requests that are let in give back: about one in 32 then is refused in spite of its share.
 SINKS, RISES = "mul(7),div(8)", "mul(257),div(256)"
-LEVEL_MAX = 10**9  # nobody gets near it: there is no level any more
+# The largest client's rate as it was lately: a third of it is forgotten with a hundred requests of others let in. The
+# level stays near it, or it would take long to come down to those who take more when others come back.
+FADES, ABOVE = "mul(255),div(256)", "mul(3),div(2)"
 
 _FIELDS = ("overloaded", "newest_first", "client_per_s", "floor_per_s", "queue_max")
 _SET = re.compile(r"^\s*set-var proc\.([a-z_]+)\.(main|slow|at\d+)\.([a-z0-9._]+) int\((\d+)\)", re.MULTILINE)
@@ -190,24 +192,30 @@ def queue_lines(service: EdgeService, cls: EdgeClass) -> list[str]:
         lines.append(f"{refused} if {waits} {{ prio_class {which} }} {{ {compared},sub({proc('queue_max')}) ge 0 }}")
     if demotes and first < 0:
         lines.append(f"{refused} if {waits} {{ prio_class lt 0 }} {{ queue,div(3),sub({proc('queue_max')}) ge 0 }}")
-    last = variable("let_in", service.name, cls.number)
+    last, top = variable("let_in", service.name, cls.number), variable("top", service.name, cls.number)
     table = word(class_name(service.name, cls.number))
     # What the less critical do not get is no matter of fairness: those before them would be held back for it.
     asks = f"{{ sc_tracked(3) }} {{ sc_tracked(1) }} {{ prio_class {own} }}"
     return [
         *lines,
         "# The level sinks when a request is refused whose client is worse off than the one that was let in last, as",
-        "# long as that one is near it; it rises with each request that is let in. It begins at all that is done.",
+        "# long as that one is near it. It rises with each that is let in, to what is above the largest client's rate,",
+        "# and begins at all that is done.",
         f"http-request set-var(txn.other_rate) var({last}),table_gpc0_rate({table}),mul({PER_KS}) if {asks}",
         f"acl worse_off var(txn.rate),{WORSE_OFF},sub(txn.other_rate) lt 0",
         f"acl within_reach var(txn.other_rate),mul(2),sub({level}) ge 0",
         f"http-request set-var({level}) var({level}),{SINKS} if {asks} worse_off has_level within_reach "
         f"{{ var({level}) -m int gt {PER_KS} }}",
-        f"http-request set-var({level}) var({proc('client_per_s')}),mul({PER_KS}) if {asks} worse_off !has_level",
+        f"http-request set-var({top}) var({proc('client_per_s')}),mul({PER_KS}) if {asks} worse_off !has_level",
+        f"http-request set-var({level}) var({top}) if {asks} worse_off !has_level",
         "http-request return status 503 default-errorfiles if { sc_tracked(3) }",
         f"http-request set-var({last}) src,ipmask(32,64) if {{ sc_tracked(1) }}",
         f"http-request set-var({level}) var({level}),{RISES} if {{ sc_tracked(1) }} has_level",
-        f"http-request set-var({level}) int(0) if {{ sc_tracked(1) }} {{ var({level}) -m int gt {LEVEL_MAX} }}",
+        f"http-request set-var({top}) var({top}),{FADES} if {{ sc_tracked(1) }} has_level",
+        f"http-request set-var({top}) var(txn.rate) if {{ sc_tracked(1) }} has_level "
+        f"{{ var(txn.rate),sub({top}) gt 0 }}",
+        f"http-request set-var({level}) var({top}),{ABOVE} if {{ sc_tracked(1) }} has_level "
+        f"{{ var({top}),{ABOVE},sub({level}) lt 0 }}",
         "http-request sc-inc-gpc0(1) if { sc_tracked(1) }",
     ]
 

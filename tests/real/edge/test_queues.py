@@ -252,8 +252,7 @@ def test_one_greedy_client_leaves_their_share_to_a_few_others(others: int, queue
         site.start(site.plan(site.service(limit=PLACES, bound=bound)))
         asks = [Asking(site.port, f"127.0.0.{2 + number}", 0.05 * others) for number in range(others)]
         with ExitStack() as stack:
-            for number in range(40):
-                stack.enter_context(Asking(site.port, "127.0.0.1", 0.03, wait_s=0.03 * number / 40))
+            greedy(site, stack)
             for asking in asks:
                 stack.enter_context(asking)
             time.sleep(1.5)  # rates are of the last second
@@ -265,6 +264,33 @@ def test_one_greedy_client_leaves_their_share_to_a_few_others(others: int, queue
         # Without fairness a tenth to a quarter, as of the greedy one's.
         assert sum(served) >= 0.6 * sum(asked)
         assert min(served) >= 0.4 * sum(asked) / others
+
+
+def test_others_find_their_share_when_they_come_back() -> None:
+    with Site() as site, ExitStack() as stack:
+        bound = QueueBound(8, overloaded=True, client_per_s=PLACES * 1000 // TAKES_MS)
+        site.start(site.plan(site.service(limit=PLACES, bound=bound)))
+
+        def others(seconds: float) -> tuple[int, int]:
+            asks = [Asking(site.port, f"127.0.0.{2 + number}", 0.15) for number in range(3)]
+            with ExitStack() as while_they_ask:
+                for asking in asks:
+                    while_they_ask.enter_context(asking)
+                time.sleep(seconds)
+            return sum(asking.served for asking in asks), sum(asking.asked for asking in asks)
+
+        greedy(site, stack)
+        others(1.5)
+        time.sleep(3.0)  # in which nobody is worse off than the greedy one
+        served, asked = others(4.0)
+        print(f"of 400 places {served} to others, which asked for {asked}")
+        assert served >= 0.5 * asked  # without fairness a tenth to a quarter
+
+
+def greedy(site: Site, stack: ExitStack) -> None:
+    """One client that asks for ten times of what there is."""
+    for number in range(40):
+        stack.enter_context(Asking(site.port, "127.0.0.1", 0.03, wait_s=0.03 * number / 40))
 
 
 def test_nobody_is_refused_for_its_rate_while_places_are_free() -> None:
