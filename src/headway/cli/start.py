@@ -139,6 +139,8 @@ def await_ready(
         if status is not None:
             if is_interrupted():
                 raise HeadwayError("interrupted before it was ready", hint="headway up")
+            if answered and status == 0:
+                raise HeadwayError("stopped before it was ready, from elsewhere", hint="headway up")
             raise _ended(system, status)
         try:
             document = system.client.status()

@@ -148,6 +148,23 @@ def test_sigterm_stops_in_order(tmp_path: Path) -> None:
         assert places == sorted(places)
 
 
+def test_down_from_elsewhere_before_it_is_ready(tmp_path: Path) -> None:
+    system = Running(_folder(tmp_path, f"import time\ntime.sleep(600)\n{APP}"), ONE, port=free_port())
+    (tmp_path / "headway.toml").write_text(ONE.replace("$PORT", str(system.port)))
+    try:
+        system.start()
+        wait_for(lambda: system.processes().get("web.1"), READY_S, "a replica starts")
+        pids = system.processes()
+        system.ok("down")
+        assert system.process is not None
+        assert system.process.wait(20) == 1
+        assert "error: stopped before it was ready, from elsewhere\nhint: headway up\n" in system.output()
+        assert not any(is_alive(pid) for pid in pids.values())
+    finally:
+        system.stop()
+        system.kill_leftovers()
+
+
 def test_pid_1_of_a_container_ends_on_sigterm(tmp_path: Path) -> None:
     """In a PID namespace of its own, as in a container: signals without a handler would be ignored there."""
     unshare = shutil.which("unshare")
