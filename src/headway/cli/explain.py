@@ -60,11 +60,12 @@ def _explain_request(system: System, request: str, found: Found, *, as_json: boo
         raise _unknown(system, request)
     ordered = waterfall(found.spans)
     if as_json:
-        click.echo(json.dumps(waterfall_document(ordered, request)))
+        click.echo(json.dumps(waterfall_document(ordered, request, found.dropped)))
         return
     begin_s, rest_ns = divmod(ordered.begin_ns, 10**9)
     when = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(begin_s))}.{rest_ns // 10**6:03d}"
-    lines = waterfall_lines(ordered, request, when, width=shutil.get_terminal_size((110, 24)).columns)
+    columns = shutil.get_terminal_size((110, 24)).columns
+    lines = waterfall_lines(ordered, request, when, width=columns, dropped=found.dropped)
     click.echo("\n".join(lines))
 
 

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from headway.control.waterfall import Row, Waterfall, full_service, named, refusal, spent
@@ -16,8 +17,11 @@ _LABEL_MAX_SHARE = 0.45
 _WAITED, _WORKED = "░", "█"
 
 
-def waterfall_lines(found: Waterfall, request: str, when: str, *, width: int) -> list[str]:
-    """The whole answer. `when`: the moment it began, as text; `width`: of the terminal."""
+def waterfall_lines(
+    found: Waterfall, request: str, when: str, *, width: int, dropped: Mapping[str, int] = MappingProxyType({})
+) -> list[str]:
+    """The whole answer. `when`: the moment it began, as text; `width`: of the terminal; `dropped`: spans of that time
+    that had no room, by replica."""
     width = max(WIDTH_MIN, min(width, WIDTH_MAX))
     labels = [f"{'  ' * min(row.depth, 12)}{named(row.span)}" for row in found.rows]
     label_width = min(max(map(len, labels)), int(width * _LABEL_MAX_SHARE))
@@ -31,8 +35,14 @@ def waterfall_lines(found: Waterfall, request: str, when: str, *, width: int) ->
             lines.append(f"  {'  ' * min(row.depth, 12)}✗ {row.span.failure}")
     if found.left_out:
         lines.append(f"  … {found.left_out} more")
-    lines += ["", *_verdict(found)]
+    lines += ["", *_verdict(found), *_missing(dropped)]
     return lines
+
+
+def _missing(dropped: Mapping[str, int]) -> Iterator[str]:
+    for replica, count in dropped.items():
+        spans = "one span" if count == 1 else f"{count:,} spans"
+        yield f"  {spans} of {replica} had no room around that time and {'is' if count == 1 else 'are'} not told here"
 
 
 def bar(row: Row, found: Waterfall, width: int) -> str:
@@ -56,7 +66,9 @@ def _verdict(found: Waterfall) -> Iterator[str]:
         yield f"  its time went to: {', '.join(parts)}"
 
 
-def waterfall_document(found: Waterfall, request: str) -> dict[str, Any]:
+def waterfall_document(
+    found: Waterfall, request: str, dropped: Mapping[str, int] = MappingProxyType({})
+) -> dict[str, Any]:
     """The same for `--json`: times of spans in nanoseconds, as they were written."""
     return {
         "request": request,
@@ -65,6 +77,7 @@ def waterfall_document(found: Waterfall, request: str) -> dict[str, Any]:
         "failure": refusal(found),
         "spent_ms": {name: round(own_ns / 1e6, 3) for name, own_ns in spent(found, most=100)},
         "left_out": found.left_out,
+        "dropped": dict(dropped),
         "spans": [
             {**row.span.document(), "depth": row.depth, "own_ms": round(row.own_ns / 1e6, 3)} for row in found.rows
         ],

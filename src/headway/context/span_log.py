@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from headway.model.span import FILE_MAX_BYTES
+from headway.model.span import DROPPED, FILE_MAX_BYTES
 
 QUEUE_MAX = 10_000  # spans; at some hundred bytes each
 _BATCH_MAX = 1000
@@ -40,16 +40,22 @@ class SpanLog:
         self._thread: threading.Thread | None = None
         self._is_awake = False
         self._dropped = 0
+        self._dropped_s = 0.0  # since when
         self._is_torn = False  # the file may end within a line
 
     def add(self, document: dict[str, Any]) -> None:
         """Have it written; any thread may ask, and none waits."""
         if len(self._queue) >= QUEUE_MAX:
-            self._dropped += 1
+            self._drop(1)
             return
         self._queue.append(document)
         if not self._is_awake:
             self._wake()
+
+    def _drop(self, count: int) -> None:
+        if not self._dropped:
+            self._dropped_s = time.time()
+        self._dropped += count
 
     def _wake(self) -> None:
         self._is_awake = True
@@ -90,7 +96,7 @@ class SpanLog:
     def _write(self, batch: list[dict[str, Any]]) -> None:
         told, count = self._dropped, len(batch)
         if told:
-            batch.append({"dropped": told, "time": round(time.time(), 3)})
+            batch.append({DROPPED: told, "since": round(self._dropped_s, 3), "time": round(time.time(), 3)})
         lines = b"\n".join(map(self._encode, batch)) + b"\n"
         if self._is_torn:
             lines = b"\n" + lines
@@ -99,14 +105,14 @@ class SpanLog:
             try:
                 if os.write(fd, lines) < len(lines):
                     self._is_torn = True
-                    self._dropped += count
+                    self._drop(count)
                     return
                 if os.fstat(fd).st_size > FILE_MAX_BYTES:
                     os.replace(self._path, f"{self._path}.1")
             finally:
                 os.close(fd)
         except OSError:
-            self._dropped += count
+            self._drop(count)
             return
         self._is_torn = False
         self._dropped -= told

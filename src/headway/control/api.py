@@ -19,6 +19,7 @@ from headway.control import caches
 from headway.control.apply import Applying
 from headway.control.by_hand import HOLD_S, ByHand
 from headway.control.controller import Controller
+from headway.control.dropped import DroppedCounts
 from headway.errors import Conflict, HeadwayError
 from headway.model.declared import System
 
@@ -48,12 +49,14 @@ def build(controller: Controller, applying: Applying) -> Starlette:
         return JSONResponse(controller.status())
 
     counts = caches.Counts(controller.caches)
+    dropped = DroppedCounts(controller.folders.traces)
 
     async def metrics(_request: Request) -> Response:
         from headway.control.metrics import metrics_text  # its library takes a while, and most systems never ask
 
         calls = await asyncio.to_thread(controller.calls.running)
-        text = metrics_text(controller.status(), await asyncio.to_thread(counts.look), calls)
+        spans = await asyncio.to_thread(dropped.look)
+        text = metrics_text(controller.status(), await asyncio.to_thread(counts.look), calls, spans)
         return JSONResponse({"text": text})
 
     async def journal(request: Request) -> Response:

@@ -40,9 +40,10 @@ def metrics_text(
     status: Mapping[str, Any],
     caches: Mapping[str, Mapping[str, Any]],
     calls: Mapping[tuple[str, str], Mapping[str, int]],
+    dropped: Mapping[str, int],
 ) -> str:
     """The whole page. `caches` has for each its `server` (None: away) and its counters by function, which grow; `calls`
-    the counters of services that call another."""
+    the counters of services that call another; `dropped` spans without room by replica."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(
         _Once(
@@ -52,6 +53,12 @@ def metrics_text(
                 *_databases(status),
                 *_caches(status, caches),
                 *_calls(status, calls),
+                _counter(
+                    "spans_dropped",
+                    "Spans that a replica had no room to write down.",
+                    ("replica",),
+                    {(replica,): count for replica, count in dropped.items()},
+                ),
             ]
         )
     )

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from headway.control.dropped import read_dropped
 from headway.edge.hops import spans_of
-from headway.model.span import Span, read_span
+from headway.model.span import DROPPED, Span, read_span
 from headway.process.folders import Folders
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -20,6 +21,8 @@ SPANS_MAX = 2000
 _BLOCK_BYTES = 1 << 20
 _LINE_MAX_BYTES = 1 << 20
 _TIMED = re.compile(r"([0-9]{16})[0-9a-f]{16}")  # the edge's own ids begin with their time in microseconds
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
+_QUEUED_S = 1.0
 _MARGIN_S = 10.0  # spans are written when they end, and in batches
 _YEAR_2001_S, _DAY_S = 1e9, 86_400.0
 
@@ -29,6 +32,11 @@ class Found:
     """What is known of a request."""
 
     spans: list[Span] = field(default_factory=list)
+    dropped: dict[str, int] = field(default_factory=dict)  # by replica: spans of that time that had no room
+
+    @property
+    def begin_s(self) -> float:
+        return min((span.begin_ns for span in self.spans), default=0) / 1e9
 
     @property
     def end_s(self) -> float:
@@ -45,8 +53,22 @@ def find(folders: Folders, request: str) -> Found:
                 if request in (span.request, span.trace):
                     found.spans.append(span)
             if len(found.spans) >= SPANS_MAX:
-                return found
+                break
+    found.dropped = _dropped(folders, found)
     return found
+
+
+def _dropped(folders: Folders, found: Found) -> dict[str, int]:
+    """What the replicas that had the request say of spans of that time, which are written a little after they end."""
+    counts: dict[str, int] = {}
+    for replica in dict.fromkeys(span.replica for span in found.spans if span.replica):
+        path = folders.traces / f"{_UNSAFE.sub('_', replica)}.jsonl"
+        for each in (path, path.with_name(f"{path.name}.1")):
+            for line in lines_with(each, f'"{DROPPED}":'.encode(), found.begin_s - _MARGIN_S):
+                told = read_dropped(line)
+                if told is not None and told.overlaps(found.begin_s, found.end_s + _QUEUED_S):
+                    counts[replica] = counts.get(replica, 0) + told.count
+    return counts
 
 
 def oldest_s(folders: Folders) -> float | None:

@@ -9,6 +9,7 @@ from typing import Any
 # The folder in which a replica keeps its spans, in the environment of the app; without it none are kept.
 TRACE_VARIABLE = "HEADWAY_TRACE"
 FILE_MAX_BYTES = 16 << 20  # of a replica there are two files of about this size
+DROPPED = "dropped"  # key of a line in such a file that says how many had no room
 WAITED_MS = "waited_ms"  # attribute: of its beginning so much was waiting for its turn
 
 Value = str | int | float | bool

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -343,10 +344,12 @@ def test_without_a_place_to_write_the_app_goes_on(shop: Running) -> None:
     finally:
         folder.unlink()
         kept.rename(folder)
-    request = ask(shop, "/13")
-    assert ("cache", "cache shop.product", 2) in kinds(explained(shop, request))
-    written = (folder / "web.1.jsonl").read_text()
-    assert any(json.loads(line).get("dropped", 0) >= 4 for line in written.splitlines() if "dropped" in line)
+    later = ask(shop, "/13")
+    assert ("cache", "cache shop.product", 2) in kinds(explained(shop, later))
+    assert explained(shop, request)["dropped"]["web.1"] >= 4
+    assert "spans of web.1 had no room around that time and are not told here" in shop.ok("explain", request)
+    page = shop.ok("metrics")
+    assert re.search(r'^headway_spans_dropped_total\{replica="web.1"\} [4-9]', page, re.MULTILINE), page
 
 
 def test_a_system_that_wants_none_keeps_none(shop: Running) -> None:

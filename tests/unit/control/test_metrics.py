@@ -46,7 +46,7 @@ def _page(**given: object) -> dict[tuple[str, ...], float]:
         "overload": None,
         "calls": {"inventory": {"in_flight": 2, "bound": 4, "open_in": 1}},
     }
-    return _read(metrics_text(status, caches, calls))
+    return _read(metrics_text(status, caches, calls, {"web.1": 3}))
 
 
 def test_the_page_says_what_the_status_says() -> None:

@@ -131,7 +131,7 @@ class Caller:
             if refused is not None and ended in _OF_THE_APP:
                 Answer(target.name, *refused, b"", ended is Ended.NO_POINT).raise_for_status()
             target.count(ended)
-            raise self._failed(Came(ended, began_s, allowed, fault=fault), False)
+            raise self._failed(Came(ended, began_s, allowed, fault=fault))
 
     def _address(self, out: Outgoing, traced: Span) -> None:
         """Put what travels with every call beside the caller's own headers."""
@@ -197,6 +197,9 @@ class Caller:
             if ended is Ended.ANSWERED:
                 return came, False
             has_no_retry = ended is Ended.NO_POINT or attempt >= ATTEMPTS_MAX
+            final = "it was tried as often as may be" if attempt >= ATTEMPTS_MAX else ""
+            if ended is Ended.NO_POINT:
+                final = "what it needs was tried as often as may be"
             if may_repeat(ended, attempt, out.is_repeatable, out.is_replayable, due_s - now_s):
                 if target.may_retry(ended, attempt, now_s):
                     await asyncio.sleep(pause_s(attempt, due_s - now_s, random.random()))
@@ -205,12 +208,16 @@ class Caller:
                     came = await self._attempt(out, attempt, due_s, timeout_s, body_max, streams)
                     continue
                 has_no_retry = True
+                used_up = "its circuit is open" if target.breaker.until_s else "the budget of retries is used up"
+                final = f"it was not tried again, for {used_up}"
             if has_no_retry or ended not in _OF_THE_APP:
                 no_retry()
             if ended in _OF_THE_APP:
+                if has_no_retry and came.response is not None:
+                    traced.fail(f"{target.name} answered {came.response.status}; {final}")
                 return came, has_no_retry
             target.count(ended)
-            raise self._failed(came, has_no_retry)
+            raise self._failed(came, final)
 
     def _spent(self) -> DeadlineExceeded:
         no_retry()
@@ -221,8 +228,8 @@ class Caller:
             retry_after_s=1,
         )
 
-    def _failed(self, came: Came, has_no_retry: bool) -> CallError:
-        """What the caller is told of a call without an app's answer."""
+    def _failed(self, came: Came, final: str = "") -> CallError:
+        """What the caller is told of a call without an app's answer. `final`: why it was not tried again."""
         name, response, ended = self.target.name, came.response, came.ended
         look = f"headway status; headway logs {name}"
         again_s = retry_after_s(response.headers.get("retry-after")) if response is not None else 1
@@ -243,7 +250,7 @@ class Caller:
             return BadAnswer(name, f"what came is no answer: {reason_of(came.fault)}", hint=look)
         else:
             why = reason_of(came.fault) if came.fault is not None else "none of its replicas gave an answer"
-            tried = "; it was tried as often as may be" if has_no_retry else ""
+            tried = f"; {final}" if final else ""
             done = "nothing was sent" if ended is Ended.UNSENT else "it may have been done"
             error = Unavailable(name, f"{why}; {done}{tried}", hint=look)
         error.retry_after_s = again_s
