@@ -172,21 +172,28 @@ def verify(system: System, name: str, *, as_json: bool) -> bool:
     return bool(found["complete"])
 
 
-def migrate(system: System, name: str, folder: str | None, *, dry_run: bool, as_json: bool) -> None:
-    """Apply migrations to a database, which is not sharded where it tells of no shards."""
-    asked = {"database": name, "folder": str(Path(folder).resolve()) if folder else None, "dry_run": dry_run}
+def migrate(system: System, name: str, folder: str | None, stamp: str | None, *, dry_run: bool, as_json: bool) -> None:
+    """Apply migrations to a database, or record them; it is not sharded where it tells of no shards."""
+    place = str(Path(folder).resolve()) if folder else None
+    asked = {"database": name, "folder": place, "stamp": stamp, "dry_run": dry_run}
     done = follow(system, "migrate", asked, quiet=as_json)
     if as_json:
         click.echo(json.dumps(done))
         return
-    shards = done["shards"]
-    if not done["applied"]:
-        have = f"{shards} shards have" if shards else f"{name} has"
-        click.echo(f"nothing to apply: {have} all {done['files']} migrations")
+    shards, files = done["shards"], done["files"]
+    where = f"{shards} shards" if shards else name
+    if stamp is not None:
+        word = "would be recorded" if dry_run else "recorded"
+        if count := len(done["stamped"]):
+            click.echo(f"{count} migrations {word} as applied to {where}")
+        else:
+            click.echo(f"nothing to record: all up to {stamp} are recorded as applied to {where}")
+    elif not done["applied"]:
+        have = f"{where} have" if shards else f"{where} has"
+        click.echo(f"nothing to apply: {have} all {files} migrations")
     else:
         word = "would be applied" if dry_run else "applied"
-        to = f"{shards} shards" if shards else name
-        click.echo(f"{len(done['applied'])} of {done['files']} migrations {word} to {to}")
+        click.echo(f"{len(done['applied'])} of {files} migrations {word} to {where}")
 
 
 def follow(system: System, verb: str, asked: dict[str, Any], *, quiet: bool) -> dict[str, Any]:

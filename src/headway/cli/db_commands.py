@@ -234,11 +234,21 @@ def db_shell(
 @db.command("migrate")
 @_DATABASE
 @click.option("--folder", metavar="DIR", help="SQL files, 0001_….sql and on. Default: as declared.")
-@click.option("--dry-run", is_flag=True, help="Say what would be applied.")
+@click.option(
+    "--stamp",
+    metavar="REVISION",
+    help="Record all up to this one as applied, without running it: a file's name, a revision of Alembic, APP.NAME of "
+    "Django; head: all.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be applied, or recorded.")
 @STATE
 @JSON
-def db_migrate(database: str, folder: str | None, dry_run: bool, state: str | None, as_json: bool) -> None:
+def db_migrate(
+    database: str, folder: str | None, stamp: str | None, dry_run: bool, state: str | None, as_json: bool
+) -> None:
     """Apply migrations to a database, to every shard of it; a run that was cut off goes on where it was."""
     from headway.cli.db import migrate as run
 
-    run(system_at(state), database, folder, dry_run=dry_run, as_json=as_json)
+    if stamp == "":
+        raise click.UsageError("--stamp names no revision")
+    run(system_at(state), database, folder, stamp, dry_run=dry_run, as_json=as_json)

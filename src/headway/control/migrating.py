@@ -32,12 +32,19 @@ class Asked:
 
     folder: Path | None  # instead of what is declared
     dry_run: bool
+    stamp: str | None = None  # only record that all is applied up to this
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Asked:
         """As a request says it."""
         folder = data.get("folder")
-        return cls(Path(str(folder)) if folder else None, bool(data.get("dry_run")))
+        stamp = data.get("stamp")
+        return cls(Path(str(folder)) if folder else None, bool(data.get("dry_run")), str(stamp) if stamp else None)
+
+    @property
+    def done(self) -> str:
+        """What the journal calls it."""
+        return "migrated" if self.stamp is None else "stamped"
 
 
 def refuse_none(declared: Declared, asked: Asked) -> None:
@@ -52,15 +59,17 @@ def refuse_none(declared: Declared, asked: Asked) -> None:
 
 
 def bring_up(declared: Declared, servers: Sequence[AdminServer], asked: Asked, say: Say) -> Migrated:
-    """Apply what is lacking, or say it."""
+    """Apply what is lacking, or record it, or say it."""
     name, tool = declared.database, declared.tool
+    stamp, dry_run = asked.stamp, asked.dry_run
     if tool is not None and asked.folder is None:
         keys, reference = declared.keys, declared.reference
-        return migrate_by(name, tool, servers, keys=keys, reference=reference, dry_run=asked.dry_run, say=say)
+        return migrate_by(name, tool, servers, keys=keys, reference=reference, stamp=stamp, dry_run=dry_run, say=say)
     wanted = read_folder(asked.folder or Path(str(declared.folder)), f"databases.{name}.migrations.sql")
-    return migrate(name, wanted, servers, dry_run=asked.dry_run, say=say)
+    return migrate(name, wanted, servers, stamp=stamp, dry_run=dry_run, say=say)
 
 
 def document(done: Migrated, asked: Asked) -> dict[str, Any]:
     """What was done, for programs."""
-    return {"applied": dict(done.applied), "files": done.files, "shards": done.shards, "dry_run": asked.dry_run}
+    what = "applied" if asked.stamp is None else "stamped"
+    return {what: dict(done.applied), "files": done.files, "shards": done.shards, "dry_run": asked.dry_run}

@@ -89,7 +89,7 @@ class PlainDatabases:
             told = Declared(name, declared.folder, self._databases.equipped(tool) if tool else None)
             done = bring_up(told, (server,), asked, say)
             if done.applied and not asked.dry_run:
-                self._tell(found.process, "migrated", ", ".join(done.applied), "note")
+                self._tell(found.process, asked.done, ", ".join(done.applied), "note")
             return document(done, asked)
 
         return migrate

@@ -297,10 +297,10 @@ class Tender:
         if not asked.dry_run:
             self.imports.refuse_others("the migration")
         done = bring_up(declared, self.database.admin(), asked, say)
-        if tool is not None and asked.folder is None and not asked.dry_run:
+        if tool is not None and asked.folder is None and not asked.dry_run and asked.stamp is None:
             self._take_up(declared.keys)
         if done.applied and not asked.dry_run:
-            self._tell(self.database.process, "migrated", ", ".join(done.applied), "note")
+            self._tell(self.database.process, asked.done, ", ".join(done.applied), "note")
         return document(done, asked)
 
     def _take_up(self, keys: Mapping[str, str]) -> None:

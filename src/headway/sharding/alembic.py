@@ -5,6 +5,7 @@ What is there already is seen by plain SQL before any process looks at a shard, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,17 +20,19 @@ from headway.sharding.app_tool import (
     Failed,
     Finish,
     Words,
-    counted,
     keys_to_come,
     look,
+    refused_hint,
     tables_named,
     upgrade_shards,
 )
-from headway.sharding.migrating import Migrated, Say
-from headway.sharding.revisions import Revision, Revisions, pending, problem
-from headway.sharding.targets import Targets, targets, tell_clients
+from headway.sharding.migrating import Migrated, Say, counted
+from headway.sharding.revisions import Revision, Revisions, find, pending, problem, with_those_before
+from headway.sharding.targets import Targets, refuse_empty, targets, tell_clients
 
 _VERSION_TABLE = VERSION_TABLES[0]
+_NAMED_MAX = 5
+_STEP = re.compile(r"-> ([^,:\s]+)")  # of `upgrade aa01 -> aa02, title`
 _ELSEWHERE = (
     'Let env.py leave sqlalchemy.url as it is where Headway has set it: if "headway" not in config.attributes: …'
 )
@@ -45,6 +48,7 @@ def migrate_by_alembic(
     servers: Sequence[AdminServer],
     *,
     keys: Mapping[str, str] | None = None,
+    stamp: str | None = None,
     dry_run: bool = False,
     say: Say,
 ) -> Migrated:
@@ -52,23 +56,28 @@ def migrate_by_alembic(
     another one migrates; AppError names the first shard that refused a revision: it is as it was before it, and all
     others are at the head.
 
-    `keys`: those that are declared; tables of theirs that a revision makes are held to them.
+    `keys`: those that are declared; tables of theirs that a revision makes are held to them. `stamp`: only record that
+    they are at this revision, where they are not past it; AppError when there is none of that name.
     """
     path = f"databases.{database}.migrations.alembic"
     wanted = read_revisions(alembic, path)
+    to = _find(wanted, path, stamp) if stamp is not None else None
     with targets(database, servers) as found:
         map_ = found.map
         needed, problems = pending(wanted, _versions(found), found.name)
         if problems:
             raise AppError(f"{path}: {problems[0].message}", hint=problems[0].hint)
-        names = {shard: [revision.id for revision in lacking] for shard, lacking in needed.items()}
+        if to is not None:
+            refuse_empty(found)
+        upon = with_those_before(wanted, to) if to is not None else frozenset(one.id for one in wanted.all)
+        names = {shard: [one.id for one in lacking if one.id in upon] for shard, lacking in needed.items()}
         applied = counted([revision.id for revision in wanted.all], names)
         if dry_run:
             for revision in wanted.all:
                 if count := applied.get(revision.id):
                     say(found.counted(revision.name, count))
         elif applied:
-            shards = {name: [shard for shard in map_.on(name) if needed[shard]] for name in map_.servers}
+            shards = {name: [shard for shard in map_.on(name) if names[shard]] for name in map_.servers}
             all_keys = keys_to_come(map_, keys or {})
 
             def finish(server: AdminServer, shard: int) -> list[str]:
@@ -79,17 +88,27 @@ def migrate_by_alembic(
 
             try:
                 plain = found if found.is_plain else None
-                upgrade(database, alembic, servers, shards, finish=finish, say=say, plain=plain)
+                upgrade(database, alembic, servers, shards, finish=finish, say=say, plain=plain, stamp=to)
             finally:
                 tell_clients(found)
-            _check(path, wanted, found)
+            _check(path, wanted, found, [shard for shard, lacking in names.items() if lacking], to or wanted.heads[0])
         return Migrated(applied, len(wanted.all), 0 if found.is_plain else map_.shards)
 
 
-def _check(path: str, wanted: Revisions, found: Targets) -> None:
+def _find(wanted: Revisions, path: str, name: str) -> str:
+    """The identifier of the revision that somebody names."""
+    if (found := find(wanted, name)) is None:
+        last = ", ".join(revision.name for revision in wanted.all[-_NAMED_MAX:])
+        hint = f"There is {last}, and head for the last one." if last else "There are no revisions."
+        raise AppError(f"{path}: there is no revision {name}", hint=hint)
+    return found.id
+
+
+def _check(path: str, wanted: Revisions, found: Targets, shards: Sequence[int], at_last: str) -> None:
     """Alembic has ended well: do the shards say so too?"""
-    for shard, at in _versions(found).items():
-        if at != frozenset(wanted.heads):
+    versions, upon = _versions(found), with_those_before(wanted, at_last)
+    for shard in shards:
+        if at_last not in versions[shard] or versions[shard] & (upon - {at_last}):
             raise AppError(
                 f"{path}: Alembic ended well, and {_VERSION_TABLE} of {found.name(shard)} does not say so",
                 hint="env.py must leave version_table and version_table_schema as they are, and run what it is given.",
@@ -124,14 +143,15 @@ def upgrade(
     finish: Finish = lambda _server, _shard: [],
     say: Say,
     plain: Targets | None = None,
+    stamp: str | None = None,
 ) -> None:
     """Bring these shards (by server) to the head; as `upgrade_shards`."""
-    words = _words(alembic, f"databases.{database}.migrations.alembic")
-    upgrade_shards(database, alembic, words, servers, shards, finish=finish, say=say, plain=plain)
+    words = _words(alembic, f"databases.{database}.migrations.alembic", database)
+    upgrade_shards(database, alembic, words, servers, shards, finish=finish, say=say, plain=plain, stamp=stamp)
 
 
-def _words(alembic: Alembic, path: str) -> Words:
-    return Words("Alembic", "revisions", partial(_cannot_read, alembic, path), _refused)
+def _words(alembic: Alembic, path: str, database: str = "") -> Words:
+    return Words("Alembic", "revisions", partial(_cannot_read, alembic, path), partial(_refused, database))
 
 
 def _cannot_read(alembic: Alembic, path: str, failed: Failed) -> HeadwayError:
@@ -144,13 +164,15 @@ def _cannot_read(alembic: Alembic, path: str, failed: Failed) -> HeadwayError:
     return AppError(f"{path}: {failed['message']}", hint=f"Try it there: cd {alembic.place}; alembic heads")
 
 
-def _refused(where: str, failed: Failed) -> HeadwayError:
+def _refused(database: str, where: str, failed: Failed) -> HeadwayError:
     step = f"{failed['step']}: " if failed["step"] else ""
     if failed["kind"] == "elsewhere":
         return AppError(f"{where}: {failed['message']}", hint=_ELSEWHERE)
     if failed["kind"] == "ended":
         return EngineError(f"{where}: {failed['message']}", hint="headway logs controller.")
-    return AppError(f"{where}: {step}{failed['message']}", hint="Correct the revision.")
+    revision = _STEP.search(step)
+    hint = refused_hint(database, failed, revision[1] if revision else "", "Correct the revision.")
+    return AppError(f"{where}: {step}{failed['message']}", hint=hint)
 
 
 def _versions(found: Targets) -> dict[int, frozenset[str]]:

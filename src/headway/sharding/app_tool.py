@@ -24,7 +24,7 @@ from headway.model.sharding import LEDGER_TABLE, ShardMap, TableKey, schema_name
 from headway.process.run import Completed, run
 from headway.sharding import layout
 from headway.sharding.admin import AdminServer, Connection, on_each
-from headway.sharding.migrating import Say
+from headway.sharding.migrating import THERE_ALREADY, Say, or_stamp
 from headway.sharding.targets import Targets
 
 _BOOT = str(Path(headway.worker.__file__).with_name("boot.py"))
@@ -88,10 +88,12 @@ def upgrade_shards(
     finish: Finish,
     say: Say,
     plain: Targets | None = None,
+    stamp: str | None = None,
 ) -> None:
     """Bring these shards (by server) to the newest state. All are tried; the first that refused is the error.
 
-    `finish`: statements that are run before every commit in a shard; `plain`: given where they are a plain database.
+    `finish`: statements that are run before every commit in a shard; `plain`: given where they are a plain database;
+    `stamp`: only record that they have everything up to this.
     """
     total = sum(map(len, shards.values()))
     done = 0
@@ -122,7 +124,8 @@ def upgrade_shards(
                 if done == total or not done % 16:
                     say(f"{words.name}: done" if plain else f"{words.name}: {done} of {total} shards")
 
-        asked = {"do": "upgrade", "shards": [{**at(database, one), "finish": finish(server, one)} for one in left]}
+        asked: dict[str, Any] = {"do": "upgrade", "stamp": stamp}
+        asked |= {"shards": [{**at(database, one), "finish": finish(server, one)} for one in left]}
         asked |= on(database, server, plain)
         ended = _ask(tool, words, asked, _UPGRADE_TIMEOUT_S, heard)
         with lock:
@@ -135,6 +138,11 @@ def upgrade_shards(
         others = f" ({len(failures)} shards refused it, {done} have it)" if len(failures) > 1 else f" ({done} have it)"
         others = plain.others(len(failures), done) if plain else others
         raise type(first)(f"{first.message}{others}", hint=f"{first.hint} Then run the same command again.".strip())
+
+
+def refused_hint(database: str, failed: Failed, name: str, hint: str) -> str:
+    """The hint for a migration that a database has refused, for one reason more."""
+    return or_stamp(hint, database, name) if name and failed.get("code") in THERE_ALREADY else hint
 
 
 def on(database: str, server: AdminServer, plain: Targets | None = None) -> dict[str, Any]:
@@ -154,12 +162,6 @@ def keys_to_come(map_: ShardMap, declared: Mapping[str, str]) -> dict[str, Table
     """The keys of all declared tables: those that migrations are only about to make have a key of the others' kind."""
     new = {table: TableKey(column, map_.kind) for table, column in declared.items()}
     return {**new, **map_.keys}
-
-
-def counted(migrations: Sequence[str], lacking: Mapping[int, Sequence[str]]) -> dict[str, int]:
-    """In how many shards each is lacking, for those that are."""
-    counts = {name: sum(name in names for names in lacking.values()) for name in migrations}
-    return {name: count for name, count in counts.items() if count}
 
 
 def tables_named(name: str, connection: Connection, schemas: Sequence[str]) -> list[str]:

@@ -32,11 +32,14 @@ def migrate_by(
     *,
     keys: Mapping[str, str],
     reference: tuple[str, ...],
+    stamp: str | None = None,
     dry_run: bool,
     say: Say,
 ) -> Migrated:
-    """Bring all shards to the newest state."""
+    """Bring all shards to the newest state, or only record one (`stamp`)."""
     if isinstance(tool, Django):
-        return migrate_by_django(database, tool, servers, keys=keys, reference=reference, dry_run=dry_run, say=say)
+        return migrate_by_django(
+            database, tool, servers, keys=keys, reference=reference, stamp=stamp, dry_run=dry_run, say=say
+        )
     assert isinstance(tool, Alembic)
-    return migrate_by_alembic(database, tool, servers, keys=keys, dry_run=dry_run, say=say)
+    return migrate_by_alembic(database, tool, servers, keys=keys, stamp=stamp, dry_run=dry_run, say=say)

@@ -20,10 +20,10 @@ from headway.sharding.app_tool import (
     Finish,
     Words,
     at,
-    counted,
     keys_to_come,
     look,
     on,
+    refused_hint,
     tables_named,
     upgrade_shards,
 )
@@ -37,10 +37,11 @@ from headway.sharding.django_migrations import (
     pending,
     problems,
 )
-from headway.sharding.migrating import Migrated, Say
-from headway.sharding.targets import Targets, targets, tell_clients
+from headway.sharding.migrating import Migrated, Say, counted
+from headway.sharding.targets import Targets, refuse_empty, targets, tell_clients
 
 _VERSION_TABLE = VERSION_TABLES[1]
+_NAMED_MAX = 5
 _NO_ALIAS = (
     'Give it one: DATABASES = {{..., "{0}": {{"ENGINE": "headway.sharding.client.django_backend", "NAME": "{0}"}}}}'
 )
@@ -62,6 +63,7 @@ def migrate_by_django(
     *,
     keys: Mapping[str, str],
     reference: tuple[str, ...] = (),
+    stamp: str | None = None,
     dry_run: bool = False,
     say: Say,
 ) -> Migrated:
@@ -76,13 +78,20 @@ def migrate_by_django(
         plain, map_ = found if found.is_plain else None, found.map
         project = project or read_project(database, django, keys, reference, plain)
         needed = pending(project, _applied(found))
+        if stamp is not None:
+            refuse_empty(found)
+            upon = _up_to(database, django, project, stamp, plain)
+            needed = {shard: tuple(name for name in names if name in upon) for shard, names in needed.items()}
         all_needed = frozenset(name for names in needed.values() for name in names)
-        if plain is None:  # what Django itself does with it is known to who has only one
+        if plain is None and stamp is None:  # what Django itself does with it is known to who has only one
             _refuse(path, not_whole({migration.id: migration for migration in project.migrations}, all_needed))
             for line in left_out(project, all_needed, keys):
                 say(line)
         counts = counted([migration.id for migration in project.migrations], needed)
-        if dry_run:
+        if dry_run and stamp is not None:
+            for name, count in counts.items():
+                say(found.counted(name, count))
+        elif dry_run:
             _tell(django, found, needed, counts, say)
         elif counts:
             shards = {name: [shard for shard in map_.on(name) if needed[shard]] for name in map_.servers}
@@ -96,7 +105,7 @@ def migrate_by_django(
                 return [layout.refuse_others(schema, all_keys), *constraints, *server.rights_each(schema)]
 
             try:
-                apply(database, django, servers, shards, finish=finish, say=say, plain=plain)
+                apply(database, django, servers, shards, finish=finish, say=say, plain=plain, stamp=stamp)
             finally:
                 tell_clients(found)
         return Migrated(counts, len(project.migrations), 0 if found.is_plain else map_.shards)
@@ -140,10 +149,11 @@ def apply(
     finish: Finish = lambda _server, _shard: [],
     say: Say,
     plain: Targets | None = None,
+    stamp: str | None = None,
 ) -> None:
     """Give these shards (by server) what they lack; as `upgrade_shards`."""
     words = _words(database, django)
-    upgrade_shards(database, django, words, servers, shards, finish=finish, say=say, plain=plain)
+    upgrade_shards(database, django, words, servers, shards, finish=finish, say=say, plain=plain, stamp=stamp)
 
 
 def make_by_django(
@@ -160,6 +170,17 @@ def make_by_django(
     by_id = {migration.id: migration for migration in project.migrations}
     _refuse(f"databases.{database}", not_whole(by_id, frozenset(by_id)))
     apply(database, django, servers, shards, say=lambda _line: None)
+
+
+def _up_to(database: str, django: Django, project: Project, stamp: str, plain: Targets | None) -> frozenset[str]:
+    """The migrations up to the one that somebody names, with those that it depends on."""
+    asked = {"do": "plan", "database": database, "holder": plain.holder if plain else None, "stamp": stamp}
+    found: list[str] | None = look(django, _words(database, django), asked)["plan"]
+    if found is None:
+        last = ", ".join(migration.id for migration in project.migrations[-_NAMED_MAX:])
+        hint = f"Write APP.NAME, as of {last}, APP for all of an app, or head for all."
+        raise AppError(f"databases.{database}.migrations.django: there is no migration {stamp}", hint=hint)
+    return frozenset(found)
 
 
 def _refuse(path: str, *found: Problem | None) -> None:
@@ -191,7 +212,7 @@ def _tell(
 
 
 def _words(database: str, django: Django) -> Words:
-    return Words("Django", "django_migrations", partial(_cannot_begin, database, django), _refused)
+    return Words("Django", "django_migrations", partial(_cannot_begin, database, django), partial(_refused, database))
 
 
 def _cannot_begin(database: str, django: Django, failed: Failed) -> HeadwayError:
@@ -212,11 +233,12 @@ def _cannot_begin(database: str, django: Django, failed: Failed) -> HeadwayError
     return AppError(f"{path}: {failed['message']}", hint=hint)
 
 
-def _refused(where: str, failed: Failed) -> HeadwayError:
+def _refused(database: str, where: str, failed: Failed) -> HeadwayError:
     step = f"{failed['step']}: " if failed["step"] else ""
     if failed["kind"] == "ended":
         return EngineError(f"{where}: {failed['message']}", hint="headway logs controller.")
-    return AppError(f"{where}: {step}{failed['message']}", hint="Correct the migration.")
+    hint = refused_hint(database, failed, failed["step"], "Correct the migration.")
+    return AppError(f"{where}: {step}{failed['message']}", hint=hint)
 
 
 def _applied(found: Targets) -> dict[int, frozenset[str]]:

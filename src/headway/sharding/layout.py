@@ -20,6 +20,7 @@ CREATE_REFERENCE = f"CREATE SCHEMA IF NOT EXISTS {REFERENCE_SCHEMA};"
 CONSTRAINT = "headway_shard"
 KEY_TRIGGER = "headway_key"
 OURS = (LEDGER_TABLE, MARKER_TABLE)
+NOT_APPS = (*OURS, *VERSION_TABLES)
 SCHEMA_ENTRY = "schema:"  # how the ledger names what is no migration: the schema file
 SHARDS_ENTRY = f"{SCHEMA_ENTRY}shards"  # and of how many shards this is one, which its constraints rely on
 
@@ -232,7 +233,7 @@ def applied(schemas: Sequence[str], table: str) -> str:
 
 def refuse_others(schema: str, tables: Collection[str]) -> str:
     """The statement that raises an error where a shard has a table that is neither one of these nor a tool's."""
-    known = ", ".join(_literal(table) for table in (*tables, *OURS, *VERSION_TABLES))
+    known = ", ".join(_literal(table) for table in (*tables, *NOT_APPS))
     return (
         "DO $headway$ DECLARE name text; BEGIN SELECT relname INTO name FROM pg_class "
         f"WHERE relnamespace = {_literal(identifier(schema))}::regnamespace AND relkind IN ('r', 'p') "
@@ -258,7 +259,7 @@ def table_keys(
     keys: dict[str, TableKey] = {}
     problems: list[Problem] = []
     for table in by_table:
-        if table not in declared and table not in (*OURS, *VERSION_TABLES):
+        if table not in declared and table not in NOT_APPS:
             hint = f'Give its key, keys = {{ {table} = "column" }}, or take it into reference = ["{table}"].'
             problems.append(Problem(f"{path}.keys", f"table {table} has no key", hint))
     for table, name in declared.items():

@@ -18,11 +18,20 @@ from headway.errors import AppError, HeadwayError
 from headway.model.sharding import LEDGER_TABLE, ShardMap
 from headway.sharding import layout
 from headway.sharding.admin import AdminServer, Connection, on_each
-from headway.sharding.migrations import FILE_MAX_BYTES, Migration, migrations, pending
+from headway.sharding.migrations import FILE_MAX_BYTES, HEAD, Migration, migrations, pending, up_to
 from headway.sharding.schema_file import refused
-from headway.sharding.targets import Targets, ledgers, targets, tell_clients, with_ledger
+from headway.sharding.targets import Targets, ledgers, refuse_empty, targets, tell_clients, with_ledger
 
 Say = Callable[[str], None]
+_NAMED_MAX = 5
+# What a migration fails with whose tables were made before it was recorded: schema, table, column, type and other.
+THERE_ALREADY = frozenset(("42P06", "42P07", "42701", "42710"))
+
+
+def or_stamp(hint: str, database: str, name: str) -> str:
+    """The hint for a migration that makes what is there already."""
+    command = f"headway db migrate {database} --stamp {name}"
+    return f"{hint} Or was it applied by other means? {command} records that."
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +65,30 @@ def read_folder(folder: Path, path: str) -> tuple[Migration, ...]:
 
 
 def migrate(
-    database: str, wanted: Sequence[Migration], servers: Sequence[AdminServer], *, dry_run: bool = False, say: Say
+    database: str,
+    wanted: Sequence[Migration],
+    servers: Sequence[AdminServer],
+    *,
+    stamp: str | None = None,
+    dry_run: bool = False,
+    say: Say,
 ) -> Migrated:
     """Bring every shard up to `wanted`, or a plain database. Conflict while a shard moves or another one migrates;
-    AppError names the shard that refused a file, and all others have that file and none behind it."""
+    AppError names the shard that refused a file, and all others have that file and none behind it.
+
+    `stamp`: only record the migrations up to this one as applied; AppError when there is none of that name.
+    """
+    if stamp is not None and not (stamped := up_to(wanted, stamp)):
+        names = ", ".join(migration.name for migration in wanted[-_NAMED_MAX:])
+        hint = f"There is {names}, and {HEAD} for all." if names else "The folder holds no migrations."
+        raise AppError(f"there is no migration {stamp}", hint=hint)
     with targets(database, servers) as found:
         needed, problems = pending(wanted, _ledgers(found), found.name)
         if problems:
             raise AppError(f"{problems[0].path} {problems[0].message}", hint=problems[0].hint)
+        if stamp is not None:
+            counts = _stamp(found, stamped, needed, dry_run=dry_run, say=say)
+            return Migrated(counts, len(wanted), 0 if found.is_plain else found.map.shards)
         applied: dict[str, int] = {}
         for migration in wanted:
             shards = [shard for shard, files in needed.items() if migration in files]
@@ -78,6 +103,39 @@ def migrate(
         if applied and not dry_run:
             tell_clients(found)
         return Migrated(applied, len(wanted), 0 if found.is_plain else found.map.shards)
+
+
+def _stamp(
+    found: Targets,
+    stamped: Sequence[Migration],
+    needed: Mapping[int, Sequence[Migration]],
+    *,
+    dry_run: bool,
+    say: Say,
+) -> dict[str, int]:
+    """Record these where they are lacking, a transaction a shard; how often each."""
+    refuse_empty(found)
+    lacking = {shard: [one for one in stamped if one in files] for shard, files in needed.items()}
+    counts = counted([one.name for one in stamped], {shard: [one.name for one in of] for shard, of in lacking.items()})
+    for name, count in counts.items():
+        say(found.counted(name, count))
+    if counts and not dry_run:
+        found = with_ledger(found)
+
+        def work(server: AdminServer, connection: Connection) -> None:
+            for shard in found.map.on(server.name):
+                with connection.transaction():
+                    if lacking[shard]:
+                        _record(found, shard, server, connection, lacking[shard])
+
+        on_each(found.servers, work)
+    return counts
+
+
+def counted(migrations: Sequence[str], lacking: Mapping[int, Sequence[str]]) -> dict[str, int]:
+    """In how many shards each is lacking, for those that are."""
+    counts = {name: sum(name in names for names in lacking.values()) for name in migrations}
+    return {name: count for name, count in counts.items() if count}
 
 
 def _ledgers(found: Targets) -> dict[int, Mapping[str, str]]:
@@ -99,7 +157,10 @@ def _apply_to_all(migration: Migration, found: Targets, shards: Sequence[int], s
                 _apply(migration, found, shard, server, connection)
             except psycopg.Error as error:
                 to = "" if found.is_plain else " to this shard"
-                failures[shard] = refused(error, migration.sql, f"{found.where(shard)}: {migration.name}", to)
+                failure = refused(error, migration.sql, f"{found.where(shard)}: {migration.name}", to)
+                if error.sqlstate in THERE_ALREADY:
+                    failure.hint = or_stamp(failure.hint, found.database, migration.name)
+                failures[shard] = failure
                 if isinstance(error, psycopg.OperationalError):
                     return
                 continue
@@ -117,7 +178,6 @@ def _apply_to_all(migration: Migration, found: Targets, shards: Sequence[int], s
 
 def _apply(migration: Migration, found: Targets, shard: int, server: AdminServer, connection: Connection) -> None:
     path = found.search_path(shard)
-    ledger = f"{layout.identifier(found.ledger_schema(shard))}.{LEDGER_TABLE}"
     if migration.alone:
         if path:
             connection.execute(f"SET {path}")
@@ -129,13 +189,20 @@ def _apply(migration: Migration, found: Targets, shard: int, server: AdminServer
             if path:
                 connection.execute(f"SET LOCAL {path}")
             connection.execute(migration.sql)
-        if not found.is_plain:
-            schema = found.schema(shard)
-            keys = _there(connection, schema, found.map)
-            connection.execute(
-                (layout.constrain(schema, shard, found.map.shards, keys) + server.rights(schema)).encode()
-            )
-        row = f"INSERT INTO {ledger} (name, checksum) VALUES (%s, %s)"
+        _record(found, shard, server, connection, [migration])
+
+
+def _record(
+    found: Targets, shard: int, server: AdminServer, connection: Connection, migrations: Sequence[Migration]
+) -> None:
+    """Hold new tables to their keys, give them to the app, and write migrations into the ledger."""
+    if not found.is_plain:
+        schema = found.schema(shard)
+        keys = _there(connection, schema, found.map)
+        connection.execute(layout.constrain(schema, shard, found.map.shards, keys) + server.rights(schema))
+    ledger = f"{layout.identifier(found.ledger_schema(shard))}.{LEDGER_TABLE}"
+    row = f"INSERT INTO {ledger} (name, checksum) VALUES (%s, %s)"
+    for migration in migrations:
         connection.execute(row, (migration.name, migration.checksum))
 
 

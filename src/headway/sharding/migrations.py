@@ -19,6 +19,7 @@ from itertools import pairwise
 from headway.errors import Problem
 from headway.sharding.script import single_transaction, statements
 
+HEAD = "head"  # what Alembic calls the newest, and all do here
 FILE_MAX_BYTES = 8 * 1024 * 1024
 _NAME = re.compile(r"^(\d{1,14})[_.-].*\.sql$")
 _ALONE = re.compile(r"^\s*--\s*headway:\s*no transaction\s*$", re.IGNORECASE | re.MULTILINE)
@@ -81,6 +82,18 @@ def _told_alone(name: str, text: str) -> list[Problem]:
         return []
     hint = "A second one could fail after the first was done: one file a statement."
     return [Problem(name, f"runs in no transaction and holds {count} statements", hint)]
+
+
+def up_to(wanted: Sequence[Migration], name: str) -> tuple[Migration, ...]:
+    """The migrations up to the one of this file name or number, or all by `head`; none where there is no such one."""
+    if name == HEAD:
+        return tuple(wanted)
+    for index, migration in enumerate(wanted):
+        if name in (migration.name, migration.name.removesuffix(".sql")):
+            return tuple(wanted[: index + 1])
+        if name.isdecimal() and int(name) == migration.number:
+            return tuple(wanted[: index + 1])
+    return ()
 
 
 def pending(

@@ -34,6 +34,20 @@ class Revisions:
     heads: tuple[str, ...]
 
 
+def find(wanted: Revisions, name: str) -> Revision | None:
+    """The revision of this identifier, or of its beginning where no other one begins so, or `head`."""
+    if name == "head" and wanted.heads:
+        name = wanted.heads[0]
+    exact = [revision for revision in wanted.all if revision.id == name]
+    found = exact or [revision for revision in wanted.all if name and revision.id.startswith(name)]
+    return found[0] if len(found) == 1 else None
+
+
+def with_those_before(wanted: Revisions, name: str) -> frozenset[str]:
+    """A revision and all that come before it."""
+    return _with_those_before(frozenset((name,)), {revision.id: revision for revision in wanted.all})
+
+
 def problem(wanted: Revisions) -> Problem | None:
     """Why shards cannot be brought to one state by them."""
     if len(wanted.heads) > 1:

@@ -14,7 +14,7 @@ from typing import Any
 from headway.errors import AppError, Conflict
 from headway.model.sharding import LEDGER_TABLE, ShardMap, ShardServer, schema_name
 from headway.sharding import layout
-from headway.sharding.admin import AdminServer, Connection, connect
+from headway.sharding.admin import AdminServer, Connection, connect, on_each
 from headway.sharding.catalog import held, is_held, raise_epoch, read_map
 
 _LOCK = "SELECT pg_try_advisory_lock(hashtext('headway.migrate'))"
@@ -32,6 +32,15 @@ SELECT pg_backend_pid(), current_schema()::text,
          ORDER BY nspname = 'headway' DESC LIMIT 1),
        CASE WHEN to_regnamespace('headway') IS NULL THEN has_database_privilege(current_database(), 'CREATE')
             ELSE has_schema_privilege(to_regnamespace('headway'), 'CREATE') END
+"""
+_ANY_TABLE = """
+SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+ WHERE relkind IN ('r', 'p') AND nspname NOT IN ('information_schema', 'headway') AND nspname !~ '^pg_'
+   AND relname <> ALL (%s))
+"""
+_EMPTY = """
+SELECT nspname::text FROM pg_namespace n WHERE nspname = ANY (%s) AND NOT EXISTS (
+  SELECT FROM pg_class WHERE relnamespace = n.oid AND relkind IN ('r', 'p') AND relname <> ALL (%s))
 """
 
 
@@ -143,6 +152,24 @@ def ledgers(found: Targets, server: AdminServer, connection: Connection) -> Mapp
         if not name.startswith(layout.SCHEMA_ENTRY):
             told[by_schema[schema]][name] = checksum
     return told
+
+
+def refuse_empty(found: Targets) -> None:
+    """AppError where a shard holds no table: nothing that could be recorded as applied has been applied there."""
+
+    def look(server: AdminServer, connection: Connection) -> list[int]:
+        schemas = found.schemas_on(server)
+        if found.is_plain:
+            row = connection.execute(_ANY_TABLE, (list(layout.NOT_APPS),)).fetchone()
+            return [] if row == (True,) else [0]
+        rows = connection.execute(_EMPTY, (list(schemas), list(layout.NOT_APPS))).fetchall()
+        return [schemas[str(row[0])] for row in rows]
+
+    if empty := sorted(shard for shards in on_each(found.servers, look).values() for shard in shards):
+        raise AppError(
+            f"{found.where(empty[0])} holds no table: no migration was applied to it",
+            hint=f"headway db migrate {found.database} applies them.",
+        )
 
 
 def tell_clients(found: Targets) -> None:

@@ -96,6 +96,7 @@ class Run:
             "message": said(error),
             "lines": lines[-_TAIL_LINES:],
             "kind": self.kind_of(error),
+            "code": _sqlstate(error),
         }
 
     def failed(self, error: BaseException) -> None:
@@ -105,6 +106,20 @@ class Run:
         if isinstance(error, SyntaxError) and error.filename:
             told = f"{error.filename}:{error.lineno}: {error.msg}"
         self.answer({"failed": {"message": told, "missing": missing, "kind": self.kind_of(error)}})
+
+
+def _sqlstate(error: BaseException) -> str:
+    """What PostgreSQL has called it, by whatever driver and library that has come; empty for others."""
+    left: list[BaseException | None] = [error]
+    while left:
+        one = left.pop(0)
+        if one is None:
+            continue
+        found = getattr(one, "sqlstate", None) or getattr(one, "pgcode", None)
+        if isinstance(found, str):
+            return found
+        left += [getattr(one, "orig", None), one.__cause__]
+    return ""
 
 
 def said(error: BaseException) -> str:

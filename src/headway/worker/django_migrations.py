@@ -73,6 +73,8 @@ class Run(app_tool.Run):
             self.answer(self._look())
         elif self.asked["do"] == "sql":
             self.answer({"sql": self._sql()})
+        elif self.asked["do"] == "plan":
+            self.answer({"plan": self._up_to()})
         else:
             self.upgrade()
 
@@ -188,6 +190,9 @@ class Run(app_tool.Run):
 
     def upgrade_one(self) -> None:
         """Bring the shard at hand to the newest state."""
+        if self.asked["stamp"] is not None:
+            self._stamp()
+            return
         if self.is_this_one:
             self._migrate()
             return
@@ -196,6 +201,31 @@ class Run(app_tool.Run):
             executor.loader.check_consistent_history(connection)
             plan = self._plan(executor)
             executor.migrate([], plan)
+
+    def _stamp(self) -> None:
+        """Record what is lacking of what is named as applied, as `migrate --fake` does."""
+        with self._connected() as connection:
+            executor = self._executor(connection)
+            loader = executor.loader
+            names = [key for key in self._named(loader) if key not in loader.applied_migrations]
+            executor.migrate([], [(loader.graph.nodes[key], False) for key in names], fake=True)
+
+    def _named(self, loader: Any) -> list[Any]:
+        """What is to be recorded, each after what it depends on; nothing where there is none of that name."""
+        app, _, name = self.asked["stamp"].partition(".")
+        apps, graph = self._apps(loader), loader.graph
+        leaves = [leaf for leaf in graph.leaf_nodes() if leaf[0] in apps]
+        if self.asked["stamp"] != "head":
+            leaves = [leaf for leaf in leaves if leaf[0] == app]
+            if name:
+                leaves = [(app, name)] if app in apps and (app, name) in graph.nodes else []
+        return list(dict.fromkeys(key for leaf in leaves for key in graph.forwards_plan(leaf)))
+
+    def _up_to(self) -> list[str] | None:
+        from django.db.migrations.loader import MigrationLoader
+
+        found = self._named(MigrationLoader(None))
+        return [f"{app}.{name}" for app, name in found] or None
 
     def _migrate(self) -> None:
         """As its own command does."""

@@ -55,7 +55,10 @@ class Run(app_tool.Run):
         config.attributes["headway"] = {"database": self.asked["database"], "shard": shard}
         url = self._url(self._driver).render_as_string(hide_password=False)
         config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
-        command.upgrade(config, "head")
+        if self.asked["stamp"] is not None:
+            command.stamp(config, self.asked["stamp"])
+        else:
+            command.upgrade(config, "head")
 
     def kind_of(self, error: BaseException) -> str:
         """As everywhere; one that says where env.py should not have gone is told apart."""

@@ -90,9 +90,14 @@ class App:
         wanted = Layout("shop", "orders", shards, {"orders": "customer"}, (), None)
         return lay_out(wanted, servers, tables_by=self.tables_by)[0]
 
-    def migrate(self, servers: tuple[AdminServer, ...], *, dry_run: bool = False) -> tuple[dict[str, int], list[str]]:
+    def migrate(
+        self, servers: tuple[AdminServer, ...], *, dry_run: bool = False, stamp: str | None = None
+    ) -> tuple[dict[str, int], list[str]]:
         lines: list[str] = []
-        done = migrate_by_alembic("orders", self.alembic, servers, dry_run=dry_run, say=lines.append)
+        keys = {"orders": "customer"}
+        done = migrate_by_alembic(
+            "orders", self.alembic, servers, keys=keys, stamp=stamp, dry_run=dry_run, say=lines.append
+        )
         assert done.shards == SHARDS
         return dict(done.applied), lines
 
@@ -208,6 +213,32 @@ def test_a_shard_that_refuses_a_revision_is_named_and_the_others_have_it(servers
     file.write_text(file.read_text().replace("id < 7", "id < 8"))
     assert app.migrate(servers)[0] == {"aa02": 1, "aa03": 1}
     assert at(servers) == dict.fromkeys(range(SHARDS), "aa03")
+
+
+def test_shards_that_were_made_without_alembic_are_taken_over_by_a_stamp(servers, app, tmp_path):
+    schema = tmp_path / "schema.sql"
+    schema.write_text(
+        "CREATE TYPE state AS ENUM ('new', 'sent'); CREATE TABLE orders (customer bigint, id bigint, "
+        "state state NOT NULL DEFAULT 'new', PRIMARY KEY (customer, id));"
+    )
+    lay_out(Layout("shop", "orders", SHARDS, {"orders": "customer"}, (), schema), servers)
+    with pytest.raises(AppError, match="already exists") as caught:
+        app.migrate(servers)
+    assert "? headway db migrate orders --stamp aa01 records that." in caught.value.hint
+    app.revision("aa02", 'op.add_column("orders", sa.Column("note", sa.Text))', "note")
+    with pytest.raises(AppError, match="there is no revision zz"):
+        app.migrate(servers, stamp="zz")
+    assert app.migrate(servers, stamp="aa01", dry_run=True) == ({"aa01": SHARDS}, ["aa01 (orders): 8 of 8 shards"])
+    with connect(servers[0]) as connection:
+        connection.execute("ALTER TABLE orders_0000.orders DROP CONSTRAINT headway_shard")
+    assert app.migrate(servers, stamp="aa01")[0] == {"aa01": SHARDS}
+    assert at(servers) == dict.fromkeys(range(SHARDS), "aa01")
+    with connect(servers[0]) as connection:  # what belongs to its tables is made with it
+        held = "SELECT count(*) FROM pg_constraint WHERE conname = 'headway_shard'"
+        assert connection.execute(held).fetchone() == (SHARDS // 2,)
+    assert app.migrate(servers)[0] == {"aa02": SHARDS}
+    assert app.migrate(servers, stamp="aa01") == ({}, [])
+    assert at(servers) == dict.fromkeys(range(SHARDS), "aa02")
 
 
 def busy(servers: tuple[AdminServer, ...]) -> bool:

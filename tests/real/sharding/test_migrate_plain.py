@@ -48,9 +48,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def apply(main: AdminServer, folder: Path, *, dry_run: bool = False) -> Lines:
+def apply(main: AdminServer, folder: Path, *, dry_run: bool = False, stamp: str | None = None) -> Lines:
     lines: list[str] = []
-    done = migrate("main", read_folder(folder, "m"), (main,), dry_run=dry_run, say=lines.append)
+    done = migrate("main", read_folder(folder, "m"), (main,), stamp=stamp, dry_run=dry_run, say=lines.append)
     assert done.shards == 0
     return dict(done.applied), lines
 
@@ -106,6 +106,30 @@ def test_who_may_create_no_schema_has_the_ledger_beside_the_tables(main, folder)
     assert apply(main, folder) == ({}, [])
 
 
+def test_files_that_were_applied_without_headway_are_recorded_and_those_behind_them_applied(main, folder):
+    (folder / "0002_more.sql").write_text("ALTER TABLE notes ADD COLUMN more text;")
+    (folder / "0003_last.sql").write_text("CREATE TABLE last (id int);")
+    with pytest.raises(AppError, match="database main holds no table: no migration was applied to it"):
+        apply(main, folder, stamp="0001_notes.sql")
+    rows(main, "CREATE TABLE notes (id int PRIMARY KEY, more text)")
+    with pytest.raises(AppError, match='relation "notes" already exists') as caught:
+        apply(main, folder)
+    assert "? headway db migrate main --stamp 0001_notes.sql records that." in caught.value.hint
+    for name in ("0009_nix.sql", "nix", "9", ""):
+        with pytest.raises(AppError, match=f"there is no migration {name}") as caught:
+            apply(main, folder, stamp=name)
+        assert caught.value.hint == "There is 0001_notes.sql, 0002_more.sql, 0003_last.sql, and head for all."
+    both = {"0001_notes.sql": 1, "0002_more.sql": 1}
+    assert apply(main, folder, stamp="0002_more.sql", dry_run=True) == (both, [*both])
+    assert apply(main, folder, stamp="2")[0] == both
+    assert apply(main, folder, stamp="0002_more") == ({}, [])
+    assert apply(main, folder)[0] == {"0003_last.sql": 1}
+    assert apply(main, folder, stamp="head") == ({}, [])
+    (folder / "0001_notes.sql").write_text("CREATE TABLE notes (id bigint PRIMARY KEY);")
+    with pytest.raises(AppError, match="was changed after it was applied"):
+        apply(main, folder, stamp="head")
+
+
 # -- Alembic ----------------------------------------------------------------------------------------------------------
 
 REVISION = """
@@ -135,10 +159,10 @@ class App:
         self._last = number
         return file
 
-    def migrate(self, main: AdminServer, *, dry_run: bool = False, **env: str) -> Lines:
+    def migrate(self, main: AdminServer, *, dry_run: bool = False, stamp: str | None = None, **env: str) -> Lines:
         lines: list[str] = []
         tool = Alembic(str(self.folder / "alembic.ini"), sys.executable, str(self.folder), tuple(env.items()))
-        done = migrate_by_alembic("main", tool, (main,), dry_run=dry_run, say=lines.append)
+        done = migrate_by_alembic("main", tool, (main,), stamp=stamp, dry_run=dry_run, say=lines.append)
         assert done.shards == 0
         return dict(done.applied), lines
 
@@ -180,6 +204,28 @@ def test_an_env_py_that_takes_the_address_from_the_environment_is_right_where_it
     assert rows(main, "SELECT tablename FROM pg_tables WHERE tablename = 'notes'") == [("notes",)]
 
 
+def test_revisions_that_were_applied_without_headway_are_recorded(main, tmp_path):
+    app = App(tmp_path, "generic")
+    app.revision("aa01", NOTES)
+    app.revision("aa02", 'op.add_column("notes", sa.Column("more", sa.Text))')
+    app.revision("aa03", 'op.create_table("last", sa.Column("id", sa.Integer))')
+    with pytest.raises(AppError, match="database main holds no table"):
+        app.migrate(main, stamp="head")
+    rows(main, "CREATE TABLE notes (id int PRIMARY KEY, more text)")
+    with pytest.raises(AppError, match='relation "notes" already exists') as caught:
+        app.migrate(main)
+    assert "? headway db migrate main --stamp aa01 records that." in caught.value.hint
+    with pytest.raises(AppError, match="there is no revision aa0") as caught:
+        app.migrate(main, stamp="aa0")  # which could be three
+    assert caught.value.hint == "There is aa01, aa02, aa03, and head for the last one."
+    assert app.migrate(main, stamp="aa02", dry_run=True) == ({"aa01": 1, "aa02": 1}, ["aa01", "aa02"])
+    assert rows(main, "SELECT to_regclass('alembic_version')::text") == [(None,)]
+    assert app.migrate(main, stamp="aa02")[0] == {"aa01": 1, "aa02": 1}
+    assert app.migrate(main, stamp="aa01") == ({}, [])  # it is past that
+    assert app.migrate(main)[0] == {"aa03": 1}
+    assert rows(main, "SELECT version_num FROM alembic_version") == [("aa03",)]
+
+
 # -- Django -----------------------------------------------------------------------------------------------------------
 
 SETTINGS = """
@@ -209,10 +255,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def by_django(main: AdminServer, site: Path, url: str, *, dry_run: bool = False) -> Lines:
+def by_django(main: AdminServer, site: Path, url: str, *, dry_run: bool = False, stamp: str | None = None) -> Lines:
     lines: list[str] = []
     django = Django(str(site / "manage.py"), sys.executable, str(site), (("URL", url),))
-    done = migrate_by_django("main", django, (main,), keys={}, dry_run=dry_run, say=lines.append)
+    done = migrate_by_django("main", django, (main,), keys={}, stamp=stamp, dry_run=dry_run, say=lines.append)
     assert done.shards == 0
     return dict(done.applied), lines
 
@@ -247,3 +293,22 @@ def test_settings_without_an_alias_that_leads_there_are_refused(main, site):
         "no alias of the settings leads to database main (default is sqlite; rows is another one)"
     )
     assert 'DATABASE_URL = "{main.url}"' in caught.value.hint
+
+
+def test_a_projects_migrations_that_were_applied_without_headway_are_recorded(main, site):
+    with pytest.raises(AppError, match="database main holds no table"):
+        by_django(main, site, main.admin, stamp="news")
+    rows(main, "CREATE TABLE news_entry (id bigint PRIMARY KEY, text text NOT NULL)")
+    with pytest.raises(AppError, match='relation "news_entry" already exists') as caught:
+        by_django(main, site, main.admin)
+    assert "? headway db migrate main --stamp news.0001_initial records that." in caught.value.hint
+    for name in ("news.0009_nix", "nix", "nix.0001_initial"):
+        with pytest.raises(AppError, match=f"there is no migration {name}") as caught:
+            by_django(main, site, main.admin, stamp=name)
+        assert caught.value.hint.startswith("Write APP.NAME, as of ")
+    one = {"news.0001_initial": 1}
+    assert by_django(main, site, main.admin, stamp="news", dry_run=True) == (one, ["news.0001_initial"])
+    assert by_django(main, site, main.admin, stamp="news.0001_initial")[0] == one
+    assert by_django(main, site, main.admin, stamp="news") == ({}, [])
+    by_django(main, site, main.admin)
+    assert by_django(main, site, main.admin, stamp="head") == ({}, [])

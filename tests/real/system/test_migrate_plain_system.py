@@ -105,13 +105,26 @@ def test_they_get_their_tables_and_go_into_shards_without_what_says_so(system):
     assert 'error: database main: 0003_bad.sql:1: type "nix" does not exist' in refused.stderr
     (system.folder / "migrations" / "0003_bad.sql").unlink()
 
+    (system.folder / "migrations" / "0003_more.sql").write_text("CREATE TABLE orders (id int);")
+    refused = system.run("db", "migrate", "main")
+    assert "headway db migrate main --stamp 0003_more.sql records that" in refused.stderr
+    refused = system.run("db", "migrate", "main", "--stamp", "0009_nix.sql")
+    assert refused.returncode == 1
+    assert "error: there is no migration 0009_nix.sql" in refused.stderr
+    assert "hint: There is 0001_orders.sql, 0002_rows.sql, 0003_more.sql, and head for all." in refused.stderr
+    done = json.loads(system.ok("db", "migrate", "main", "--stamp", "0003_more.sql", "--json").splitlines()[-1])
+    assert done == {"stamped": {"0003_more.sql": 1}, "files": 3, "shards": 0, "dry_run": False}
+    said = system.ok("db", "migrate", "main", "--stamp", "head")
+    assert said == "nothing to record: all up to head are recorded as applied to main\n"
+    assert [entry["reason"] for entry in system.journal() if entry["what"] == "stamped"] == ["0003_more.sql"]
+
     said = system.ok("db", "import", "orders", "--from", "main")
     assert "left alone, for they are not declared: visits\n" in said
-    (system.folder / "migrations" / "0003_more.sql").write_text("ALTER TABLE orders ADD COLUMN more text;")
+    (system.folder / "migrations" / "0004_more.sql").write_text("ALTER TABLE orders ADD COLUMN more text;")
     refused = system.run("db", "migrate", "main")
     assert refused.returncode == 1
     assert "the migration has to wait: orders is being imported from main" in refused.stderr
-    assert "1 of 3 migrations would be applied to main" in system.ok("db", "migrate", "main", "--dry-run")
+    assert "1 of 4 migrations would be applied to main" in system.ok("db", "migrate", "main", "--dry-run")
     switched = json.loads(system.ok("db", "import", "orders", "--switch", "--json").splitlines()[-1])
     assert (switched["rows"], switched["verified"]) == (50, True)
     assert json.loads(system.ok("db", "verify", "orders", "--json"))["complete"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from headway.sharding.migrations import migrations, pending
+from headway.sharding.migrations import migrations, pending, up_to
 
 FILES = {
     "0002_lines.sql": "CREATE TABLE lines (id int);",
@@ -63,3 +63,30 @@ def test_a_changed_past_is_refused_once_for_all_shards():
         ("0000_gone.sql", "was applied and is gone"),
         (second.name, "comes before one that was applied already, first on shard 0"),
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("0001_orders.sql", 1),
+        ("0002_lines", 2),
+        ("10", 3),
+        ("0010", 3),
+        ("head", 3),
+        ("3", 0),
+        ("0002", 2),
+        ("nix", 0),
+        ("", 0),
+    ],
+)
+def test_a_migration_is_named_by_its_file_or_its_number(name, count):
+    assert len(up_to(migrations(FILES)[0], name)) == count
+
+
+def test_a_plain_database_is_told_by_its_name():
+    found, _ = migrations(FILES)
+    _, problems = pending(found, {0: {found[1].name: found[1].checksum}}, lambda _shard: "database main")
+    assert [problem.hint for problem in problems] == [
+        "Give it a number behind the last one.",
+    ]
+    assert problems[0].message.endswith("first on database main")

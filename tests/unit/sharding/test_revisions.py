@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headway.sharding.revisions import Revision, Revisions, pending, problem
+from headway.sharding.revisions import Revision, Revisions, find, pending, problem, with_those_before
 
 LINE = Revisions((Revision("a"), Revision("b", ("a",), "lines"), Revision("c", ("b",))), ("c",))
 # b and x come after a, and d puts them together.
@@ -55,3 +55,11 @@ def test_two_heads_are_two_states():
 
 def test_a_revision_is_told_with_its_title():
     assert [revision.name for revision in LINE.all] == ["a", "b (lines)", "c"]
+
+
+def test_a_revision_is_found_by_its_identifier_its_beginning_or_as_the_head():
+    wanted = Revisions((Revision("a1"), Revision("a1f", ("a1",)), Revision("b2", ("a1f",))), ("b2",))
+    named = {name: found.id if (found := find(wanted, name)) else None for name in ("a1", "a", "b", "head", "nix", "")}
+    assert named == {"a1": "a1", "a": None, "b": "b2", "head": "b2", "nix": None, "": None}
+    assert with_those_before(wanted, "a1f") == {"a1", "a1f"}
+    assert find(Revisions((), ()), "head") is None
