@@ -118,6 +118,8 @@ def _services(status: Mapping[str, Any]) -> Iterator[Metric]:
         ("replica_limit", "Requests at once that the edge sends to a replica.", "limit"),
     ):
         yield _gauge(name, text, each, {at: r[key] for at, r in replicas.items()})
+    cancelled = {at: r["cancelled"] for at, r in replicas.items()}
+    yield _counter("replica_cancelled", "Requests whose work nobody waited for, and was cancelled.", each, cancelled)
     restarts = {at: r["restarts"] for at, r in replicas.items()}
     yield _counter("replica_restarts", "Restarts of a replica.", each, restarts)
     classes = {(n, c): o for n, s in services.items() if s["overload"] for c, o in s["overload"]["classes"].items()}

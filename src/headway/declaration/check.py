@@ -28,7 +28,9 @@ MEMORY_MIN_BYTES = 32 * 2**20
 # The longest a wait may be: beyond it a typing mistake is likelier than a wish.
 WAIT_MAX_S = 24 * 3600.0
 # Keys that a command, which has no port, cannot obey.
-_APP_ONLY = ("routes", "static", "sticky", "threads", "interface", "health", "at", "cache", "criticality", "overload")
+_APP_ONLY = (
+    "routes", "static", "sticky", "threads", "interface", "health", "at", "cache", "criticality", "overload", "cancel",
+)  # fmt: skip
 # Each has a queue and limits of its own, and workers count so many of them.
 _AT_MAX = CLASSES_MAX - FIRST_AT
 
@@ -154,6 +156,8 @@ def _what_it_runs(name: str, service: Service, broken: frozenset[str]) -> Iterat
                 yield Problem(
                     f"{path}.{key}", "has no meaning for a command, which has no port", "take it out, or write `app`"
                 )
+    if service.cancel and service.interface == "wsgi":
+        yield Problem(f"{path}.cancel", "is for ASGI apps; a thread cannot be stopped", "take out cancel or interface")
     if service.threads is not None and service.interface == "asgi":
         yield Problem(
             f"{path}.threads", "is for WSGI apps; an ASGI app has its event loop", "take out threads or interface"

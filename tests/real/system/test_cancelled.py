@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -141,6 +142,10 @@ def test_who_hangs_up_ends_the_work_and_frees_the_database(system: Running) -> N
     assert wait_for(lambda: not system.replicas()[0]["in_flight"], 30, "no place is held")
     give_up(system, "/held")  # and all of it can be had again
     wait_for(lambda: ended(system, begun + 1), 30, "and again")
+    wait_for(lambda: system.replicas()[0]["cancelled"] > begun, 30, "it is counted, with those that waited for a place")
+    found = re.search(r'headway_replica_cancelled_total{replica="web.1",service="web"} ([0-9]+)', system.ok("metrics"))
+    assert found is not None
+    assert int(found[1]) > begun
 
 
 def test_the_deadline_ends_it_too(system: Running) -> None:

@@ -191,6 +191,8 @@ CASES = [
     (KEPT.replace("30s", "30") + "[caches.hot]\n", f"{OF_KEPT}.ttl", '"30" is not a duration', '"30s"'),
     (KEPT.replace("30s", "50d") + "[caches.hot]\n", f"{OF_KEPT}.ttl", "is longer than", 'ttl = "30s"'),
     (KEPT + "statuses = [200, 503]\n[caches.hot]\n", f"{OF_KEPT}.statuses[1]", "503 is never kept", "404"),
+    (WEB + 'cancel = true\ninterface = "wsgi"\n', "services.web.cancel", "is for ASGI apps", "take out cancel"),
+    ('[services.a]\ncommand = "m"\ncancel = true\n', "services.a.cancel", "no meaning for a command", "take it out"),
     (KEPT + "statuses = 200\n[caches.hot]\n", f"{OF_KEPT}.statuses", "must be a list", "[200, 404]"),
     (KEPT + 'body_max = "1GiB"\n[caches.hot]\n', f"{OF_KEPT}.body_max", "8 MiB at most", "as it comes"),
     (KEPT + 'tags = ["p:{nr}"]\n[caches.hot]\n', f"{OF_KEPT}.tags[0]", "has no {nr}", "its places are: {id}"),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import Depends, FastAPI, Request
 
 from headway.runtimes.local.counts import read_counts
 from headway.worker import telemetry
@@ -29,7 +30,15 @@ class Client:
         self.comes: asyncio.Queue[Message] = asyncio.Queue()
         self.receives = 0  # by whom ever, at this moment
         self.sent: list[Message] = []
-        scope = {"type": "http", "method": method, "path": "/", "scheme": "http", "client": None, "headers": []}
+        scope: Message = {
+            "type": "http",
+            "method": method,
+            "path": "/",
+            "scheme": "http",
+            "client": None,
+            "headers": [],
+        }
+        scope |= {"query_string": b"", "root_path": ""}
         self.task = asyncio.get_running_loop().create_task(self.layer(scope, self._receive, self._send))
 
     async def _receive(self) -> Message:
@@ -260,5 +269,43 @@ def test_what_the_app_makes_of_it_is_the_apps(tmp_path: Path) -> None:
         await client.task
         assert client.sent[0]["status"] == 200
         assert (await client.beat(1)).completed == 1
+
+    run(test)
+
+
+def test_a_framework_cleans_up_behind_its_handler(tmp_path: Path) -> None:
+    async def test() -> None:
+        noted: list[str] = []
+        app = FastAPI()
+
+        @app.middleware("http")
+        async def around(request: Request, call_next: Any) -> Any:
+            try:
+                return await call_next(request)
+            finally:
+                noted.append("middleware")
+
+        async def session() -> AsyncIterator[int]:
+            try:
+                yield 1
+            finally:
+                await asyncio.sleep(0)
+                noted.append("session closed")
+
+        @app.get("/", dependencies=[Depends(session)])
+        async def held() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                noted.append("handler")
+
+        client = Client(tmp_path, app)
+        client.comes.put_nowait(EMPTY)
+        client.comes.put_nowait(GONE)
+        while not client.task.done():
+            await client.beat(1)
+        await client.task
+        assert set(noted) == {"handler", "session closed", "middleware"}
+        assert (await client.beat(1)).cancelled == 1
 
     run(test)
