@@ -66,7 +66,11 @@ def asynchronous(function: Callable[..., Any], calls: Calls, parts: Callable[[],
                 entry = look(args)
             except TypeError:  # what cannot be hashed is written out
                 entry = None
-            if entry is not None and entry.until > now() and entry.kinds == tuple(map(type, args)):
+            if (
+                entry is not None
+                and entry.until > now()
+                and entry.kinds == (type(args[0]) if len(args) == 1 else tuple(map(type, args)))
+            ):
                 counts.hits_near += 1
                 if entry.freq < 3:
                     entry.freq += 1
@@ -91,7 +95,11 @@ def synchronous(function: Callable[..., Any], calls: Calls, parts: Callable[[], 
                 entry = look(args)
             except TypeError:
                 entry = None
-            if entry is not None and entry.until > now() and entry.kinds == tuple(map(type, args)):
+            if (
+                entry is not None
+                and entry.until > now()
+                and entry.kinds == (type(args[0]) if len(args) == 1 else tuple(map(type, args)))
+            ):
                 counts.hits_near += 1
                 if entry.freq < 3:
                     entry.freq += 1

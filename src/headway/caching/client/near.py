@@ -73,7 +73,8 @@ class Entry(Held):
         self.seen = 0.0  # when the server last vouched for it
         self.calls: dict[Any, Entry] | None = None  # the table of its function, by arguments
         self.arguments: Any = None
-        self.kinds: tuple[type, ...] = ()  # of the arguments: 1 and True are one key to a dict
+        # Of the arguments, for 1 and True are one key to a dict; of a single one without the tuple, which takes long.
+        self.kinds: type | tuple[type, ...] = ()
 
 
 class Near:
@@ -171,7 +172,8 @@ class Near:
             for tag in entry.tags:
                 self._tagged.setdefault(tag, set()).add(entry)
             if calls is not None and entry.epoch == self.epoch:
-                entry.calls, entry.arguments, entry.kinds = calls, arguments, tuple(map(type, arguments))
+                entry.calls, entry.arguments = calls, arguments
+                entry.kinds = type(arguments[0]) if len(arguments) == 1 else tuple(map(type, arguments))
                 calls[arguments] = entry
             for other in gone:
                 self._forget(other)
