@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from headway.control.client import ControlClient
+from headway.errors import HeadwayError
 from headway.process.folders import Folders, folders_for
 
 HEADWAY = (sys.executable, "-m", "headway.cli.main")
@@ -175,17 +177,14 @@ class Running:
     # -- looking ----------------------------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
-        """The status document."""
-        document: dict[str, Any] = json.loads(self.ok("status", "--json").splitlines()[-1])
-        return document
+        """The status document, as `headway status --json` prints it, straight from the control API: many ask again
+        and again, and a command is a process. NotRunning when nobody answers."""
+        return ControlClient(self.folders).status()
 
     def quick_status(self) -> dict[str, Any] | None:
-        """The status document straight from the control API; None while nobody answers."""
-        from headway.control.client import ControlClient
-        from headway.errors import HeadwayError
-
+        """The status document; None while nobody answers."""
         try:
-            return ControlClient(self.folders).status()
+            return self.status()
         except HeadwayError:
             return None
 
@@ -198,7 +197,7 @@ class Running:
             document = self.quick_status()
             return document if document and document["state"] == "ready" else None
 
-        document: dict[str, Any] = wait_for(ready, timeout_s, "ready")
+        document: dict[str, Any] = wait_for(ready, timeout_s, "ready", every_s=0.05)
         return document
 
     def processes(self) -> dict[str, int]:

@@ -48,8 +48,7 @@ def last(text: str) -> Any:
 
 
 def journal(system: Running, about: str, what: str) -> list[str]:
-    entries = last(system.ok("explain", about, "--json"))["entries"]
-    return [entry["reason"] for entry in entries if entry["what"] == what]
+    return [entry["reason"] for entry in system.journal() if (entry["about"], entry["what"]) == (about, what)]
 
 
 def test_a_hold_survives_a_killed_controller_and_is_let_go(fresh: Running) -> None:
@@ -61,7 +60,7 @@ def test_a_hold_survives_a_killed_controller_and_is_let_go(fresh: Running) -> No
     fresh.wait_ready()
     before = {replica["pid"] for replica in fresh.status()["services"]["web"]["replicas"]}
     fresh.kill_controller()
-    web = fresh.status()["services"]["web"]
+    web = last(fresh.ok("status", "--json"))["services"]["web"]
     assert web["hold"] == held
     assert (web["wanted"], {replica["pid"] for replica in web["replicas"]}) == (2, before)
     assert web["range"] == {"min": 1, "max": 3}
