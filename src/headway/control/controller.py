@@ -21,7 +21,7 @@ from headway.caching.place import Place, place_of_url
 from headway.caching.settings import MEMORY_BYTES
 from headway.control import wanting
 from headway.control.calls import BEGUN_WITHIN_S, Calls
-from headway.control.exporting import Exporting
+from headway.control.exporting import Exporting, Sent
 from headway.control.journal import Journal
 from headway.control.loop import TICK_S, Loop
 from headway.control.scaling import Scaler
@@ -99,7 +99,7 @@ class Controller:
             folders, self.supervisor, self.processes.spawn, self.journal.write, self.processes.table_entry
         )
         self.exporting = Exporting(folders, self.journal.write)
-        self.edge = Edge(folders, self.supervisor, self.machine)
+        self.edge = Edge(folders, self.supervisor, self.machine, exports=Sent())
         self.calls = CallCounts(folders.app / "calls")
         self.runtime = LocalRuntime(self.processes, self.edge, self.databases, self.caches, self.store.save_replicas)
         self.loop = Loop(self.runtime, self.journal, Wanted(), self.store.load_replicas())

@@ -42,6 +42,20 @@ def has_library() -> bool:
         return False
 
 
+class Sent:
+    """Whether spans of a system are sent. The library is looked for once, for the edge asks often."""
+
+    def __init__(self) -> None:
+        self._has_library: bool | None = None
+
+    def __call__(self, system: System) -> bool:
+        if collector_of(system, os.environ) is None:
+            return False
+        if self._has_library is None:
+            self._has_library = has_library()
+        return self._has_library
+
+
 def check_exporting(system: System) -> None:
     """MachineError where spans are declared to be sent, and nothing is installed that could."""
     if system.otlp is not None and system.traces and not has_library():

@@ -142,7 +142,9 @@ def _traces(before: System, after: System) -> Iterator[Change]:
         )
     if before.otlp != after.otlp:
         told = f"{_shown(before.otlp)} → {_shown(after.otlp)}"
-        yield Change("system.otlp", "changed", f"system.otlp: {told}; {Cost.AT_ONCE.value}")
+        reload = (before.otlp is None) != (after.otlp is None)  # the edge has spans of its own where they are sent
+        cost = Cost.RELOAD if reload else Cost.AT_ONCE
+        yield Change("system.otlp", "changed", f"system.otlp: {told}; {cost.value}", reload)
 
 
 def _edge(before: Edge, after: Edge) -> Iterator[Change]:

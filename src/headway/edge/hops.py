@@ -12,14 +12,15 @@ from headway.model.span import WAITED_MS, Span, Value
 
 CALLER, ATTEMPT, STATUS = "caller", "attempt", "http.response.status_code"
 _TRACED = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
-_TRACE_ID = re.compile(r"[0-9a-f]{32}")
+_TRACE_ID, _SPAN_ID = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{16}")
 
 
 def spans_of(entry: Mapping[str, Any]) -> tuple[Span, ...]:
     """The edge's span, and that of the queue when it was waited in; none for what is no request.
 
-    Where the trace began at the edge, its span has the id that the service was told as its parent. Where it came in,
-    from outside or with a call, the edge's has one of its own, and that of the log's line each time it is read.
+    Where the trace began at the edge, or spans are sent to a collector, its span has the id that the service was told
+    as its parent. Else, where it came in from outside or with a call, it has that of the log's line each time it is
+    read.
     """
     try:
         request, service = str(entry["id"]), str(entry["service"])
@@ -34,7 +35,9 @@ def spans_of(entry: Mapping[str, Any]) -> tuple[Span, ...]:
     traced = _TRACED.fullmatch(str(entry.get("trace", "")))
     trace, parent, flags = traced.groups() if traced else (_trace_of(request), "", "01")
     own = hashlib.blake2b(f"{request} {begin_ns} {parent} {path} {end}".encode(), digest_size=8).hexdigest()
-    if traced and trace == request and not caller:
+    if _SPAN_ID.fullmatch(span := str(entry.get("span", ""))):
+        own = span
+    elif traced and trace == request and not caller:
         own, parent = parent, ""
     service, _, kind = ("", "", "") if service.startswith("headway.") else service.partition(".")
     replica = "" if replica.startswith("<") else replica

@@ -26,6 +26,8 @@ def access_log_lines(plan: EdgePlan, *, of_calls: bool = False) -> list[str]:
         "answered": "%[var(txn.answered,-)]",
     }
     unreadable = {"time": "%Ts%ms", "queue_ms": "-1", "ttfb_ms": "-1", "id": "", "trace": "-", "answered": "-"}
+    if plan.exports:
+        answered["span"], unreadable["span"] = "%[var(txn.span,-)]", "-"
     return [
         "# One JSON object a request, without the query string, which may hold secrets.",
         "log stdout len 8192 format raw local0 info",
@@ -59,7 +61,7 @@ def _log_line(values: dict[str, str]) -> str:
         "attempt": values["attempt"],
         "trace": f'"{values["trace"]}"',
         "answered": f'"{values["answered"]}"',
-    }
+    } | ({"span": f'"{values["span"]}"'} if "span" in values else {})
     return "{" + ",".join(f'"{name}":{value}' for name, value in fields.items()) + "}"
 
 
@@ -76,6 +78,17 @@ def identity_lines(plan: EdgePlan, *, of_calls: bool = False) -> list[str]:
     ]
     if plan.access_log:
         lines.append("http-request set-var(txn.trace) req.hdr(traceparent)")
+    if plan.access_log and plan.exports:
+        # Where nobody reads the hop's span, an app's own would be within one that is nowhere.
+        parts = [f"%[var(txn.trace),field({number},-)]" for number in (1, 2, 4)]
+        own = f"{parts[0]}-{parts[1]}-%[var(txn.span)]-{parts[2]}"
+        lines = [
+            "# Spans are sent to a collector: where a trace came in, the hop is a span of its own in it, and that of the",
+            "# service is within it.",
+            f"http-request set-var(txn.span) rand,xxh64,hex,lower if {{ {_TRACED} }}",
+            *lines,
+            f"http-request set-header traceparent {own} if {{ var(txn.span) -m found }}",
+        ]
     if plan.trusted or of_calls:
         believed = f"{{ req.hdr(x-request-id) -m reg {VALID_ID} }}"
         lines += [

@@ -83,6 +83,7 @@ class EdgePlan:
     proxy_protocol: bool = False
     client_rate_per_s: float | None = None
     access_log: bool = True
+    exports: bool = False  # spans are sent to a collector: a service's is to be within that of the hop to it
     certificate: str | None = None  # validated PEM copy (chain and key) in run_folder
     header_timeout_s: float = 10.0
     idle_timeout_s: float = 60.0

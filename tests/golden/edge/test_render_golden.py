@@ -93,6 +93,7 @@ PLANS = {
         services=(replace(WEB, cancels=True, classes=(CLASSES[0], replace(CLASSES[1], cancels=True))), CALLED),
         call_connections_max=4096,
     ),
+    "exports": replace(MINIMAL, services=(replace(WEB, calls=True), CALLED), call_connections_max=4096, exports=True),
     "observe": replace(MINIMAL, services=(replace(WEB, refuses=False),)),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import threading
 import urllib.request
@@ -176,6 +177,67 @@ def test_spans_reach_a_collector_that_fails_and_goes_away(tmp_path: Path) -> Non
         assert first.of(last).keys() >= WHOLE, "what is left is sent at the end"
         assert len({span["id"] for span in first.spans}) >= 3 * 6
     assert exporter(system) == 0
+
+
+CALLS = """
+from headway import service
+
+stock = service("stock")
+
+
+async def app(scope, receive, send):
+    if scope["type"] != "http":
+        return
+    await stock.get("/")
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+"""
+CHAIN = """
+[services.calls]
+app = "calls:app"
+routes = ["/calls"]
+replicas = 1
+uses = ["stock"]
+
+[services.stock]
+app = "shop:app"
+replicas = 1
+uses = ["main"]
+"""
+
+
+def test_each_service_is_within_the_hop_to_it_and_the_whole_within_what_came(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(APP)
+    (tmp_path / "calls.py").write_text(CALLS)
+    port, trace, outside = free_port(), "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    with collector(port) as found, Running(tmp_path, DECLARATION % f'otlp = "http://127.0.0.1:{port}"' + CHAIN) as shop:
+        headers = {"traceparent": f"00-{trace}-{outside}-01"}
+        with urllib.request.urlopen(urllib.request.Request(f"{shop.url}/calls", headers=headers), timeout=30):
+            pass  # the first of a process has no span of a call
+        with urllib.request.urlopen(urllib.request.Request(f"{shop.url}/calls", headers=headers), timeout=30) as answer:
+            request = answer.headers["x-request-id"]
+
+        def whole() -> list[dict[str, Any]]:
+            spans = [span for span in found.spans if span["request"] == request]
+            return spans if len(spans) >= 6 else []
+
+        spans = wait_for(whole, 30, "the spans of a request")
+        assert {span["trace"] for span in spans} == {trace}
+        parent, way = outside, []
+        while within := [span for span in spans if span["parent"] == parent]:
+            (span,) = within
+            way.append((span["kind"], span["service"]))
+            parent = span["id"]
+        assert way == [
+            ("edge", "edge"),
+            ("service", "calls"),
+            ("call", "calls"),
+            ("edge", "edge"),
+            ("service", "stock"),
+            ("database", "stock"),
+        ]
+        document = json.loads(shop.ok("explain", request, "--json"))
+        assert [span["depth"] for span in document["spans"]] == list(range(6))
 
 
 def exporter(system: Running) -> int:

@@ -114,6 +114,15 @@ def test_what_workers_are_told_of_a_route_replaces_them(before, after) -> None:
     assert change.replaces == ("web",)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "reloads"), [(None, "http://a:4318", True), ("http://a:4318", "http://b:4318", False)]
+)
+def test_a_collector_that_comes_gives_the_edge_spans_of_its_own(before, after, reloads) -> None:
+    change = only(*(system(**({"otlp": url} if url else {})) for url in (before, after)))
+    assert change.path == "system.otlp"
+    assert (change.edge_reload, "the edge reloads" in change.sentence) == (reloads, reloads)
+
+
 def test_a_range_becomes_a_number_again() -> None:
     before = system(services={"web": {**WEB, "replicas": {"min": 1, "max": 8}}})
     change = only(before, system(services={"web": WEB}))

@@ -59,6 +59,16 @@ def test_a_trace_from_outside_and_one_of_a_call_go_on() -> None:
     assert spans_of({**call, "time": 1795782273826})[0].id != one.id
 
 
+@pytest.mark.parametrize("caller", ["", "web"])
+def test_where_spans_are_sent_the_line_says_which_is_the_edges(caller: str) -> None:
+    own = "00f067aa0ba902b7"
+    line = LINE | {"caller": caller, "trace": f"00-{OUTSIDE}-{PARENT}-01", "span": own}
+    edge, queue = spans_of(line)
+    assert (edge.trace, edge.id, edge.parent, queue.parent) == (OUTSIDE, own, PARENT, own)
+    begun, _ = spans_of(LINE | {"span": "-"})
+    assert (begun.id, begun.parent) == (PARENT, "")
+
+
 def test_a_line_from_before_an_upgrade_is_read() -> None:
     former = {key: value for key, value in LINE.items() if key not in ("caller", "attempt", "trace")}
     edge, _ = spans_of(former)

@@ -53,7 +53,15 @@ SocketOf = Callable[[str], str]
 class Edge:
     """One system's edge. Owned by the loop's thread."""
 
-    def __init__(self, folders: Folders, supervisor: SupervisorClient, machine: Machine) -> None:
+    def __init__(
+        self,
+        folders: Folders,
+        supervisor: SupervisorClient,
+        machine: Machine,
+        exports: Callable[[System], bool] = lambda _system: False,
+    ) -> None:
+        """`exports`: whether spans of a system are sent to a collector."""
+        self._exports = exports
         self._folders = folders
         self._supervisor = supervisor
         self._machine = machine
@@ -248,6 +256,7 @@ class Edge:
             bounds=self._told.bounds,
             learned=self._told.learned,
             called_at=self.places.addresses(system),
+            exports=self._exports(system),
         )
 
     def _shape_of(self, plan: EdgePlan) -> str:

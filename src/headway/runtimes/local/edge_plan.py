@@ -101,8 +101,10 @@ def edge_plan(
     bounds: Mapping[tuple[str, int], QueueBound],
     learned: Mapping[str, tuple[str, ...]],
     called_at: Mapping[str, Sequence[str]],
+    exports: bool = False,
 ) -> EdgePlan:
-    """The whole plan. `at_replicas` is how many requests replicas may hold together, a descriptor each.
+    """The whole plan. `at_replicas` is how many requests replicas may hold together, a descriptor each; `exports`:
+    spans are sent to a collector.
 
     Replicas and bounds come by service and class; `called_at`: by service that is called, the addresses of its ways.
     """
@@ -153,6 +155,7 @@ def edge_plan(
         proxy_protocol=edge.proxy_protocol,
         client_rate_per_s=edge.client_rate_per_s,
         access_log=edge.access_log,
+        exports=exports,
         certificate=certificate,
         header_timeout_s=edge.header_timeout_s,
         idle_timeout_s=edge.idle_timeout_s,
