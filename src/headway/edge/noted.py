@@ -83,8 +83,8 @@ def identity_lines(plan: EdgePlan, *, of_calls: bool = False) -> list[str]:
         parts = [f"%[var(txn.trace),field({number},-)]" for number in (1, 2, 4)]
         own = f"{parts[0]}-{parts[1]}-%[var(txn.span)]-{parts[2]}"
         lines = [
-            "# Spans are sent to a collector: where a trace came in, the hop is a span of its own in it, and that of the",
-            "# service is within it.",
+            "# Spans are sent to a collector: where a trace came in, the hop is a span of its own in it, and the",
+            "# service's is within that.",
             f"http-request set-var(txn.span) rand,xxh64,hex,lower if {{ {_TRACED} }}",
             *lines,
             f"http-request set-header traceparent {own} if {{ var(txn.span) -m found }}",
