@@ -19,10 +19,24 @@ from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
-from headway import database, service
+from headway import cache, database, service
 
-orders, leaf = database("orders"), service("leaf")
+orders, leaf, hot = database("orders"), service("leaf"), cache("hot")
 noted = []
+
+@hot.cached(ttl=60)
+async def value() -> int:
+    noted.append("load")
+    await asyncio.sleep(2)
+    return 7
+
+async def shared(request):
+    return PlainTextResponse(str(await value()))
+
+async def whole(request):
+    noted.append("whole")
+    await asyncio.sleep(2)
+    return PlainTextResponse("whole")
 
 async def held(request):
     await request.body()
@@ -56,6 +70,7 @@ async def told(request):
     return JSONResponse({"noted": noted, "rows": len(rows), "sleeping": sleeping})
 
 PLACES = [("/held", held), ("/kept/held", held), ("/calls", calls), ("/later", later), ("/told", told)]
+PLACES += [("/shared", shared), ("/whole", whole)]
 app = Starlette(routes=[Route(path, what, methods=["GET", "POST"]) for path, what in PLACES])
 """
 LEAF = """
@@ -84,9 +99,11 @@ routes = ["/"]
 replicas = 1
 deadline = "4s"
 cancel = true
-uses = ["orders", "leaf"]
+uses = ["orders", "leaf", "hot"]
 [services.web.at."/kept"]
 cancel = false
+[services.web.cache."/whole"]
+ttl = "60s"
 [services.leaf]
 app = "leaf:app"
 routes = ["/leaf"]
@@ -98,6 +115,7 @@ shards = 2
 keys = { orders = "customer_id" }
 schema = "schema.sql"
 active_max = 3
+[caches.hot]
 """
 
 
@@ -169,3 +187,13 @@ def test_a_route_that_is_not_to_be_cancelled_goes_on(system: Running) -> None:
     give_up(system, "/kept/held")
     wait_for(lambda: "done" in told(system)["noted"], 30, "it comes to its end")
     assert told(system)["noted"].count("cancelled") == before
+
+
+@pytest.mark.parametrize(("path", "work", "answer"), [("/shared", "load", "7"), ("/whole", "whole", "whole")])
+def test_what_others_wait_for_as_well_goes_on(system: Running, path: str, work: str, answer: str) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        given_up = pool.submit(give_up, system, path)
+        wait_for(lambda: work in told(system)["noted"], 30, "it is at work")
+        assert httpx.get(f"{system.url}{path}", timeout=30).text == answer
+        given_up.result(30)
+    assert told(system)["noted"].count(work) == 1
