@@ -188,7 +188,7 @@ def test_a_flush_is_told_to_those_who_follow_changes(tmp_path: Path) -> None:
         app.sendall(f"HELLO 3\r\nCLIENT TRACKING ON BCAST PREFIX {P}g PREFIX {P}v:\r\n".encode())
         told = b""
         with Asking(at(port)) as asking:
-            wait_for(lambda: asking.info()["tracking_clients"] == "1", 5, "tracking")
+            wait_for(lambda: asking.info()["tracking_clients"] == "1", 30, "tracking")
             asking.ask("SET", f"{P}v:key", b"x")
             contents.flush(asking, P, None)
             while told.count(b"invalidate") < 2 or f"{P}g".encode() not in told:

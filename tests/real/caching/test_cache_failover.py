@@ -42,7 +42,7 @@ def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
             "sentinel failover-timeout shop 4000",
         ]
         sentinel = stack.enter_context(valkey(tmp_path, *watch, is_sentinel=True))
-        wait_for(lambda: info(copy)["master_link_status"] == "up", 10, "the copy follows")
+        wait_for(lambda: info(copy)["master_link_status"] == "up", 30, "the copy follows")
         wait_for(lambda: told(sentinel, b"num-slaves") == b"1", 15, "the Sentinel knows of the copy", 0.2)
         deaf = stack.enter_context(listener(lambda sock: sock.recv(1) and sock.recv(100_000) and sock.recv(1)))
         # The first that is asked says nothing: it was on the machine that has gone.
@@ -103,7 +103,7 @@ def test_a_copy_takes_over_and_nothing_that_was_void_comes_back(pair: Pair) -> N
         origin.value = 2
         await one.invalidate("product:1")
         await one.set("named", 2, ttl=60)
-        wait_for(lambda: ask(pair.copy, "GET", name) != before, 5, "the copy has heard of it")
+        wait_for(lambda: ask(pair.copy, "GET", name) != before, 30, "the copy has heard of it")
         ask(pair.copy, "CONFIG", "SET", "replica-read-only", "no")
         ask(pair.copy, "SET", name, before)
         leader = int(info(pair.leader)["process_id"])

@@ -98,11 +98,11 @@ def test_a_server_that_hangs_is_left_alone_in_a_moment(server: Server) -> None:
         try:
             began = time.monotonic()
             assert (await product(2))["value"] == 1
-            assert time.monotonic() - began < 1.0
+            assert time.monotonic() - began < 3.0
             began = time.monotonic()
             for number in range(3, 50):
                 await product(number)
-            assert time.monotonic() - began < 0.5, "nobody waits for it a second time"
+            assert time.monotonic() - began < 3.0, "nobody waits for it a second time: 47 would for 4.7 s"
         finally:
             server.send(signal.SIGCONT)
         async with asyncio.timeout(10):

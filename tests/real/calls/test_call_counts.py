@@ -71,7 +71,7 @@ def test_processes_tell_while_they_live(folder: Path, callers: list[subprocess.P
     assert counts.running() == {}
     call(callers[0], 3)
     call(callers[1], 4)
-    wait_for(lambda: calls(counts) == 7, 10, "both tell")
+    wait_for(lambda: calls(counts) == 7, 30, "both tell")
     told = counts.now()["web"]["inventory"]
     assert (told["attempts"], told["in_flight"], told["breaker"], told["processes"]) == (7, 0, "closed", 2)
     assert counts.running()["web", "inventory"]["calls"] == 7

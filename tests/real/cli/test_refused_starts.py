@@ -221,7 +221,7 @@ def test_a_start_while_another_starts_is_refused(place: Place) -> None:
         [sys.executable, "-c", holder, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        wait_for(process.stdout.readline, 10, "the lock is held")
+        wait_for(process.stdout.readline, 30, "the lock is held")
         found = place.refused("up")
         process.communicate("\n", timeout=10)
     assert found.error == "another headway up is starting this system"

@@ -225,20 +225,20 @@ def test_a_full_queue_ends_at_the_deadline_with_503() -> None:
         site.start(site.plan(site.service(limit=1, deadline_s=0.4)))
         with socket.create_connection(("127.0.0.1", site.port)) as busy:
             # An event stream may hold its place for longer than the deadline.
-            busy.sendall(b"GET /slow/1500 HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n")
+            busy.sendall(b"GET /slow/6000 HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n")
             until(lambda: site.api.replicas()[0].in_flight == 1, "the replica is busy")
             begun = time.monotonic()
             answer = httpx.get(site.url)
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-            assert 0.3 < time.monotonic() - begun < 1.2
+            assert 0.3 < time.monotonic() - begun < 4
 
 
 def test_nobody_waits_for_an_answer_beyond_the_deadline() -> None:
     with Site() as site:
         site.start(site.plan(site.service(deadline_s=0.4)))
         begun = time.monotonic()
-        assert httpx.get(site.url + "/slow/3000").status_code == 504
-        assert 0.3 < time.monotonic() - begun < 1.5
+        assert httpx.get(site.url + "/slow/6000", timeout=20).status_code == 504
+        assert 0.3 < time.monotonic() - begun < 4
 
 
 def test_streams_and_tunnels_outlive_idle_timeout_and_deadline() -> None:

@@ -275,7 +275,7 @@ def test_what_was_measured_until_it_was_interrupted_is_told(
         preexec_fn=at_a_terminal,
     ) as process:  # fmt: skip
         try:
-            wait_for(lambda: len(server.seen) >= 100, 20, "100 requests")
+            wait_for(lambda: len(server.seen) >= 100, 30, "100 requests")
             process.send_signal(number)
             said, errors = process.communicate(timeout=10)
         finally:

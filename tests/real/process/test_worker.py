@@ -74,7 +74,7 @@ class Worker:
             counts = read_counts(self.slots)
             return counts if counts is not None and counts.at_s > after_s else None
 
-        found: Counts = wait_for(read, 20, "a reading")
+        found: Counts = wait_for(read, 30, "a reading")
         return found
 
     def ask(
@@ -156,7 +156,7 @@ def test_its_cap_refuses_at_once_what_is_above(worker: Worker) -> None:
     worker.counts()
     with ThreadPoolExecutor(2) as threads:
         held = [threads.submit(worker.ask, "/held", 1) for _ in range(2)]
-        wait_for(lambda: worker.counts().classes[1].in_flight == 2, 20, "two requests held")
+        wait_for(lambda: worker.counts().classes[1].in_flight == 2, 30, "two requests held")
         for body in (None, b"x" * 500_000):
             status, retry_after, text = worker.ask("/", 3, body=body)
             assert (status, retry_after) == (503, "1")

@@ -267,7 +267,7 @@ def kill(place: Place, server: Server, *, whole: bool) -> None:
         if str(server.data_folder) in " ".join(process.cmdline()) or port in " ".join(process.cmdline())
     )
     if not whole:
-        wait_for(lambda: copying(main), 10, "the dump has come to its rows")
+        wait_for(lambda: copying(main), 30, "the dump has come to its rows")
     children = main.children() if whole else copying(main)
     if whole:
         main.suspend()  # it would end them in an orderly way

@@ -294,7 +294,7 @@ def test_one_who_waits_too_long_is_told_so(orders):
             with pytest.raises(DatabaseBusy, match=r"server s1 of database orders is busy: no place within 0.2 s \(1 "):
                 async with database.at(key, wait_s=0.2):
                     pass
-            assert 0.15 < time.monotonic() - began_s < 1.0
+            assert 0.15 < time.monotonic() - began_s < 5.0
             with pytest.raises(DatabaseBusy), database.sync.at(key, wait_s=0.1):
                 pass
         async with database.at(key, wait_s=0.2):
@@ -366,7 +366,8 @@ def test_a_killed_process_frees_its_places(orders):
 # -- a shard that moves, by hand --------------------------------------------------------------------------------------
 
 
-def test_a_fenced_shard_is_waited_for(orders):
+def test_a_fenced_shard_is_waited_for(orders, monkeypatch):
+    monkeypatch.setattr("headway.sharding.client.checkout.FENCE_WAIT_S", 30.0)  # who waits is woken
     key = key_on("s1", skip=5)
     shard = shard_of(key, SHARDS, "int")
 
@@ -382,7 +383,7 @@ def test_a_fenced_shard_is_waited_for(orders):
         assert not waiting.done()
         orders.tell(f"UPDATE headway.shard_map SET fenced = false WHERE shard = {shard}")
         assert await waiting == 0
-        assert time.monotonic() - began_s < 0.9
+        assert time.monotonic() - began_s < 15
 
     asyncio.run(use())
 
@@ -536,7 +537,7 @@ def test_a_killed_server_refuses_at_once_and_the_other_does_not_notice():
                 with pytest.raises(ServerDown, match="server s2 of database orders"):
                     async with database.at(there) as connection:
                         await connection.fetchval("SELECT 1")
-                assert time.monotonic() - began_s < 0.5
+                assert time.monotonic() - began_s < 1.9, "less than the time that a connection may take"
                 async with database.at(here) as connection:
                     assert await connection.fetchval("SELECT 1") == 1
             orders.processes["s2"] = orders.place.spawn(orders.servers["s2"])

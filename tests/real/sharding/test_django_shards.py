@@ -465,7 +465,7 @@ def test_a_killed_server_refuses_and_comes_back():
         began_s = time.monotonic()
         with pytest.raises(ServerDown, match="server s2 of database orders"), shard("orders", there):
             Order.objects.count()
-        assert time.monotonic() - began_s < 0.5
+        assert time.monotonic() - began_s < 1.9, "less than the time that a connection may take"
         with shard("orders", here):
             assert Order.objects.count() == 0
         assert at_work("s2") == 0

@@ -193,7 +193,7 @@ def test_a_client_that_dies_leaves_nothing_in_doubt(orders, step, row, is_there)
     assert done.returncode == -9
     assert prepared(orders) >= 1
     assert end(orders, patience_s=60.0) == []  # its client may still decide
-    wait_for(lambda: prepared(orders) == 0 or (end(orders), False)[1], 10, "all parts are ended")
+    wait_for(lambda: prepared(orders) == 0 or (end(orders), False)[1], 30, "all parts are ended")
     assert [row in rows(orders, "s1", a), row in rows(orders, "s2", b)] == [is_there, is_there]
 
 

@@ -93,7 +93,7 @@ def test_a_killed_one_is_back_empty_and_no_replica_with_it(system: Running) -> N
         server.ask("SET", "a", "b")
     before = system.processes()
     os.kill(before["cache.hot"], signal.SIGKILL)
-    wait_for(lambda: system.processes().get("cache.hot", before["cache.hot"]) != before["cache.hot"], 5, "restart")
+    wait_for(lambda: system.processes().get("cache.hot", before["cache.hot"]) != before["cache.hot"], 30, "restart")
     wait_for(
         lambda: journal(system, "ready")[-1]["reason"] == "answers again" or journal(system, "restarted"), 5, "back"
     )
@@ -106,9 +106,9 @@ def test_one_that_hangs_is_replaced(system: Running) -> None:
     system.wait_ready()
     before = system.processes()["cache.hot"]
     os.kill(before, signal.SIGSTOP)
-    wait_for(lambda: (system.quick_status() or {})["caches"]["hot"]["state"] == "down", 5, "down")
+    wait_for(lambda: (system.quick_status() or {})["caches"]["hot"]["state"] == "down", 30, "down")
     assert (system.quick_status() or {})["state"] == "degraded"
-    wait_for(lambda: system.processes().get("cache.hot", before) != before, 8, "replaced")
+    wait_for(lambda: system.processes().get("cache.hot", before) != before, 30, "replaced")
     assert not is_alive(before)
     assert "silent for 3 s" in journal(system, "replaced")[-1]["reason"]
     system.wait_ready(10)
@@ -126,10 +126,10 @@ def test_another_bound_holds_at_once_and_after_a_restart(system: Running) -> Non
         with asking(system) as server:
             return server.info()["maxmemory"]
 
-    wait_for(lambda: bound() == str(24 << 20), 5, "the new bound")
+    wait_for(lambda: bound() == str(24 << 20), 30, "the new bound")
     assert system.processes() == before
     os.kill(before["cache.hot"], signal.SIGKILL)
-    wait_for(lambda: system.processes().get("cache.hot", before["cache.hot"]) != before["cache.hot"], 5, "restart")
+    wait_for(lambda: system.processes().get("cache.hot", before["cache.hot"]) != before["cache.hot"], 30, "restart")
 
     def bound_again() -> str:
         try:
@@ -137,7 +137,7 @@ def test_another_bound_holds_at_once_and_after_a_restart(system: Running) -> Non
         except Unanswered:  # its process is there before its socket is
             return ""
 
-    assert wait_for(bound_again, 5, "it answers") == str(24 << 20)
+    assert wait_for(bound_again, 30, "it answers") == str(24 << 20)
 
 
 def test_a_full_one_evicts_and_says_so(system: Running) -> None:
@@ -146,9 +146,9 @@ def test_a_full_one_evicts_and_says_so(system: Running) -> None:
             server.ask_all([("SET", f"hw:cached:hot:v:{start + n}", "x" * 1000) for n in range(1000)])
         info = server.info()
     assert int(info["used_memory"]) < 25 << 20
-    wait_for(lambda: journal(system, "full"), 5, "told")
+    wait_for(lambda: journal(system, "full"), 30, "told")
     cache = system.wait_ready()["caches"]["hot"]
-    wait_for(lambda: (system.quick_status() or {})["caches"]["hot"]["evicted"] > 0, 5, "told")
+    wait_for(lambda: (system.quick_status() or {})["caches"]["hot"]["evicted"] > 0, 30, "told")
     assert cache["max_bytes"] == 24 << 20
     assert "evicted" in system.ok("status")
     flushed = json.loads(system.ok("cache", "flush", "hot", "--json").splitlines()[-1])
@@ -192,7 +192,7 @@ def test_its_numbers_are_served_for_prometheus(system: Running) -> None:
             except httpx.TransportError:
                 return False
 
-        wait_for(served, 10, "an answer")
+        wait_for(served, 30, "an answer")
         answer = httpx.get(f"http://{address}/metrics")
         assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
         assert 'headway_cache_up{cache="hot"} 1.0' in answer.text
@@ -214,13 +214,13 @@ def test_it_outlives_the_supervisor_and_is_adopted_with_what_it_holds(system: Ru
         server.ask("SET", "kept", "yes")
     before = system.processes()
     os.kill(before["supervisor"], signal.SIGKILL)
-    wait_for(lambda: not is_alive(before["supervisor"]), 5, "the supervisor's end")
+    wait_for(lambda: not is_alive(before["supervisor"]), 30, "the supervisor's end")
     system.up("--detach")
     assert system.processes()["cache.hot"] == before["cache.hot"]
     with asking(system) as server:
         assert server.ask("GET", "kept") == b"yes"
     os.kill(before["cache.hot"], signal.SIGKILL)  # and it is started again from now on
-    wait_for(lambda: system.processes().get("cache.hot", before["cache.hot"]) != before["cache.hot"], 5, "restart")
+    wait_for(lambda: system.processes().get("cache.hot", before["cache.hot"]) != before["cache.hot"], 30, "restart")
     system.wait_ready(10)
 
 
@@ -232,7 +232,7 @@ def test_a_cache_that_is_no_longer_declared_ends(system: Running) -> None:
     )
     assert "caches.hot: removed" in system.ok("check")
     assert system.up("--detach")["caches"] == {}
-    wait_for(lambda: not is_alive(pid), 5, "its end")
+    wait_for(lambda: not is_alive(pid), 30, "its end")
     (system.folder / "headway.toml").write_text(text)
     assert system.up("--detach")["caches"]["hot"]["state"] == "ready"
 
@@ -241,7 +241,7 @@ def test_in_the_foreground_it_ends_with_the_supervisor(tmp_path: Path) -> None:
     with Running(_folder(tmp_path), EMBEDDED) as running:
         processes = running.processes()
         os.kill(processes["supervisor"], signal.SIGKILL)
-        wait_for(lambda: not is_alive(processes["cache.hot"]), 5, "its end")
+        wait_for(lambda: not is_alive(processes["cache.hot"]), 30, "its end")
         assert running.process is not None
         running.process.wait(10)
 
@@ -272,7 +272,7 @@ def test_a_server_that_is_away_keeps_nobody_from_starting_and_is_found_when_it_c
         finally:
             server.kill()
             server.wait()
-        wait_for(lambda: (running.quick_status() or {})["caches"]["hot"]["state"] == "down", 5, "away again")
+        wait_for(lambda: (running.quick_status() or {})["caches"]["hot"]["state"] == "down", 30, "away again")
 
 
 def test_a_server_that_cannot_be_one_ends_the_start_with_what_to_do(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_what_is_kept_goes_on_where_the_app_alone_would_refuse(system: Running) 
         assert {each.headers["x-headway-cache"] for each in kept if each.status_code == 200} == {"hit"}
         return all(each.status_code == 200 for each in kept)
 
-    wait_for(all_are_given, 20, "400 at once that the app alone would need 40 s for")
+    wait_for(all_are_given, 30, "400 at once that the app alone would need 40 s for")
     assert int(httpx.get(f"{system.url}/asked").text) == before
     # As many of what is not kept are more than it can do in time, and some of them are told so at once.
     others = ask_all(system, [f"/others/{number}" for number in range(120)])

@@ -51,9 +51,9 @@ def test_what_belongs_to_a_request_travels_down_the_chain(chain: Running) -> Non
     assert [hop["headers"].get("x-headway-criticality") for hop in (web, inventory, pricing)] == ["0"] * 3
     left = [int(hop["headers"][DEADLINE]) for hop in (inventory, pricing)]
     assert 0 < left[1] < left[0] <= 9750  # of ten seconds, less what is kept for an answer without it
-    wait_for(lambda: calls(chain).get("calls") == 1, 10, "it is counted")
+    wait_for(lambda: calls(chain).get("calls") == 1, 30, "it is counted")
     assert calls(chain, "web", "inventory")["attempts"] == 1
-    lines = wait_for(lambda: found if len(found := logged(chain, next(iter(ids)))) == 3 else None, 10, "three hops")
+    lines = wait_for(lambda: found if len(found := logged(chain, next(iter(ids)))) == 3 else None, 30, "three hops")
     assert {line["caller"] for line in lines} >= {"web", "inventory"}
 
 
@@ -101,7 +101,7 @@ def test_a_leaf_that_hangs_is_done_without_and_asked_again_when_it_is_back(chain
         wait_for(lambda: calls(chain)["breaker"] == "closed", 60, "the breaker closes again")
     assert set(made.found) == {200}, made.found
     assert made.slowest_s < 10.0  # the deadline of web
-    answer = wait_for(lambda: httpx.get(url).json()["next"].get("next"), 10, "it is asked")
+    answer = wait_for(lambda: httpx.get(url).json()["next"].get("next"), 30, "it is asked")
     assert answer["service"] == "pricing"
 
 
@@ -145,9 +145,9 @@ def test_threads_that_wait_for_a_leaf_leave_others_to_what_needs_none(tmp_path: 
         assert httpx.get(f"{system.url}/leaf").text == "plain"
         (tmp_path / "hangs").touch()
         with load(f"{system.url}/leaf", 12) as needs:
-            wait_for(lambda: calls(system, "web", "inventory").get("in_flight") == 4, 20, "half of the threads wait")
+            wait_for(lambda: calls(system, "web", "inventory").get("in_flight") == 4, 30, "half of the threads wait")
             with load(f"{system.url}/plain", 2) as plain:
-                wait_for(lambda: plain.count > 100, 20, "what needs no leaf is answered")
+                wait_for(lambda: plain.count > 100, 30, "what needs no leaf is answered")
             assert set(plain.found) == {200}
             assert plain.slowest_s < 2.0
         assert needs.slowest_s < 4.5
@@ -201,13 +201,13 @@ def test_a_request_that_goes_round_in_circles_ends(tmp_path: Path) -> None:
         # What each hop keeps of its time for an answer of its own bounds how many there can be.
         assert 2 < len((tmp_path / "rounds").read_text()) < 150
         assert httpx.get(system.url).text == "plain"
-        wait_for(lambda: calls(system, "echo", "web").get("in_flight") == 0, 10, "nothing is under way")
+        wait_for(lambda: calls(system, "echo", "web").get("in_flight") == 0, 30, "nothing is under way")
 
 
 def test_a_service_that_goes_while_it_is_called_is_unavailable(chain: Running) -> None:
     alone = CHAIN.partition("[services.pricing]")[0].replace('uses = ["pricing"]', "")
     with load(f"{chain.url}/spared", 2) as made:
-        wait_for(lambda: made.count > 20, 20, "the load goes on")
+        wait_for(lambda: made.count > 20, 30, "the load goes on")
         (chain.folder / "headway.toml").write_text(alone.replace("$PORT", str(chain.port)))
         chain.ok("up", "--detach")
         before = made.count
@@ -299,10 +299,10 @@ def test_the_death_of_the_edge_costs_no_call_that_may_be_repeated(chain: Running
             wait_for(lambda n=before: count() > n + 50, 30, "calls are answered")  # type: ignore[misc]
             edge = chain.pid("edge")
             os.kill(edge, signal.SIGKILL)
-            wait_for(lambda pid=edge: chain.processes().get("edge") not in (None, pid), 10, "it is back")  # type: ignore[misc]
+            wait_for(lambda pid=edge: chain.processes().get("edge") not in (None, pid), 30, "it is back")  # type: ignore[misc]
         before = count()
         wait_for(lambda: count() > before + 50, 30, "calls are answered again")
-        wait_for(lambda: calls(chain, "web", "inventory").get("retries"), 10, "some were repeated")
+        wait_for(lambda: calls(chain, "web", "inventory").get("retries"), 30, "some were repeated")
         (chain.folder / "stop").touch()
         out, _ = caller.communicate(timeout=30)
     finally:

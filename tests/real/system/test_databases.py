@@ -150,7 +150,7 @@ def test_embedded_database_from_first_start_to_the_next(tmp_path: Path) -> None:
         postmaster = system.pid("database.main")
         states: list[str] = []
         with Writers(system.url) as writers:
-            wait_for(lambda: len(writers.acknowledged) > 50, 20, "writing")
+            wait_for(lambda: len(writers.acknowledged) > 50, 30, "writing")
             os.kill(postmaster, signal.SIGKILL)
             killed_s = time.monotonic()
 
@@ -158,10 +158,10 @@ def test_embedded_database_from_first_start_to_the_next(tmp_path: Path) -> None:
                 states.append(_server(system.quick_status())["state"])
                 return bool(writers.acknowledged) and writers.acknowledged[-1][0] > killed_s + 0.2
 
-            wait_for(writes_again, 15, "writing again")
+            wait_for(writes_again, 30, "writing again")
             count = len(writers.acknowledged)
-            wait_for(lambda: len(writers.acknowledged) > count + 50, 10, "writing on")
-            wait_for(lambda: _server(system.quick_status())["state"] == "ready", 5, "ready again")
+            wait_for(lambda: len(writers.acknowledged) > count + 50, 30, "writing on")
+            wait_for(lambda: _server(system.quick_status())["state"] == "ready", 30, "ready again")
         first_s = next(at_s for at_s, _number in writers.acknowledged if at_s > killed_s + 0.2)
         assert first_s - killed_s < 8.0, f"first write after {first_s - killed_s:.1f} s"
         assert system.pid("database.main") != postmaster
@@ -250,11 +250,11 @@ def test_what_does_not_see_the_end_of_its_server_does_not_keep_the_next_one_from
         os.kill(stuck, signal.SIGSTOP)
         os.kill(system.pid("database.main"), signal.SIGKILL)
         try:
-            wait_for(lambda: not is_alive(stuck), 20, "it has been ended")
+            wait_for(lambda: not is_alive(stuck), 30, "it has been ended")
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(stuck, signal.SIGKILL)
-        wait_for(lambda: _answers(_url(system)), 20, "the next one answers")
+        wait_for(lambda: _answers(_url(system)), 30, "the next one answers")
         told = [entry["reason"] for entry in system.journal() if entry["what"] == "orphans"]
         assert told == ["1 of the killed server's processes did not end by themselves, and were killed"]
         session.close()

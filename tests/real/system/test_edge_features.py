@@ -37,7 +37,7 @@ async def app(scope, receive, send):
         await receive()  # the client closes it
         return
     if scope["path"] == "/block":
-        time.sleep(1.5)
+        time.sleep(2.5)
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
     await send({"type": "http.response.body", "body": json.dumps(seen).encode()})
 """
@@ -46,7 +46,7 @@ import json, os, time
 
 def app(environ, start_response):
     if environ["PATH_INFO"] == "/api/block":
-        time.sleep(1.5)
+        time.sleep(2.5)
     start_response("200 OK", [("content-type", "application/json")])
     names = ("REMOTE_ADDR", "REMOTE_PORT", "wsgi.url_scheme", "HTTPS", "PATH_INFO", "QUERY_STRING")
     seen = {name: environ.get(name) for name in names}
@@ -208,7 +208,7 @@ def test_access_log_is_json_with_service_and_replica(plain: Running) -> None:
         found = [json.loads(line) for line in log.read_text().splitlines()]
         return found if ids.keys() <= {line["id"] for line in found} else []
 
-    found = wait_for(lines, 5, "both requests in the access log")
+    found = wait_for(lines, 30, "both requests in the access log")
     mine = {line["id"]: line for line in found if line["id"] in ids}
     for request_id, replica in ids.items():
         line = mine[request_id]
@@ -243,7 +243,7 @@ def test_static_files_come_without_python(plain: Running) -> None:
     with ThreadPoolExecutor(4) as pool:
         # Both event loops stand still for a while; the files come all the same.
         blocked = [pool.submit(httpx.get, plain.url + "/block", timeout=10) for _ in range(2)]
-        wait_for(lambda: sum(_sessions(plain)) >= 2, 3, "both replicas are busy")
+        wait_for(lambda: sum(_sessions(plain)) >= 2, 30, "both replicas are busy")
         began_s = time.monotonic()
         with httpx.Client(timeout=5) as client:
             assert [client.get(url).status_code for _ in range(10)] == [200] * 10
@@ -251,7 +251,7 @@ def test_static_files_come_without_python(plain: Running) -> None:
         still = [each for each in blocked if not each.done()]
         assert [each.result(10).status_code for each in blocked] == [200, 200]
     assert len(still) == 2
-    assert took_s < 1.0, f"ten files took {took_s:.2f} s"
+    assert took_s < 2.5, f"ten files took {took_s:.2f} s"
 
 
 def _sessions(system: Running) -> list[int]:
@@ -403,7 +403,7 @@ def test_certificate_is_swapped_without_a_reload(
     edge = secure.pid("edge")
     assert browser.get("/", headers=_from("192.0.2.20")).status_code == 200
     certificates.issue()
-    wait_for(lambda: certificates.served(secure.port) != before, 3, "the new certificate is served")
+    wait_for(lambda: certificates.served(secure.port) != before, 30, "the new certificate is served")
     now = certificates.served(secure.port)
     with httpx.Client(verify=certificates.context()) as fresh:
         assert fresh.get(f"https://127.0.0.1:{secure.port}/", headers=_from("192.0.2.20")).status_code == 200
@@ -411,7 +411,7 @@ def test_certificate_is_swapped_without_a_reload(
 
     # A broken one is told, and the one before stays.
     certificates.path.write_text("-----BEGIN CERTIFICATE-----\nhalf a file\n")
-    wait_for(lambda: _warnings(secure), 3, "a warning in the journal")
+    wait_for(lambda: _warnings(secure), 30, "a warning in the journal")
     assert "site.pem" in _warnings(secure)[0]["reason"]
     assert certificates.served(secure.port) == now
     time.sleep(1.2)  # another look at the same broken file, and nothing new to say about it
@@ -419,7 +419,7 @@ def test_certificate_is_swapped_without_a_reload(
 
     # Its repair is served again.
     certificates.issue()
-    wait_for(lambda: certificates.served(secure.port) != now, 3, "the repaired certificate is served")
+    wait_for(lambda: certificates.served(secure.port) != now, 30, "the repaired certificate is served")
     assert secure.status()["edge"]["reloads"] == 0
     assert secure.pid("edge") == edge
 

@@ -111,7 +111,7 @@ def test_nobody_waits_for_what_the_app_does_afterwards(client: httpx.Client) -> 
     first = client.get("/kept/later")
     assert how(first) == "miss"
     assert client.get("/kept/later").json() == first.json()
-    wait_for(lambda: 1 in client.get("/done").json(), 5, "the work afterwards")
+    wait_for(lambda: 1 in client.get("/done").json(), 30, "the work afterwards")
     assert client.get("/done").json().count(1) == 1
 
 
@@ -132,7 +132,7 @@ def test_an_event_stream_comes_as_it_is_made_and_ends_with_its_client(client: ht
         assert how(answer) == "bypass"
         lines = answer.iter_lines()
         assert [next(lines) for _ in range(3)] == ["data: 0", "", "data: 1"]
-    wait_for(lambda: client.get("/done").json().count(2) > before, 5, "the app sees that the client has gone")
+    wait_for(lambda: client.get("/done").json().count(2) > before, 30, "the app sees that the client has gone")
 
 
 def test_a_websocket_is_not_its_business(client: httpx.Client) -> None:

@@ -137,10 +137,10 @@ def test_an_invalidation_by_the_app_or_by_hand_makes_it_void(system: Running) ->
             return client.get("/products/2").text != first
 
         client.post("/products/2")
-        wait_for(voided, 5, "another answer")
+        wait_for(voided, 30, "another answer")
         first = client.get("/products/2").text
         system.ok("cache", "flush", "hot", "--tag", "product:2")
-        wait_for(voided, 5, "another answer after the flush")
+        wait_for(voided, 30, "another answer after the flush")
 
 
 def test_it_is_counted_and_seen(system: Running) -> None:
@@ -153,9 +153,9 @@ def test_it_is_counted_and_seen(system: Running) -> None:
         found: dict[str, Any] = told["caches"]["hot"]["functions"].get("GET /products/{id}", {})
         return found
 
-    wait_for(lambda: counts().get("calls", 0) >= 5 and counts()["loads"] >= 1, 5, "counts")
+    wait_for(lambda: counts().get("calls", 0) >= 5 and counts()["loads"] >= 1, 30, "counts")
     httpx.get(f"{system.url}/products/3", headers={"cookie": "a=1"})
-    wait_for(lambda: counts()["bypassed"] >= 1, 5, "the one that went past")
+    wait_for(lambda: counts()["bypassed"] >= 1, 30, "the one that went past")
     shown = system.ok("cache", "stats", "hot")
     assert "GET /products/{id}" in shown
     assert "requests went past" in shown
@@ -169,7 +169,7 @@ def test_nobody_sees_an_error_when_the_server_is_killed(system: Running) -> None
         os.kill(before, signal.SIGKILL)
         answers = [client.get(f"/products/{number % 8}") for number in range(40)]
         assert {each.status_code for each in answers} == {200}
-        wait_for(lambda: system.processes().get("cache.hot", before) != before, 5, "the server is back")
+        wait_for(lambda: system.processes().get("cache.hot", before) != before, 30, "the server is back")
         system.wait_ready()
         assert client.get("/products/4").status_code == 200
 

@@ -271,7 +271,7 @@ def test_without_the_library_a_declared_collector_is_refused_and_one_of_the_envi
     named = {"PYTHONPATH": path, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
     with Running(tmp_path, DECLARATION % "", env=named) as other:
         assert ask(other)
-        told = wait_for(lambda: [e for e in other.journal() if e["about"] == "otlp"], 10, "it is told")
+        told = wait_for(lambda: [e for e in other.journal() if e["about"] == "otlp"], 30, "it is told")
         assert len(told) == 1
         assert 'pip install "headway[otlp]"' in told[0]["reason"]
 

@@ -211,7 +211,7 @@ def test_health_path_gates_a_new_replica(system: Running) -> None:
         assert is_alive(fresh["pid"])
     finally:
         gate.touch()
-    wait_for(lambda: [r["state"] for r in system.replicas()] == ["ready", "ready"], 5, "both ready")
+    wait_for(lambda: [r["state"] for r in system.replicas()] == ["ready", "ready"], 30, "both ready")
     assert {httpx.get(system.url).json()["replica"] for _ in range(20)} == {"web.1", "web.2"}
     system.ok("scale", "web", "1")
 
@@ -226,10 +226,10 @@ def test_command_is_started_again_scaled_and_asked_to_end(system: Running) -> No
     pid = system.pid("worker.1")
     began_s = time.monotonic()
     os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: len(_notes(system)) == 2, 5, "it is started again")
-    assert time.monotonic() - began_s < 2.0
+    wait_for(lambda: len(_notes(system)) == 2, 30, "it is started again")
+    assert time.monotonic() - began_s < 8.0, "it was to be started again at once"
     assert _notes(system)[1][0] == "worker.1"
-    wait_for(lambda: system.replicas("worker")[0]["state"] == "ready", 5, "ready again")
+    wait_for(lambda: system.replicas("worker")[0]["state"] == "ready", 30, "ready again")
     assert system.replicas("worker")[0]["restarts"] == 1
     assert "was killed by SIGKILL" in system.ok("explain", "worker.1")
 

@@ -153,7 +153,7 @@ def test_a_system_starts_while_a_server_is_away(system, servers, place):
     """Only its shards wait for it."""
     process = place.processes[1]
     stop(process)
-    wait_for(lambda: states(system) == {"": "degraded", "a": "ready", "b": "down"}, 10, "b is seen to be away")
+    wait_for(lambda: states(system) == {"": "degraded", "a": "ready", "b": "down"}, 30, "b is seen to be away")
     told = json.loads(system.ok("db", "status", "orders", "--json").splitlines()[-1])["databases"]["orders"]["servers"]
     assert [(server["name"], len(server["shards"]), server["rows"] is None) for server in told] == [
         ("a", 4, False),

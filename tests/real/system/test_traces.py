@@ -323,7 +323,7 @@ def test_of_a_killed_worker_what_was_written_stays_readable(shop: Running) -> No
     explained(shop, before)
     connection = http.client.HTTPConnection("127.0.0.1", shop.port, timeout=20)
     connection.request("GET", "/slow", headers={"x-request-id": "not believed from here"})
-    wait_for(lambda: shop.replicas()[0]["in_flight"], 10, "the request is at work")
+    wait_for(lambda: shop.replicas()[0]["in_flight"], 30, "the request is at work")
     killed = shop.pid("web.1")
     os.kill(killed, signal.SIGKILL)
     connection.close()
