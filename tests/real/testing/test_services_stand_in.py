@@ -22,10 +22,11 @@ deadline = "3s"
 app = "stock:app"
 """
 PASS = """
-import asyncio, json, os, time, urllib.request
+import asyncio, json, os, threading, time, urllib.request
 import pytest
 from headway import service
-from headway.errors import BadAnswer, CircuitOpen, DeadlineExceeded, NotRunning, Refused, Unavailable
+from headway.errors import BadAnswer, CircuitOpen, DeadlineExceeded, NotRunning, Refused, StatusError, Unavailable
+from headway.errors import SocketClosed
 
 stock = service("stock")
 
@@ -114,6 +115,65 @@ def test_several_services_and_streams(services):
             return len(await answer.aread())
     assert asyncio.run(read()) == 200_000
 
+async def live(scope, receive, send):
+    if scope["type"] == "websocket":
+        assert (await receive())["type"] == "websocket.connect"
+        if scope["path"] == "/closed":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        await send({"type": "websocket.accept", "subprotocol": scope["subprotocols"][-1]})
+        while (message := await receive())["type"] == "websocket.receive":
+            if message.get("text") == "end":
+                await send({"type": "websocket.close", "code": 4000, "reason": "enough"})
+                return
+            await send({"type": "websocket.send", **{k: v * 2 for k, v in message.items() if k in ("text", "bytes")}})
+        return
+    status = int(scope["query_string"] or 200)
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/event-stream")]})
+    for number in range(3):
+        await send({"type": "http.response.body", "body": b"data: %d\\n" % number, "more_body": True})
+        if scope["path"] == "/breaks" and number == 1:
+            raise RuntimeError("of the app")
+        gate = gates.get(number)
+        if gate is not None:
+            await asyncio.to_thread(gate.wait, 20)
+    await send({"type": "http.response.body"})
+
+gates = {}
+
+def test_an_app_streams(services):
+    services["stock"].app = live
+    gates[0] = threading.Event()
+    with stock.sync.stream("GET", "/events") as answer:
+        lines = answer.iter_lines()
+        assert next(lines) == "data: 0"  # before the rest is made
+        gates.pop(0).set()
+        assert list(lines) == ["data: 1", "data: 2"]
+        assert answer.headers["content-type"] == "text/event-stream"
+    assert [stock.sync.request("HEAD", "/events").content, stock.sync.get("/events?204").content] == [b"", b""]
+    with pytest.raises(Unavailable):
+        stock.sync.post("/breaks")
+
+def test_an_app_talks(services):
+    services["stock"].app = live
+
+    async def talk():
+        async with stock.websocket("/live", subprotocols=["a", "b"]) as socket:
+            assert socket.subprotocol == "b"
+            await socket.send("x")
+            await socket.send(b"y")
+            assert [await socket.receive(), await socket.receive()] == ["xx", b"yy"]
+            await socket.send("end")
+            with pytest.raises(SocketClosed) as closed:
+                await socket.receive()
+            assert (closed.value.code, closed.value.reason) == (4000, "enough")
+        with pytest.raises(StatusError) as refused:
+            async with stock.websocket("/closed"):
+                pass
+        assert refused.value.answer.status_code == 403
+
+    asyncio.run(talk())
+
 def test_what_is_no_answer_is_said_at_once(services):
     for wrong in ("left", "/left?x=1"):
         with pytest.raises(ValueError):
@@ -150,7 +210,7 @@ def test_services_answer_what_a_test_says(app):
     (app / "test_app.py").write_text(PASS)
     done = run(app)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "15 passed" in done.stdout
+    assert "17 passed" in done.stdout
     assert "Task" not in done.stderr
 
 
