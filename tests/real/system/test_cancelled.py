@@ -79,7 +79,9 @@ noted = []
 async def app(scope, receive, send):
     if scope["type"] != "http":
         return
-    if scope["path"] == "/held":
+    if scope["path"].startswith("/narrow/"):
+        noted.append(scope["path"])
+    if scope["path"].endswith("/held"):
         try:
             await asyncio.sleep(100)
         except asyncio.CancelledError:
@@ -109,6 +111,13 @@ app = "leaf:app"
 routes = ["/leaf"]
 replicas = 1
 deadline = "20s"
+cancel = true
+[services.narrow]
+app = "leaf:app"
+routes = ["/narrow"]
+replicas = 1
+limit = 1
+deadline = "60s"
 cancel = true
 [databases.orders]
 shards = 2
@@ -197,3 +206,16 @@ def test_what_others_wait_for_as_well_goes_on(system: Running, path: str, work: 
         assert httpx.get(f"{system.url}{path}", timeout=30).text == answer
         given_up.result(30)
     assert told(system)["noted"].count(work) == 1
+
+
+def test_who_hangs_up_in_the_queue_is_not_begun(system: Running) -> None:
+    def in_flight() -> int:
+        return int(system.replicas("narrow")[0]["in_flight"])
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(give_up, system, "/narrow/held", after_s=3.0)
+        wait_for(in_flight, 30, "the only place is taken")
+        give_up(system, "/narrow/second")
+        first.result(30)
+    wait_for(lambda: not in_flight(), 30, "the place is free again")
+    assert httpx.get(f"{system.url}/narrow/third", timeout=30).text == "/narrow/held cancelled /narrow/third"
