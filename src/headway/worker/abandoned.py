@@ -65,6 +65,8 @@ class Work:
     def look(self) -> None:
         """Cancel it if nobody waits. An app that receives by itself hears of that by itself, and is left alone."""
         listening = self._listening
+        if listening is not None and listening.cancelled():  # by an app that cancels whatever it finds
+            listening = self._listening = None
         if listening is None:
             if self._was_seen and self._has_all and not self._receives:
                 self._listen()

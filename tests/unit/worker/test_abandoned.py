@@ -253,6 +253,33 @@ def test_cancelled_by_another_is_not_taken_for_ours(tmp_path: Path) -> None:
     run(test)
 
 
+def test_an_app_that_cancels_all_other_tasks_stops_no_beat(tmp_path: Path) -> None:
+    async def test() -> None:
+        go = asyncio.Event()
+
+        async def app(scope: Message, receive: Any, send: Any) -> None:
+            await go.wait()
+            for task in asyncio.all_tasks():
+                if "receive" in repr(task.get_coro()):  # not those of the test itself
+                    cancelled.append(task.cancel())
+            await asyncio.Event().wait()
+
+        cancelled: list[bool] = []
+        client = Client(tmp_path, app)
+        client.comes.put_nowait(EMPTY)
+        await client.beat()
+        go.set()
+        await client.beat()
+        assert cancelled == [True]
+        assert not client.task.done()
+        client.comes.put_nowait(GONE)
+        await client.beat()
+        await client.task
+        assert (await client.beat(1)).cancelled == 1
+
+    run(test)
+
+
 def test_what_the_app_makes_of_it_is_the_apps(tmp_path: Path) -> None:
     async def test() -> None:
         async def app(scope: Message, receive: Any, send: Any) -> None:
