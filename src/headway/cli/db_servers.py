@@ -30,7 +30,12 @@ def add_server(system: System, database: str, name: str | None, url: str | None,
         return
     click.echo(f"{database} has servers {', '.join(done['servers'])}; {done['server']} holds no shard yet")
     _hint(database, done)
-    click.echo(f"hint: headway db rebalance {database} moves shards there")
+    if done["away"]:
+        away = ", ".join(done["away"])
+        click.echo(f"hint: headway db move {database} SHARD --to {done['server']} moves a shard there")
+        click.echo(f"hint: headway db rebalance {database}, when {away} answers again")
+    else:
+        click.echo(f"hint: headway db rebalance {database} moves shards there")
 
 
 def remove_server(system: System, database: str, server: str, *, yes: bool, as_json: bool) -> None:

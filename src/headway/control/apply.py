@@ -117,6 +117,7 @@ class Applying:
             self._check_servers(applied, after)
             controller.call(lambda: self._put_servers(applied, after, fresh))
             self._await_database(name)
+            controller.call(controller.refresh)
             self._await_ready(applied.system)
         except HeadwayError as error:
             for variable in fresh.keys() - former.keys():
@@ -135,13 +136,17 @@ class Applying:
         controller.refresh()
 
     def _await_database(self, name: str) -> None:
-        """Until all servers of a database answer and its shards are laid out on them."""
+        """Until its shards are laid out on all servers of a database, without those that were away before."""
+        from headway.runtimes.local.sharded import ShardedDatabase
+
         until_s = time.monotonic() + _MARGIN_S * 2
         while time.monotonic() < until_s:
             held = self._controller.databases.held[name]
             if held.error is not None and not held.ready_once:
                 raise held.error
-            if held.state == "ready":
+            if isinstance(held, ShardedDatabase) and (held.has_begun or held.lost is not None):
+                if held.lost is not None:
+                    raise held.lost
                 return
             if self._controller.loop.wanted.stopping:
                 raise Conflict("the system is stopping", hint="headway up")

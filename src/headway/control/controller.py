@@ -324,8 +324,9 @@ class Controller:
 
     def resolve(self) -> None:
         """Bring the loop's target up to date when the declaration, an override or a database's address changed."""
-        fields = self.fields()
-        inputs = (self.applied, dict(self.overrides), dict(self.holds), dict(self.scaled), fields, self._stopping)
+        fields, logins = self.fields(), self.databases.logins()
+        by_hand = (dict(self.overrides), dict(self.holds), dict(self.scaled))
+        inputs = (self.applied, *by_hand, fields, logins, self._stopping)
         if inputs == self._resolved:
             return
         self._resolved = inputs

@@ -22,6 +22,7 @@ from headway.declaration.references import parse, resolve
 from headway.errors import Conflict, DeclarationError, EngineError, HeadwayError
 from headway.sharding.catalog import held
 from headway.sharding.joining import check_joining
+from headway.sharding.reference import gate
 from headway.sharding.url import parse_url, without_password
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
@@ -43,7 +44,9 @@ class Servers:
     ) -> dict[str, Any]:
         """Give a database one more server, which holds no shard yet. `environ`: variables that its URL refers to."""
         tender = self.tender(database)
-        check_all_answer(tender, database)
+        away = _away_others(tender, database)
+        for other, state in away.items():
+            say(f"server {other} is {state}: its shards stay there until it answers again")
         if tender.database.map_now().restoring:
             raise held("another server")
         now = self.declared_now(database)
@@ -60,13 +63,14 @@ class Servers:
             given = str(url)
             way = self._resolved(database, server, given, environ)
             say(f"looking at server {server}, {without_password(way)}")
-            wanted = tender.database.wanted
+            sharded, wanted = tender.database, tender.database.wanted
             found = check_joining(
                 f"databases.{database}.servers.{server}",
                 way,
                 database,
-                tender.database.admin(),
+                [sharded.admin_of(one) for one in sharded.servers if one not in away],
                 wanted.idle_max * 4 + wanted.active_max,
+                {one: sharded.servers[one].fields["url"] for one in away if sharded.servers[one].fields},
             )
             for one in found:
                 if one.level == "warning":
@@ -79,6 +83,7 @@ class Servers:
             "database": database,
             "server": server,
             "servers": list(self._controller.databases.held[database].servers),  # type: ignore[union-attr]
+            "away": list(away),
             "write": line,
         }
 
@@ -134,11 +139,27 @@ class Servers:
         return line
 
 
+def _away_others(tender: Tender, database: str) -> dict[str, str]:
+    """Servers that a new one can do without, with their states. EngineError where one is away that it needs."""
+    held = tender.database
+    away = {name: state for name, state, _ in held.served if state != "ready"}
+    needed = {next(iter(held.servers)): "which holds the catalog"}
+    if held.wanted.reference:
+        needed.setdefault(gate(held.map_now().servers), "which writers of reference tables ask first")
+    for name, why in needed.items():
+        if name in away:
+            raise EngineError(
+                f"no server can come to database {database} while server {name}, {why}, is {away[name]}",
+                hint="headway status; headway logs",
+            )
+    return away
+
+
 def check_all_answer(tender: Tender, database: str) -> None:
-    """All of them have to hear of it."""
+    """All of them, for one that goes gives its shards to the others."""
     away = [f"{name} is {state}" for name, state, _ in tender.database.served if state != "ready"]
     if away:
         raise EngineError(
-            f"servers of database {database} come and go only while all of them answer: {', '.join(away)}",
+            f"servers of database {database} go only while all of them answer: {', '.join(away)}",
             hint="headway status; headway logs",
         )

@@ -176,7 +176,16 @@ def _same(row: tuple[object, ...], system: str, database: str, shards: int) -> N
         )
 
 
-def _save_servers(connection: Connection, servers: Sequence[ShardServer]) -> None:
+def add_servers(connection: Connection, servers: Sequence[ShardServer]) -> None:
+    """Servers that hold no shard yet are known from here on; nothing else is changed."""
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(hashtext('headway.catalog'))")
+        if _put_servers(connection, servers):
+            raise_epoch(connection)
+
+
+def _put_servers(connection: Connection, servers: Sequence[ShardServer]) -> bool:
+    """Whether any was new, or had another address."""
     known = {str(row[0]): row[1] for row in connection.execute("SELECT name, url FROM headway.servers")}
     changed = [server for server in servers if known.get(server.name) != server.url]
     for server in changed:
@@ -185,6 +194,11 @@ def _save_servers(connection: Connection, servers: Sequence[ShardServer]) -> Non
             "ON CONFLICT (name) DO UPDATE SET url = excluded.url",
             (server.name, server.url),
         )
+    return bool(changed)
+
+
+def _save_servers(connection: Connection, servers: Sequence[ShardServer]) -> None:
+    changed = _put_servers(connection, servers)
     gone = connection.execute(
         "DELETE FROM headway.servers s WHERE NOT name = ANY(%s) "
         "AND NOT EXISTS (SELECT FROM headway.shard_map WHERE server = s.name)",

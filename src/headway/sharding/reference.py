@@ -6,7 +6,7 @@ A server that comes later lacks them all; one that has lost rows, or has others,
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from headway.errors import AppError
@@ -56,6 +56,11 @@ def _absent(connection: Connection, reference: Sequence[str]) -> list[str]:
         for table in reference
         if connection.execute("SELECT to_regclass(%s)", (f"{layout.REFERENCE_SCHEMA}.{table}",)).fetchone() == (None,)
     ]
+
+
+def gate(servers: Collection[str]) -> str:
+    """The server that everybody who writes a reference table asks first."""
+    return min(servers)
 
 
 @contextlib.contextmanager

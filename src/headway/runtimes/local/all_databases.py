@@ -41,13 +41,17 @@ class Databases:
         from headway.runtimes.local.databases import Database
         from headway.runtimes.local.sharded import ShardedDatabase, WantedSharded
 
+        former: dict[str, ShardedDatabase] = {}
         for name in [name for name in self.held if wanted.get(name) != self.held[name].wanted]:
-            self.held.pop(name).give_way(wanted.get(name))  # what follows adopts the servers that go on
+            left = self.held.pop(name)
+            left.give_way(wanted.get(name))  # what follows adopts the servers that go on
+            if isinstance(left, ShardedDatabase):
+                former[name] = left
         for name, declared in wanted.items():
             if name not in self.held:
                 arguments = (self.folders, self.supervisor, self.spawn, self.tell, self.is_alive)
                 if isinstance(declared, WantedSharded):
-                    self.held[name] = ShardedDatabase(declared, *arguments, self)
+                    self.held[name] = ShardedDatabase(declared, *arguments, self, former=former.get(name))
                 else:
                     self.held[name] = Database(declared, *arguments)
                 self.held[name].start()
@@ -60,6 +64,17 @@ class Databases:
     def fields(self) -> dict[str, dict[str, str]]:
         """What references can name, by database."""
         return {name: database.fields for name, database in list(self.held.items()) if database.fields}
+
+    def logins(self) -> dict[str, tuple[str, ...]]:
+        """By sharded database the servers that apps can be told how to log in to: one that was away comes later."""
+        known: dict[str, tuple[str, ...]] = {}
+        for name, held in list(self.held.items()):
+            servers = getattr(
+                held, "servers", None
+            )  # of a sharded one; told apart without an import, ten times a second
+            if servers and held.fields:
+                known[name] = tuple(server for server, one in servers.items() if one.fields)
+        return known
 
     def access(self) -> dict[str, dict[str, object]]:
         """What apps are told, by database: those whose addresses are known. Holds passwords."""

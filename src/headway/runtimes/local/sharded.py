@@ -32,6 +32,8 @@ from headway.sharding.app_tools import tables_by
 from headway.sharding.catalog import read_map
 from headway.sharding.connection import RoleConnections, Uncounted
 from headway.sharding.existing import existing_map
+from headway.sharding.joining import join
+from headway.sharding.reference import gate
 from headway.sharding.shards import TablesBy, lay_out
 from headway.sharding.url import parse_url, without_password
 from headway.sharding.wanted import Layout
@@ -86,6 +88,8 @@ class ShardedDatabase:
     map: ShardMap | None = None
     error: HeadwayError | None = None
     servers: dict[str, Database] = field(default_factory=dict)
+    former: ShardedDatabase | None = None  # whose place it takes: with some of its servers, in whatever state they are
+    away: frozenset[str] = frozenset()  # servers that were away already when it began
     _stopping: bool = False
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -109,6 +113,21 @@ class ShardedDatabase:
             return "failed" if self.error is not None else "starting"
         ready = sum(server.state == "ready" for server in self.servers.values())
         return "ready" if ready == len(self.servers) else "degraded" if ready else "down"
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it is laid out on all its servers; of those that were away before, all others do not wait."""
+        if self.map is None or not self.servers.keys() <= self.map.servers.keys():
+            return False
+        return all(server.state == "ready" or name in self.away for name, server in self.servers.items())
+
+    @property
+    def lost(self) -> HeadwayError | None:
+        """Why a server that is new cannot be taken in."""
+        if self.map is None:
+            return None
+        new = [server for name, server in self.servers.items() if name not in self.map.servers]
+        return next((server.error for server in new if server.error is not None), None)
 
     @property
     def ready_once(self) -> bool:
@@ -210,9 +229,20 @@ class ShardedDatabase:
             )
             told = (self.folders, self.supervisor, self.spawn, self.tell, self.is_alive)
             self.servers[name] = Database(server, *told)
+            self._inherit(name, self.servers[name])
             self.servers[name].start()
+        self.former = None
         self._thread = threading.Thread(target=self._live, name=self.process, daemon=True)
         self._thread.start()
+
+    def _inherit(self, name: str, server: Database) -> None:
+        """What was known of a server stays known: one that is away now could not tell it."""
+        before = self.former.servers.get(name) if self.former is not None else None
+        if self.former is None or before is None or before.wanted.url != server.wanted.url:
+            return
+        server.fields, server.server = dict(before.fields), before.server
+        if before.state in ("down", "failed") or (name in self.former.away and not before.ready_once):
+            self.away |= {name}
 
     def stop(self) -> None:
         """End its servers, cleanly and all at once; the data stays."""
@@ -236,6 +266,7 @@ class ShardedDatabase:
                 if self._all_ready():
                     self._lay_out()
                     return
+                self._take_in()
                 self._stop.wait(_POLL_S)
                 continue
             except HeadwayError as error:
@@ -251,12 +282,28 @@ class ShardedDatabase:
         self.error = error
 
     def _all_ready(self) -> bool:
+        first = next(iter(self.servers.values()))
+        if not first.ready_once and first.error is None:
+            return False  # which of the others are needed is known by its catalog
         for name, server in self.servers.items():
             if not server.ready_once:
-                if server.error is not None and not self._goes_on_without(name):
+                is_away = server.error is not None or name in self.away
+                if is_away and not self._goes_on_without(name) and server.error is not None:
                     raise server.error
                 return False
         return True
+
+    def _take_in(self) -> None:
+        """Servers that are new need not wait for one that is away."""
+        if self.map is None or self.map.restoring:
+            return
+        up = {name: server for name, server in self.servers.items() if server.ready_once and server.state == "ready"}
+        new = [name for name in up if name not in self.map.servers]
+        if new and (not self.wanted.reference or gate(self.map.servers) in up):
+            others = [self.admin_of(name) for name in up if name not in new]
+            self.map = join(self.layout(), self.first, others, [self.admin_of(name) for name in new])
+            self.error = None
+            self.tell(self.process, "laid out", f"{', '.join(new)} has joined, and holds no shard yet", "note")
 
     def _goes_on_without(self, name: str) -> bool:
         """Whether all is laid out except on a server that is away: only its shards must wait for it then."""

@@ -1,0 +1,153 @@
+"""A server is added while another one is dead, by the command and by the declaration."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from harness import Running, wait_for
+from postgresql_place import Place, in_memory, stop
+from sharded_app import Writers, databases, write_app
+from test_sharded_by_url import APP, SCHEMA, SECRET, as_superuser
+from test_sharded_by_url import DECLARATION as BY_URL
+
+from headway.sharding.keys import shard_of
+from headway.sharding.postgresql import Server
+
+DECLARATION = """
+[system]
+name = "shards"
+[edge]
+bind = ["127.0.0.1:$PORT"]
+[services.web]
+app = "shards:app"
+routes = ["/"]
+replicas = 2
+uses = ["orders"]
+[databases.orders]
+shards = 8
+servers = 2
+keys = { orders = "customer_id" }
+reference = ["countries"]
+schema = "schema.sql"
+"""
+# By where the first two servers have them: 0 to 3, and 4 to 7.
+FIRST = next(key for key in range(1, 100) if shard_of(key, 8, "int") == 0)
+SECOND = next(key for key in range(1, 100) if shard_of(key, 8, "int") == 5)
+
+
+def states(system: Running) -> dict[str, str]:
+    return {server["name"]: server["state"] for server in system.status()["databases"]["orders"]["servers"]}
+
+
+def on(system: Running, name: str) -> list[int]:
+    found: list[int] = next(one["shards"] for one in databases(system)["servers"] if one["name"] == name)  # type: ignore[attr-defined]
+    return found
+
+
+def test_an_embedded_one_joins_beside_one_that_hangs_and_takes_shards(tmp_path):
+    with Running(write_app(tmp_path), DECLARATION, detached=True) as system:
+        assert httpx.post(f"{system.url}/{SECOND}/1", timeout=30).status_code == 200
+        pid = system.pid("database.orders.s2")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            wait_for(lambda: states(system)["s2"] == "down", 60, "it is seen")
+            with Writers(system, count=1, first=FIRST, refused_pause_s=0.05) as writers:
+                wait_for(lambda: writers.count > 5, 60, "customers of the other server order")
+                done = json.loads(system.ok("db", "add-server", "orders", "--json", timeout_s=180).splitlines()[-1])
+                assert (done["server"], done["servers"], done["away"]) == ("s3", ["s1", "s2", "s3"], ["s2"])
+                assert states(system) == {"s1": "ready", "s2": states(system)["s2"], "s3": "ready"}
+                system.ok("db", "move", "orders", "0", "--to", "s3", timeout_s=120)
+                count = writers.count
+                wait_for(lambda: writers.count > count + 5 or writers.refused, 60, "they order on the new one")
+                assert writers.refused == []
+            assert writers.refused == []
+            assert on(system, "s3") == [0]
+            refused = system.run("db", "move", "orders", "5", "--to", "s3")
+            assert refused.returncode == 1
+            assert "s2" in refused.stderr
+            assert httpx.get(f"{system.url}/{SECOND}", timeout=30).status_code >= 500  # as before
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        wait_for(lambda: system.status()["state"] == "ready", 120, "it is back")
+        assert httpx.get(f"{system.url}/{SECOND}", timeout=30).json() == [1]
+        assert writers.missing() == {}
+        system.ok("db", "move", "orders", "5", "--to", "s3", timeout_s=120)
+        assert httpx.get(f"{system.url}/{SECOND}", timeout=30).json() == [1]
+        assert json.loads(system.ok("db", "verify", "orders", "--json").splitlines()[-1])["complete"]
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    with in_memory() as found:
+        yield found
+
+
+def url(server: Server) -> str:
+    return f"postgresql://keeper:{SECRET}@127.0.0.1:{server.port}/shop"
+
+
+def start(place: Place, *names: str) -> dict[str, Server]:
+    """Servers that somebody else runs, who may make roles there and move shards."""
+    found = {}
+    for name in names:
+        found[name] = place.start(name)[0]
+        create = f"CREATE ROLE keeper LOGIN CREATEROLE REPLICATION PASSWORD '{SECRET}'"
+        as_superuser(found[name], create, "CREATE DATABASE shop OWNER keeper", "GRANT pg_create_subscription TO keeper")
+    return found
+
+
+def test_one_by_url_joins_by_the_command_and_by_the_declaration_while_one_is_dead(place, tmp_path):
+    servers = start(place, "a", "b", "c", "d")
+    processes = dict(zip(servers, place.processes, strict=True))
+    urls = {f"{name.upper()}_URL": url(one) for name, one in servers.items()}
+    (tmp_path / "here.py").write_text(APP)
+    (tmp_path / "schema.sql").write_text(SCHEMA)
+    with Running(tmp_path, BY_URL, detached=True, env=urls) as system:
+        stop(processes["b"])
+        wait_for(lambda: states(system)["b"] == "down", 60, "its death is seen")
+        system.env = {**urls, "C_URL": urls["B_URL"]}
+        refused = system.run("db", "add-server", "orders", "c", "{env.C_URL}")
+        assert "it is the same database as server b" in refused.stderr
+        system.env = urls
+        told = system.ok("db", "add-server", "orders", "c", "{env.C_URL}", timeout_s=180)
+        assert "server b is down: its shards stay there until it answers again" in told
+        assert "hint: headway db rebalance orders, when b answers again" in told
+        system.ok("db", "move", "orders", "1", "--to", "c", timeout_s=120)
+        file: Path = system.folder / "headway.toml"
+        more = 'b = "{env.B_URL}", c = "{env.C_URL}", d = "{env.D_URL}"'
+        file.write_text(file.read_text().replace('b = "{env.B_URL}"', more))
+        system.ok("up", "--detach", timeout_s=180)
+        wait_for(lambda: states(system).get("d") == "ready", 60, "it is up")
+        system.ok("db", "move", "orders", "2", "--to", "d", timeout_s=120)
+        processes["b"] = place.start_again(servers["b"])
+        wait_for(lambda: system.status()["state"] == "ready", 120, "it is back")
+        system.ok("db", "move", "orders", "4", "--to", "d", timeout_s=120)
+        assert json.loads(system.ok("db", "verify", "orders", "--json").splitlines()[-1])["complete"]
+        # Without the one that holds the catalog nothing is changed.
+        stop(processes["a"])
+        wait_for(lambda: states(system)["a"] == "down", 60, "its death is seen")
+        refused = system.run("db", "add-server", "orders", "e", "{env.C_URL}")
+        assert refused.returncode == 1
+        assert "while server a, which holds the catalog, is down" in refused.stderr
+
+
+def test_replicas_that_began_while_a_server_was_away_log_in_there_when_it_is_back(place, tmp_path):
+    servers = start(place, "a", "b")
+    declaration = BY_URL.replace('"here:app"', '"shards:app"')
+    urls = {f"{name.upper()}_URL": url(one) for name, one in servers.items()}
+    with Running(write_app(tmp_path), declaration, detached=True, env=urls) as system:
+        assert httpx.post(f"{system.url}/{SECOND}/1", timeout=30).status_code == 200
+        system.ok("down")
+        stop(place.processes[1])
+        system.ok("up", "--detach")
+        assert httpx.post(f"{system.url}/{FIRST}/1", timeout=30).status_code == 200
+        assert httpx.post(f"{system.url}/{SECOND}/2", timeout=30).status_code >= 500
+        place.start_again(servers["b"])
+        wait_for(lambda: httpx.post(f"{system.url}/{SECOND}/3", timeout=30).status_code == 200, 60, "it is back")
+        assert set(httpx.get(f"{system.url}/{SECOND}", timeout=30).json()) >= {1, 3}
