@@ -15,12 +15,13 @@ from headway.errors import AppError, Conflict
 from headway.model.sharding import LEDGER_TABLE, ShardMap, ShardServer, schema_name
 from headway.sharding import layout
 from headway.sharding.admin import AdminServer, Connection, connect, on_each
-from headway.sharding.catalog import held, is_held, raise_epoch, read_map
+from headway.sharding.catalog import HELD_LOCK, held, is_held, raise_epoch, read_map
 
 _LOCK = "SELECT pg_try_advisory_lock(hashtext('headway.migrate'))"
 # Held by an open transaction and not by a session: so it also holds behind a pooler that lends sessions by transaction.
 # It has no snapshot while it waits, so that nobody waits for it, neither VACUUM nor CREATE INDEX CONCURRENTLY.
 _PLAIN_LOCK = "SELECT pg_try_advisory_xact_lock(hashtext('headway.migrate'))"
+_NOT_HELD = f"SELECT pg_try_advisory_xact_lock({HELD_LOCK})"
 _NO_TIMEOUTS = """
 SELECT set_config(name, '0', true) FROM pg_settings
  WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout')
@@ -117,6 +118,9 @@ def _plain(database: str, server: AdminServer) -> Iterator[Targets]:
         guard.execute(_NO_TIMEOUTS)
         if guard.execute(_PLAIN_LOCK).fetchone() != (True,):
             raise _migrated_already(database)
+        # A dump holds its tables until its end: who waits for one of them would keep the app waiting behind him.
+        if guard.execute(_NOT_HELD).fetchone() != (True,):
+            raise held("the migration")
         row: Any = guard.execute(_PLAIN).fetchone()
         holder, schema, ledger, may_create = row
         if schema is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psycopg
@@ -13,9 +14,12 @@ from headway.errors import AppError, Conflict
 from headway.sharding import settings
 from headway.sharding.admin import AdminServer, plain_server
 from headway.sharding.alembic import Alembic, migrate_by_alembic
+from headway.sharding.backup.restore_plain import restore_plain
+from headway.sharding.backup.take import take_plain
 from headway.sharding.django import Django, migrate_by_django
 from headway.sharding.migrating import migrate, read_folder
 from headway.sharding.postgresql import HOST, Server
+from headway.sharding.targets import targets
 from headway.sharding.url import DatabaseUrl, compose_url, url_fields
 
 Lines = tuple[dict[str, int], list[str]]
@@ -92,6 +96,30 @@ def test_one_migrates_at_a_time(main, folder):
         with pytest.raises(Conflict, match="database main is being migrated already"):
             apply(main, folder)
     assert apply(main, folder)[0] == {"0001_notes.sql": 1}
+
+
+def test_neither_backup_nor_restore_meets_a_migration(main, folder, tmp_path_factory):
+    place, stop = tmp_path_factory.mktemp("backup") / "b", threading.Event()
+
+    def restore() -> None:
+        restore_plain("main", main.admin, place, replace=True, say=lambda _line: None, stop=stop)
+
+    apply(main, folder)
+    take_plain("shop", "main", main.admin, place, say=lambda _line: None, stop=stop)
+    with psycopg.connect(main.admin) as other:  # as one that is at work
+        other.execute("SELECT pg_advisory_xact_lock_shared(hashtext('headway.backup'))")
+        with pytest.raises(Conflict, match="the migration has to wait: a backup of the database is being taken"):
+            apply(main, folder)
+    with targets("main", (main,)):
+        with pytest.raises(Conflict, match="the backup has to wait: main is being migrated"):
+            take_plain("shop", "main", main.admin, place.with_name("c"), say=lambda _line: None, stop=stop)
+        with pytest.raises(Conflict, match="the restore has to wait: main is being migrated"):
+            restore()
+    (folder / "0002_more.sql").write_text("CREATE TABLE more (id int);")
+    assert apply(main, folder)[0] == {"0002_more.sql": 1}
+    restore()  # with the ledger as it was then
+    assert rows(main, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'") == [("notes",)]
+    assert apply(main, folder)[0] == {"0002_more.sql": 1}
 
 
 def test_who_may_create_no_schema_has_the_ledger_beside_the_tables(main, folder):

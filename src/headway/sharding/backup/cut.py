@@ -69,6 +69,13 @@ def kept_still(database: str, first: AdminServer, what: str, name: str = NAME) -
         yield catalog
 
 
+def keep_from_migrations(session: Connection, database: str, what: str) -> None:
+    """No migration of a plain database begins while this session lives; Conflict where one is at work. Several may
+    hold this at once."""
+    if scalar(session, f"SELECT pg_try_advisory_lock_shared({HELD_LOCK})") is not True:
+        raise Conflict(f"{what} has to wait: {database} is being migrated", hint="Run it again after that.")
+
+
 def _nothing_under_way(catalog: Connection, database: str, what: str) -> None:
     hint = f"Wait until that has ended: headway db status {database}"
     if read_map(catalog).restoring and what != RESTORE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from psycopg import sql
 
 from headway.errors import Conflict
 from headway.process.pour import PouringStopped
-from headway.sharding.backup.cut import failed
+from headway.sharding.backup.cut import failed, keep_from_migrations
 from headway.sharding.backup.manifest import PLAIN_FILE, Manifest, misfit
 from headway.sharding.backup.programs import Refill
 from headway.sharding.backup.restore import checked, restore_program
@@ -68,8 +69,10 @@ def restore_plain(
         raise wrong
     program = restore_program(manifest.dumped_by)
     where = f"database {database}"
-    try:
-        with connect(conninfo, "headway restoring") as session:
+    with contextlib.ExitStack() as stack:
+        try:
+            session = stack.enter_context(connect(conninfo, "headway restoring"))
+            keep_from_migrations(session, database, "the restore")
             tables = session.execute(_TABLES).fetchall()
             some = [sql.SQL("EXISTS (SELECT FROM {})").format(sql.Identifier(str(s), str(t))) for s, t in tables]
             if not replace and some and scalar(session, sql.SQL("SELECT {}").format(sql.SQL(" OR ").join(some))):
@@ -78,14 +81,14 @@ def restore_plain(
                 )
             end_sessions(session, _NAME)  # what a killed one left at work
             old = session.info.server_version < 170000
-    except psycopg.Error as error:
-        raise failed(where, error) from error
-    say(f"restoring {database}")
-    try:
-        with Refill(where, conninfo, program, name=_NAME, old_server=old, stop=stop.is_set) as refill:
-            refill.sql(_EMPTY)
-            refill.archive(str(folder / PLAIN_FILE))
-            refill.done()
-    except PouringStopped:
-        raise Conflict(f"{database} is as before: Headway stops", hint="Run the command again.") from None
+        except psycopg.Error as error:
+            raise failed(where, error) from error
+        say(f"restoring {database}")
+        try:
+            with Refill(where, conninfo, program, name=_NAME, old_server=old, stop=stop.is_set) as refill:
+                refill.sql(_EMPTY)
+                refill.archive(str(folder / PLAIN_FILE))
+                refill.done()
+        except PouringStopped:
+            raise Conflict(f"{database} is as before: Headway stops", hint="Run the command again.") from None
     return manifest
