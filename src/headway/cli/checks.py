@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -41,7 +42,7 @@ def overall(checks: Sequence[Check]) -> CheckState:
 
 def granian(name: str, python: str, version: str | None, error: str = "") -> Check:
     """granian in one interpreter; `version` None = it cannot be imported there."""
-    install = f"{python} -m {GRANIAN_INSTALL}"
+    install = f"{shlex.quote(python)} -m {GRANIAN_INSTALL}"
     if version is None:
         return Check(name, "bad", f"{python} cannot import it: {error}", install)
     found = tuple(int(part) for part in re.findall(r"\d+", version)[:2])

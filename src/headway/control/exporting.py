@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -65,7 +66,7 @@ def check_exporting(system: System) -> None:
 
 
 def _pip() -> str:
-    return f'{sys.executable} -m pip install "headway[otlp]"'
+    return f'{shlex.quote(sys.executable)} -m pip install "headway[otlp]"'
 
 
 class Exporting:

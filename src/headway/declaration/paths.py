@@ -6,6 +6,7 @@ Paths are relative to the declaration's folder. Symbolic links are kept: an inte
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,7 +143,7 @@ def _program(path: str, place: Path, text: str) -> Iterator[Problem]:
             hint = "create it (python3 -m venv .venv), or take `python` out to use the nearest .venv"
         yield Problem(path, _missing(place, text, "program"), hint or "check the path, or name a program on PATH")
     elif not os.access(place, os.X_OK):
-        yield Problem(path, f"{text} cannot be executed", f"chmod +x {text}, or name another program")
+        yield Problem(path, f"{text} cannot be executed", f"chmod +x {shlex.quote(text)}, or name another program")
 
 
 def _missing(place: Path, text: str, kind: str) -> str:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -39,7 +40,7 @@ def write_starter(folder: Path) -> Path:
     except OSError as error:
         raise MachineError(
             f"{path} cannot be written: {error.strerror}",
-            hint=f"check the owner and mode of the folder: ls -ld {folder}",
+            hint=f"check the owner and mode of the folder: ls -ld {shlex.quote(str(folder))}",
         ) from error
     return path
 

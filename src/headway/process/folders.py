@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
 import stat
 from dataclasses import dataclass
@@ -109,7 +110,8 @@ def _private(path: Path, mode: int, owner: Identity | None = None) -> None:
         found = path.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (os.geteuid(), owner.uid if owner else os.geteuid()):
             raise MachineError(
-                f"{path} exists and is not a folder of ours", hint=f"look who made it, then remove it: rm -r {path}"
+                f"{path} exists and is not a folder of ours",
+                hint=f"look who made it, then remove it: rm -r {shlex.quote(str(path))}",
             )
         path.chmod(mode)
         if owner:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,7 @@ def _explain(address: str, where: str, error: OSError) -> MachineError:
     if error.errno == errno.EADDRINUSE:
         owner = port_owner(address)
         by = f" by {owner.text}" if owner else ""
-        stop = f"headway down --state {owner.state}" if owner and owner.state else "stop that program"
+        stop = f"headway down --state {shlex.quote(owner.state)}" if owner and owner.state else "stop that program"
         return MachineError(
             f"{where}: {address} is in use{by}",
             hint=f"{stop}, or choose another address"

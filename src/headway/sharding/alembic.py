@@ -6,6 +6,7 @@ What is there already is seen by plain SQL before any process looks at a shard, 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -159,9 +160,11 @@ def _cannot_read(alembic: Alembic, path: str, failed: Failed) -> HeadwayError:
     missing = str(failed.get("missing") or "").partition(".")[0]
     if missing in ("alembic", "sqlalchemy", "psycopg", "psycopg2", "asyncpg"):
         return EngineError(
-            f"{path}: {alembic.python} has no {missing}", hint=f"{alembic.python} -m pip install {missing}"
+            f"{path}: {alembic.python} has no {missing}", hint=f"{shlex.quote(alembic.python)} -m pip install {missing}"
         )
-    return AppError(f"{path}: {failed['message']}", hint=f"Try it there: cd {alembic.place}; alembic heads")
+    return AppError(
+        f"{path}: {failed['message']}", hint=f"Try it there: cd {shlex.quote(alembic.place)}; alembic heads"
+    )
 
 
 def _refused(database: str, where: str, failed: Failed) -> HeadwayError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 
 # Pattern in the log -> message, hint; `{…}` are the pattern's groups. What the log says last counts; of several
 # patterns that match there the first.
@@ -107,7 +108,8 @@ def explain_failure(log_tail: str) -> tuple[str, str]:
             line = text.count("\n", 0, match.start())
             if line > latest:
                 groups = {name: value or "unknown" for name, value in match.groupdict().items()}
-                latest, explained = line, (message.format_map(groups), hint.format_map(groups))
+                quoted = {name: shlex.quote(value) for name, value in groups.items()}  # hints have them in commands
+                latest, explained = line, (message.format_map(groups), hint.format_map(quoted))
     if latest >= 0:
         return explained
     words = [word.strip() for word in _LAST_WORD.findall(text)] or [line.strip() for line in text.splitlines()]

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import secrets
+import shlex
 import stat
 import tempfile
 from dataclasses import asdict, dataclass, field
@@ -81,14 +82,14 @@ def placement(
             raise EngineError(
                 f"the data of database {name} is in {elsewhere} and belongs to another user",
                 hint="Run as root as before, or move the data: "
-                f"sudo cp -a {elsewhere} {own}; sudo chown -R $(id -u):$(id -g) {own}",
+                f"sudo cp -a {_word(elsewhere)} {_word(own)}; sudo chown -R $(id -u):$(id -g) {_word(own)}",
             )
         return elsewhere
     if identity is None:
         if own.exists() and own.stat().st_uid != os.geteuid():
             raise EngineError(
                 f"{own} belongs to another user",
-                hint=f"It was made by root or another user: sudo chown -R $(id -u):$(id -g) {state_folder}",
+                hint=f"It was made by root or another user: sudo chown -R $(id -u):$(id -g) {_word(state_folder)}",
             )
         return own
     if can_enter(own.parent, identity):
@@ -96,7 +97,7 @@ def placement(
     if own.exists():
         raise EngineError(
             f"user {identity.name} cannot enter {own.parent}, where the data of database {name} is",
-            hint=f"Let others pass through every folder above it: chmod o+x {state_folder} and its parents.",
+            hint=f"Let others pass through every folder above it: chmod o+x {_word(state_folder)} and its parents.",
         )
     digest = hashlib.sha256(os.fsencode(state_folder)).hexdigest()[:16]
     return shared_folder / "data" / digest / name
@@ -173,7 +174,7 @@ def make_private_folder(folder: Path, identity: Identity | None) -> None:
         uid = identity.uid if identity else os.geteuid()
         owner = os.fstat(descriptor).st_uid
         if owner not in (uid, os.geteuid()):
-            raise MachineError(f"{folder} belongs to another user", hint=f"Remove it: rm -r {folder}")
+            raise MachineError(f"{folder} belongs to another user", hint=f"Remove it: rm -r {_word(folder)}")
         if identity and owner != uid:
             os.fchown(descriptor, uid, identity.gid)
         if stat.S_IMODE(os.fstat(descriptor).st_mode) != 0o700:
@@ -212,3 +213,8 @@ def sync_folder(folder: Path) -> None:
 
 def _record_path(state_folder: Path, name: str) -> Path:
     return state_folder / "databases" / f"{name}.json"
+
+
+def _word(path: Path) -> str:
+    """The path as one word of a command: unquoted, `rm -r` and `chown -R` of a folder with a blank are about others."""
+    return shlex.quote(str(path))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import getpass
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -170,7 +171,8 @@ def _owner(data_folder: Path) -> Identity | None:
         if uid == 0:
             raise EngineError(
                 f"{data_folder} belongs to root, and PostgreSQL refuses to run as root",
-                hint=f"Give it to the engines' user: chown -R {identity.name if identity else 'headway'} {data_folder}",
+                hint=f"Give it to the engines' user: chown -R {identity.name if identity else 'headway'} "
+                f"{shlex.quote(str(data_folder))}",
             )
         if owner := identity_of(uid):
             return owner

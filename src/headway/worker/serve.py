@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import json
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -77,7 +78,7 @@ class Worker:
             raise Refusal(
                 "granian",
                 f"{sys.executable} cannot import granian 2.7 or newer: {error}",
-                f'{sys.executable} -m pip install "granian>=2.7,<3"',
+                f'{shlex.quote(sys.executable)} -m pip install "granian>=2.7,<3"',
             ) from error
         self.slots[Slot.STAGE] = Stage.IMPORTING
         sys.path.insert(0, settings["folder"])
@@ -141,7 +142,7 @@ class Worker:
             raise Refusal(
                 "cache",
                 f"{sys.executable} cannot import what keeps responses: {error}",
-                f"{sys.executable} -m pip install headway, or take `cache` out of the service",
+                f"{shlex.quote(sys.executable)} -m pip install headway, or take `cache` out of the service",
             ) from error
 
     def _wrap_asgi(self, app: Any, interface: str) -> Any:

@@ -9,6 +9,7 @@ import functools
 import importlib
 import inspect
 import os
+import shlex
 import sys
 import traceback
 from typing import Any
@@ -52,7 +53,7 @@ def load_app(target: str) -> Any:
         raise Refusal(
             "import",
             f"importing {module_name} failed: no module named {error.name!r}",
-            f"install it for the app's interpreter: {sys.executable} -m pip install …",
+            f"install it for the app's interpreter: {shlex.quote(sys.executable)} -m pip install …",
             app_frames(error),
         ) from error
     except BaseException as error:

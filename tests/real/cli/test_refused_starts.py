@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -107,14 +108,17 @@ def test_a_port_in_use_says_by_what(place: Place) -> None:
 
 
 def test_a_port_of_another_system_says_of_which(place: Place, tmp_path_factory: pytest.TempPathFactory) -> None:
-    other = tmp_path_factory.mktemp("other")
+    other = tmp_path_factory.mktemp("other") / "mein büro"
+    other.mkdir()
     (other / "good.py").write_text(GOOD)
     declaration = '[edge]\nbind = ["127.0.0.1:$PORT"]\n[services.web]\napp = "good:app"\nreplicas = 1\n'
     with Running(other, declaration, port=place.port) as system:
         place.declare('app = "good:app"')
         found = place.refused("up")
         assert f"in use by another Headway system (pid {system.pid('supervisor')}, " in found.error
-        assert found.hint.startswith(f"headway down --state {system.state}, or choose another address")
+        assert found.hint.startswith(
+            f"headway down --state {shlex.quote(str(system.state))}, or choose another address"
+        )
     place.assert_nothing_made()
 
 

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from postgresql_place import Place, stop
 
-from headway.errors import EngineError
+from headway.errors import EngineError, MachineError
 from headway.process.identity import engine_identity
 from headway.process.run import run
 from headway.sharding.engine import Engine, find_engines, find_postgresql, reachable_engine
@@ -133,11 +133,13 @@ def test_programs_of_the_system_are_not_copied(place: Place) -> None:
 
 
 def test_a_socket_folder_of_somebody_else_is_not_used(place: Place) -> None:
-    strange = place.folder / "pg-main"
-    strange.mkdir()
+    folder = place.folder / "a b"  # a command that names it must not be about another one, least of all `rm -r`
+    strange = folder / "pg-main"
+    strange.mkdir(parents=True)
     os.chown(strange, 4711, 4711)
-    with pytest.raises(Exception, match="belongs to another user"):
-        make_socket_folder(place.folder, "main", engine_identity())
+    with pytest.raises(MachineError, match="belongs to another user") as refused:
+        make_socket_folder(folder, "main", engine_identity())
+    assert refused.value.hint == f"Remove it: rm -r '{strange}'"
     long = place.folder / ("x" * 100)
     long.mkdir()
     with pytest.raises(Exception, match="too long for a unix socket"):

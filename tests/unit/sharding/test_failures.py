@@ -50,6 +50,7 @@ _START = "2026-01-01 00:00:00 UTC [9] LOG:  starting PostgreSQL 18.4 on x86_64\n
         ),
         ("PANIC:  could not locate a valid checkpoint record at 0/0\n", "damaged", "backup"),
         ('FATAL:  data directory "/d" has invalid permissions\n', "/d belongs to somebody else", "chmod 0700 /d"),
+        ('FATAL:  data directory "/my d" has wrong ownership\n', "/my d belongs to", "chmod 0700 '/my d'"),
         ('FATAL:  could not open file "/d/x": Permission denied\n', "may not use /d/x", "chmod o+x"),
         ("FATAL:  something new went wrong\n", "something new went wrong", "headway logs"),
         ("FATAL:  real cause\nshop FATAL:  the database system is starting up\n", "real cause", "headway logs"),
