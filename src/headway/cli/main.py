@@ -42,15 +42,11 @@ def _count(_context: click.Context, _parameter: click.Parameter, text: str) -> i
 
 @click.group(
     cls=Group,
-    invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True},
 )
 @click.version_option(__version__, prog_name="headway")
-@click.pass_context
-def cli(context: click.Context) -> None:
+def cli() -> None:
     """Takes a Python web app from one server to a fleet without rewriting it."""
-    if context.invoked_subcommand is None:
-        click.echo(context.get_help())
 
 
 @cli.command()
@@ -338,7 +334,7 @@ def down(state: str | None, as_json: bool) -> None:
 
 
 def main() -> None:
-    """Entry point: 0 only on success; errors are `error:` and `hint:` lines on standard error."""
+    """Run a command: 0 only on success; errors are `error:` and `hint:` lines on standard error."""
     sys.exit(guarded(lambda: cli.main(prog_name="headway", standalone_mode=False)))
 
 
@@ -371,13 +367,16 @@ def guarded(function: Callable[[], Any]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader is gone: nothing to say, and nowhere to say it
+        _write_no_more()  # the reader is gone: nothing to say, and nowhere to say it
         return 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _say_error(f"{where}{error.strerror or error}", "headway doctor")
+        _write_no_more_if_it_cannot()
         return 1
     except Exception as error:  # the last resort: whatever is wrong with us, a user gets a sentence
+        if _is_interrupt(error):
+            return 130
         if _DEBUG in os.environ:
             raise
         _say_error(
@@ -385,6 +384,27 @@ def guarded(function: Callable[[], Any]) -> int:
             f"please report it, with what the same command says after: export {_DEBUG}=1",
         )
         return 1
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    """Whether it is Ctrl-C in other clothes: while a command's modules are loaded, libraries wrap what they meet."""
+    if "KeyboardInterrupt" in str(error):  # pydantic keeps its text alone
+        return True
+    inner = error.__cause__ or error.__context__
+    return isinstance(inner, KeyboardInterrupt) or (inner is not None and _is_interrupt(inner))
+
+
+def _write_no_more_if_it_cannot() -> None:
+    """A full disk below standard output is told once; else Python tries again at its end, and tells of that."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _write_no_more()
+
+
+def _write_no_more() -> None:
+    """What standard output still holds goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _sentence(text: str) -> str:

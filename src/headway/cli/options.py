@@ -14,7 +14,13 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON docu
 
 
 class Group(click.Group):
-    """Lists commands in the order in which a user meets them."""
+    """Lists commands in the order in which a user meets them, and alone says what there is."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args:  # click's own way is a usage error with the whole help in it
+            click.echo(ctx.get_help())
+            ctx.exit()
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)

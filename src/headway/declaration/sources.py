@@ -6,6 +6,7 @@ Everything is read into memory once and bounded in size; nothing is interpreted 
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ def find(target: str | None, *, cwd: Path) -> Source:
         if found is None:
             raise HeadwayError(
                 f"{target} holds neither {FILE} nor a {PYPROJECT} with [tool.headway]",
-                hint=f"run `headway init {target}` to write one",
+                hint=f"run `headway init {shlex.quote(target)}` to write one",
             )
         return found
     if path.is_file():
@@ -200,12 +201,16 @@ _SYNTAX_HINTS = {
     "Illegal character": "a text in quotes ends on its own line; for long ones use three quotes",
 }
 
+_QUOTED = r"'([^']*)'"
+
 
 def _syntax_problem(message: str) -> Problem:
     match = re.fullmatch(r"(.*?) \(at (?:line (\d+), column (\d+)|(end of document))\)", message, re.DOTALL)
     what, line, column = (match[1], match[2], match[3]) if match else (message, None, None)
+    if twice := re.fullmatch(r"Cannot declare \((.*)\) twice", what):  # the parser shows a Python tuple
+        what = f"cannot declare [{'.'.join(re.findall(_QUOTED, twice[1]))}] twice"
     where = f"line {line}, column {column}" if line else "end of file"
     hint = next(
-        (hint for begin, hint in _SYNTAX_HINTS.items() if what.startswith(begin)), "compare it with https://toml.io"
+        (hint for begin, hint in _SYNTAX_HINTS.items() if message.startswith(begin)), "compare it with https://toml.io"
     )
     return Problem(where, f"this is not TOML: {what[:1].lower()}{what[1:]}", hint)

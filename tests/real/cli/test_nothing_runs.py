@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+
 import pytest
 from command_place import Place
-from harness import free_port
+from harness import HEADWAY, free_port
 
 
 @pytest.mark.parametrize("command", [["status"], ["down"], ["scale", "web", "2"], ["status", "--watch"]])
@@ -54,8 +57,16 @@ def test_words_that_are_no_commands(place: Place, arguments: list[str], error: s
     place.assert_nothing_made()
 
 
-def test_the_command_alone_says_what_there_is(place: Place) -> None:
-    done = place.headway()
-    assert done.returncode == 0
-    assert done.stdout.startswith("Usage: headway ")
-    assert " doctor " in done.stdout
+@pytest.mark.parametrize(("group", "command"), [([], "doctor"), (["db"], "backup"), (["cache"], "stats")])
+def test_a_group_alone_says_what_there_is(place: Place, group: list[str], command: str) -> None:
+    done = place.headway(*group)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"Usage: {' '.join(['headway', *group])} [OPTIONS] COMMAND [ARGS]")
+    assert f" {command} " in done.stdout
+
+
+def test_output_that_finds_no_room_is_told_once() -> None:
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*HEADWAY, "db"], stdout=full, stderr=subprocess.PIPE, text=True, env=buffered)
+    assert (done.returncode, done.stderr) == (1, "error: No space left on device\nhint: headway doctor\n")

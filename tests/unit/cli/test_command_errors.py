@@ -15,6 +15,11 @@ def test_the_result_of_a_command_is_its_status() -> None:
     assert [guarded(lambda result=result: result) for result in (None, 0, 1, True)] == [0, 0, 1, 0]  # type: ignore[misc]
 
 
+def _caused(error: Exception, cause: BaseException) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
 def _raising(error: BaseException) -> Callable[[], None]:
     def command() -> None:
         raise error
@@ -40,6 +45,8 @@ def _raising(error: BaseException) -> Callable[[], None]:
         (PermissionError(13, "Permission denied", "/x"), 1, "error: /x: Permission denied\nhint: headway doctor\n"),
         (click.ClickException("No such thing."), 1, "error: no such thing\nhint: headway --help\n"),
         (KeyboardInterrupt(), 130, ""),
+        (_caused(RuntimeError("Error calling __set_name__"), KeyboardInterrupt()), 130, ""),
+        (ValueError('Error building "literal" validator:\n  KeyboardInterrupt: '), 130, ""),
         (click.exceptions.Exit(3), 3, ""),
     ],
 )

@@ -128,7 +128,8 @@ def test_an_app_that_is_no_target_is_a_problem_of_the_declaration(folder) -> Non
     [
         ("[system]\nname = shop\n", "line 2, column 8", "invalid value", "text needs quotes"),
         ("a = 1\na = 2\nb = 1\n", "line 2, column 6", "cannot overwrite a value", "written twice"),
-        ("[a]\n[a]\n", "line 2, column 3", "twice", "written twice"),
+        ("[a]\n[a]\n", "line 2, column 3", "cannot declare [a] twice", "written twice"),
+        ("[a.b]\n[a.b]\n", "line 2, column 5", "cannot declare [a.b] twice", "written twice"),
         ("a b = 1\n", "line 1, column 3", "expected '='", "needs quotes"),
         ("a = 1 2\n", "line 1, column 7", "expected newline", "one key a line"),
         ('a = "x', "end of file", "unterminated", "toml.io"),
