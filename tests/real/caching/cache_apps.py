@@ -102,7 +102,7 @@ async def trusted(*caches: Cache) -> None:
     """Until their streams of changes are there, and this loop's connections."""
     for each in caches:
         parts = each._parts()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not (parts.near.is_trusted and parts.tracking.generation):
                 await asyncio.sleep(0.01)
             while True:

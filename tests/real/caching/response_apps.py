@@ -101,7 +101,7 @@ class Client:
     async def trusted(self) -> None:
         """Until what is in the process is believed."""
         parts = self.cache.parts()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not (parts.near.is_trusted and parts.tracking.generation):
                 await asyncio.sleep(0.01)
 

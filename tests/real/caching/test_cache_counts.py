@@ -26,7 +26,7 @@ async def heard(*caches: Cache) -> None:
         parts = each._parts()
         link = await parts.loads().up()
         await link.call(b"SET", parts.told.prefix + b"v:mark", b"")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while b"mark" not in parts.near._changed:
                 await asyncio.sleep(0.001)
         parts.near._changed.pop(b"mark")
@@ -62,7 +62,7 @@ def test_every_way_to_an_answer_is_counted_once(server: Server) -> None:
             (process,) = server.ask("KEYS", f"{PREFIX}s:*")
             return server.ask("HMGET", process, "product:loads", "product:waits", "product:hits_near")  # type: ignore[no-any-return]
 
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while told() != [b"3", b"9", b"3"]:
                 await asyncio.sleep(0.05)
 
@@ -95,7 +95,7 @@ def test_failures_and_old_values_are_counted(server: Server) -> None:
         assert counted(hot, "value") == {"errors": 2, "loads": 1, "hits_shared": 1, "stale": 2}
         await asyncio.sleep(1.0)
         assert await value() == 1
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while await value() != 2:
                 await asyncio.sleep(0.01)
         assert counted(hot, "value")["refreshes"] == 1

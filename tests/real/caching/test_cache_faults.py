@@ -78,7 +78,7 @@ def test_a_server_that_is_killed_costs_no_error_and_few_loads(server: Server) ->
         await one.invalidate("product:1")
         assert (await here(1))["value"] == 2
         server.start()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while (await there(1))["value"] != 2:
                 await asyncio.sleep(0.01)
         await trusted(one, two)
@@ -105,7 +105,7 @@ def test_a_server_that_hangs_is_left_alone_in_a_moment(server: Server) -> None:
             assert time.monotonic() - began < 3.0, "nobody waits for it a second time: 47 would for 4.7 s"
         finally:
             server.send(signal.SIGCONT)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while not (hot._parts().near.is_trusted and hot._parts().loads()._link.is_up):
                 await asyncio.sleep(0.05)
         asked = origin.asked
@@ -127,7 +127,7 @@ def test_what_is_made_void_while_a_new_connection_is_made_is_void(server: Server
         server.send(signal.SIGSTOP)
         try:
             await product(2)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while link.is_up:
                     await asyncio.sleep(0.001)
             # The next connection has been greeted by now, and the server is about to answer it.
@@ -269,7 +269,7 @@ def test_a_server_that_is_full_and_evicts_nothing_costs_no_error(server: Server)
         assert (await product(1))["value"] == 2
         server.ask("CONFIG", "SET", "maxmemory", 0)
         await trusted(hot)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while server.ask("EXISTS", f"{PREFIX}t:product:1") == 0:
                 await asyncio.sleep(0.05)
                 await product(1)

@@ -88,7 +88,7 @@ def test_a_stream_of_changes_that_falls_silent_is_noticed_by_itself(
         origin.value = 2
         await two.invalidate("product:1")
         began = time.monotonic()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while (await here(1))["value"] != 2:
                 await asyncio.sleep(0.01)
         assert time.monotonic() - began < 3, "a beat, and the time-out"
