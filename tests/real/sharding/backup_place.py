@@ -234,6 +234,7 @@ class Transfers:
                             "INSERT INTO entries (customer_id, amount) VALUES ($1, $2)", key, change
                         )
                 self.done += 1
+                await asyncio.sleep(0.003)
             except (DatabaseError, OSError) as error:
                 self.failed.append(repr(error))
                 await asyncio.sleep(0.01)

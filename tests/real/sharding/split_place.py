@@ -214,7 +214,7 @@ def writing(place: Splitting, writers: int, seed: int, base: int) -> Iterator[Ac
                 mine.append(row)
             elif after is None:
                 mine.remove(row)
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.004)
         await database.close()
 
     async def all_of_them() -> None:

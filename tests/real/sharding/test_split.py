@@ -129,6 +129,7 @@ def test_ids_are_given_once_and_tell_their_shard_through_a_split(place):
         while not stop.is_set() or next(rest, None) is not None:
             for key in range(20):
                 given.append((key, await database.run(key, lambda connection, k=key: connection.fetchval(draw, k))))
+            await asyncio.sleep(0.01)
         await database.close()
 
     shopper = threading.Thread(target=lambda: asyncio.run(order()))

@@ -57,6 +57,7 @@ class Busy:
                 self.promised[name].update(work(number))
             except Exception as error:
                 self.failed.append(f"{name}, {number}: {error!r}")
+            self.is_over.wait(0.005)
 
     def end(self) -> None:
         self.is_over.set()

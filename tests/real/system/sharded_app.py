@@ -1,4 +1,4 @@
-"""An app whose orders are in shards, and customers who order without a pause and keep an account."""
+"""An app whose orders are in shards, and customers who order and keep an account."""
 
 from __future__ import annotations
 
@@ -70,8 +70,14 @@ def databases(system: Running) -> dict[str, object]:
     return found
 
 
+_BETWEEN_S = 0.02
+
+
 class Writers:
-    """Customers who order without a pause, and what was acknowledged to them."""
+    """Customers who order, and what was acknowledged to them.
+
+    Each orders some thirty times a second: one of them meets every hand-over, and the machine has time for the rest.
+    """
 
     def __init__(self, system: Running, count: int = 6, first: int = 1, refused_pause_s: float = 0.0) -> None:
         self.acknowledged: dict[int, list[int]] = {customer: [] for customer in range(first, first + count)}
@@ -102,6 +108,7 @@ class Writers:
                 else:
                     self.refused.append(f"{answer.status_code} {answer.text[:200]}")
                     self._stop.wait(self._refused_pause_s)
+                self._stop.wait(_BETWEEN_S)
 
     @property
     def count(self) -> int:

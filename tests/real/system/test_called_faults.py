@@ -64,6 +64,7 @@ class Calling:
                 self.refused.append(repr(error))
             except httpx.HTTPError as error:
                 self.cut.append(repr(error))
+            self._stop.wait(0.01)
 
 
 def _apply(system: Running, declaration: str) -> None:
@@ -168,6 +169,7 @@ def test_a_way_comes_and_goes_without_a_failed_request(system: Running) -> None:
     def ask() -> None:
         while not stop.is_set():
             statuses.append(httpx.get(system.url).status_code)
+            stop.wait(0.01)
 
     asking = threading.Thread(target=ask)
     asking.start()

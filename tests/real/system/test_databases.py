@@ -90,7 +90,7 @@ def _numbers(url: str) -> set[int]:
 
 
 class Writers:
-    """Threads that add rows through the app as fast as they are acknowledged."""
+    """Threads that add rows through the app, each some fifty a second."""
 
     def __init__(self, url: str, count: int = 4) -> None:
         self._url = url
@@ -106,6 +106,7 @@ class Writers:
                 number += 1
                 status = client.post(f"{self._url}/add/{number}").status_code
                 (self.acknowledged if status == 200 else self.refused).append((time.monotonic(), number))
+                self._stop.wait(0.01)
 
     def __enter__(self) -> Writers:
         for thread in self._threads:
