@@ -127,8 +127,9 @@ def build(controller: Controller, applying: Applying) -> Starlette:
             routes=db_api.routes(controller.tended, plain, controller.tasks, servers, departures, body, _told)
         )
 
-    # A server that is to leave goes on leaving after the death of a controller, whether somebody asks or not.
-    later = _Later(of_databases, at_once=bool(controller.departures))
+    # With databases at once: a server that is to leave goes on leaving after the death of a controller, whether or not
+    # somebody asks; and once another version is installed, what is imported after that would be of the other one.
+    later = _Later(of_databases, at_once=bool(controller.departures or controller.applied.system.databases))
     routes = [
         Route("/status", _told(status)),
         Route("/metrics", _told(metrics)),
@@ -155,8 +156,15 @@ class _Later:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._made is None:
-            self._made = self._make()
-        await self._made(scope, receive, send)
+            try:
+                self._made = self._make()
+            except ImportError as error:
+                told = HeadwayError(
+                    f"another version of Headway was installed since this system was started: {error}",
+                    hint="headway down, and headway up",
+                )
+                return await _error(told, 400)(scope, receive, send)
+        return await self._made(scope, receive, send)
 
 
 def _number(value: object) -> int | None:
