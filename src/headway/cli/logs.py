@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from headway.cli.start import System
+from headway.control.journal import is_of
 from headway.errors import HeadwayError, NotRunning
 
 _TAIL_MAX_BYTES = 4 << 20
@@ -48,7 +49,7 @@ def _names(folder: Path, name: str | None) -> list[str]:
     if name is None:
         # The access log has a line for each request: it is shown when asked for.
         return [found for found in every if found != "access"] or every
-    found = [known for known in every if known == name or known.startswith(f"{name}.") or known == f"database.{name}"]
+    found = [known for known in every if is_of(known, name)]
     if not found:
         raise HeadwayError(f"there is no log of {name!r}", hint=f"logs are: {', '.join(every)}")
     return found

@@ -155,7 +155,7 @@ def hold(
 @STATE
 @JSON
 def logs(name: str | None, follow: bool, last: int, state: str | None, as_json: bool) -> None:
-    """Show output: of a service, replica, edge, access, database.NAME, cache.NAME, controller; of all without NAME."""
+    """Show output: of a service, replica, database, cache, edge, access, controller; of all without NAME."""
     from headway.cli.logs import logs as run
 
     run(system_at(state), name, follow=follow, last=last, as_json=as_json)
@@ -167,8 +167,8 @@ def logs(name: str | None, follow: bool, last: int, state: str | None, as_json: 
 @STATE
 @JSON
 def explain(what: str | None, last: int, state: str | None, as_json: bool) -> None:
-    """Say what was done and why: of a service, a replica, edge, controller; all of it without WHAT. Or, with the id of
-    a request (X-Request-Id of its answer), what its time went to, and who refused it and why.
+    """Say what was done and why: of a service, a replica, a database, a cache, edge, controller; all of it without
+    WHAT. Or, with the id of a request (X-Request-Id of its answer), what its time went to, and who refused it and why.
     """
     from headway.cli.explain import explain as run
 

@@ -115,6 +115,14 @@ def _spawn(folders: Folders, *, detached: bool, reload: bool) -> Started:
     return spawn_supervisor(str(settings), str(folders.logs / "supervisor.log"), detached=detached)
 
 
+def watches_source(system: System) -> bool:
+    """Whether what runs was started with `--reload`."""
+    try:
+        return bool(json.loads((system.folders.run / "control.json").read_text())["reload"])
+    except (OSError, ValueError, KeyError):
+        return False
+
+
 def _write(path: Path, data: dict[str, Any]) -> None:
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(data, file)

@@ -12,7 +12,7 @@ from typing import Any
 
 from headway.cli.preflight import check_start
 from headway.cli.show import status_lines
-from headway.cli.start import System, await_controller, await_ready, only_start, start, system_of
+from headway.cli.start import System, await_controller, await_ready, only_start, start, system_of, watches_source
 from headway.cli.view import View, is_terminal
 from headway.control.stored import Store, servers_in_force, with_servers
 from headway.declaration.changes import shards_to_write
@@ -39,6 +39,7 @@ def up(
     system = system_of(state, loaded.root)
     running = _running(system)
     if running is not None and running["supervisor"] == "ready":
+        _check_reload(system, reload)
         return _apply(system, loaded), True
     _check_by_hand(system, loaded)
     # A system that outlived its supervisor keeps its addresses and its declaration until the new one is applied.
@@ -47,6 +48,7 @@ def up(
     with only_start(system):
         running = _running(system)
         if running is not None and running["supervisor"] == "ready":
+            _check_reload(system, reload)
             return _apply(system, loaded), True  # another `up` has just started it
         adopts = running is not None or has_leftovers(record)
         started = start(system, loaded, detached=detach, reload=reload, keep_applied=adopts)
@@ -54,6 +56,14 @@ def up(
             await_controller(system, started)
             return _apply(system, loaded), True
         return _follow(system, loaded, started, detach=detach, adopts=adopts), detach
+
+
+def _check_reload(system: System, reload: bool) -> None:
+    """Conflict where source files are to be watched by a system that was started without."""
+    if reload and not watches_source(system):
+        raise Conflict(
+            "the system runs already, and without --reload", hint="headway down, then headway up --reload once more"
+        )
 
 
 def _check_by_hand(system: System, loaded: Loaded) -> None:

@@ -41,7 +41,7 @@ class Journal:
 
 
 def read_journal(path: Path, about: str | None, last: int) -> list[dict[str, Any]]:
-    """The last entries, oldest first; with `about` only those of a part ("web" includes "web.1")."""
+    """The last entries, oldest first; with `about` only those of a part, as `is_of` has it."""
     entries: list[dict[str, Any]] = []
     for file in (Path(f"{path}.1"), path):
         try:
@@ -56,5 +56,14 @@ def read_journal(path: Path, about: str | None, last: int) -> list[dict[str, Any
             with contextlib.suppress(ValueError):
                 entries.append(json.loads(line))
     if about is not None:
-        entries = [entry for entry in entries if entry["about"] == about or entry["about"].startswith(about + ".")]
+        entries = [entry for entry in entries if is_of(entry["about"], about)]
     return entries[-last:]
+
+
+def is_of(part: str, name: str) -> bool:
+    """Whether a part is meant by a name, which may be the one in `headway status`: web.1 by "web", database.orders.s1
+    by "orders" and "orders/s1", cache.hot by "hot".
+    """
+    dotted = name.replace("/", ".")
+    wholes = (dotted, f"database.{dotted}", f"cache.{dotted}")
+    return any(part == whole or part.startswith(f"{whole}.") for whole in wholes)

@@ -113,6 +113,9 @@ def test_a_port_of_another_system_says_of_which(place: Place, tmp_path_factory: 
     (other / "good.py").write_text(GOOD)
     declaration = '[edge]\nbind = ["127.0.0.1:$PORT"]\n[services.web]\napp = "good:app"\nreplicas = 1\n'
     with Running(other, declaration, port=place.port) as system:
+        done = system.run("up", "--reload")
+        assert done.returncode == 1
+        assert "error: the system runs already, and without --reload\nhint: headway down" in done.stderr
         place.declare('app = "good:app"')
         found = place.refused("up")
         assert f"in use by another Headway system (pid {system.pid('supervisor')}, " in found.error

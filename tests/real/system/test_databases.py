@@ -171,6 +171,7 @@ def test_embedded_database_from_first_start_to_the_next(tmp_path: Path) -> None:
         assert lost == set()
         assert len(writers.acknowledged) > 100
         told = system.ok("explain", "database.main")
+        assert system.ok("explain", "main") == told
         assert ("down" in states and "answers again" in told) or "another one answers already" in told
 
         # A clean stop, and the next start finds all of it and applies nothing again.

@@ -81,6 +81,7 @@ def test_reload_follows_the_source_and_keeps_what_works(tmp_path: Path) -> None:
         _edit(folder, 2)
         began_s = time.monotonic()
         wait_for(lambda: _says(system, "version 2"), 30, "the new code answers")
+        system.ok("up", "--reload", "--detach")  # what is so already can be asked for
         assert time.monotonic() - began_s < 8.0
         wait_for(lambda: [r["state"] for r in system.replicas()] == ["ready"], 30, "the old one is gone")
 
