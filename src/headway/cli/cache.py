@@ -55,7 +55,7 @@ def stats_lines(name: str, told: Mapping[str, Any]) -> list[str]:
         rows.append(("all", *_counts(told["total"])))
     lines += ["", *table(rows, right=frozenset(range(1, len(heads))))]
     total = told["total"]
-    parts = [f"{told['processes']} processes"]
+    parts = ["1 process" if told["processes"] == 1 else f"{told['processes']} processes"]
     if total.get("bypassed"):
         parts.append(f"{total['bypassed']:,} requests went past")
     if total.get("bytes_near"):

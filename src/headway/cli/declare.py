@@ -16,12 +16,14 @@ from headway.declaration.changes import changes, check_shards, shards_to_write
 from headway.declaration.discover import discover
 from headway.declaration.load import load
 from headway.declaration.starter import starter_text, write_starter
-from headway.errors import Conflict
+from headway.errors import Conflict, HeadwayError
 from headway.model.declared import System as Declared
 
 
 def init(folder: Path, *, only_print: bool) -> None:
     """Write a declaration for the app in `folder`."""
+    if not folder.is_dir():
+        raise HeadwayError(f"{folder} is no folder here", hint="headway init FOLDER, or change to the app's folder")
     if only_print:
         click.echo(starter_text(discover(folder), folder.resolve().name), nl=False)
         return

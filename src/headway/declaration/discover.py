@@ -91,11 +91,15 @@ def _nothing(folder: Path, tree: SourceTree) -> AppError:
             f"{where}: {framework} brings its own server and speaks neither ASGI nor WSGI",
             hint='run it without a port as command = ["python", "…"], or serve an ASGI or WSGI app',
         )
-    what = "no Python source" if not tree.modules else f"no ASGI or WSGI app in {len(tree.modules)} Python files"
+    what = "no Python source" if not tree.modules else f"no ASGI or WSGI app in {_files(len(tree.modules))}"
     return AppError(
         f"found {what} in {folder}",
         hint="change to the app's folder, or name the app: `headway up module:app`",
     )
+
+
+def _files(count: int) -> str:
+    return "1 Python file" if count == 1 else f"{count:,} Python files"
 
 
 def _database(reads: tuple[EnvRead, ...], findings: tuple[Finding, ...], tree: SourceTree) -> DatabaseUse | None:

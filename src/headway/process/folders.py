@@ -116,6 +116,10 @@ def _private(path: Path, mode: int, owner: Identity | None = None) -> None:
         path.chmod(mode)
         if owner:
             os.chown(path, owner.uid, owner.gid)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise MachineError(
+            f"{path} is no folder, or lies in what is none", hint="name a folder: headway up --state DIR"
+        ) from error
     except OSError as error:
         raise MachineError(
             f"the folder {path} cannot be created: {error.strerror}",

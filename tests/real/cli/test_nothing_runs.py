@@ -45,6 +45,8 @@ def test_load_against_a_closed_port(place: Place) -> None:
         (["load", "http://127.0.0.1:1"], "how many requests a second?", "--rate 100"),
         (["logs", "-n", "-5"], "invalid value for '--last'", "headway logs --help"),
         (["up", "/nowhere/at/all"], "/nowhere/at/all is no file or folder here", "module:app"),
+        (["up", "--state", "good.py"], "good.py is no folder, or lies in what is none", "headway up --state DIR"),
+        (["init", "nowhere"], "nowhere is no folder here", "headway init FOLDER"),
         (["up", "--env", "moon"], "--env moon was asked for, but headway.moon.toml is missing", "headway.moon.toml"),
         (["load", "http://127.0.0.1:1", "--rate", "5", "--for", "soon"], '--for: "soon" is not a duration', "--for"),
     ],

@@ -259,7 +259,7 @@ def test_nothing_to_serve_is_told_with_what_to_do(folder) -> None:
         discover(folder.path)
     assert "headway up module:app" in caught.value.hint
     folder.write("a.py", "print()\n")
-    with pytest.raises(AppError, match="no ASGI or WSGI app in 1 Python files"):
+    with pytest.raises(AppError, match="no ASGI or WSGI app in 1 Python file in "):
         write_starter(folder.path)
     folder.write("b.py", "from aiohttp import web\napp = web.Application()\n")
     with pytest.raises(AppError, match=r"b\.py:2: aiohttp brings its own server"):
