@@ -150,6 +150,7 @@ def test_one_that_is_too_late_is_gone_without_and_taken_up_again(wire: Wire) -> 
     asyncio.run(run())
 
 
+@pytest.mark.alone  # silence is measured: a line that a busy machine does not serve for a moment is silent
 def test_a_large_value_on_a_thin_line_is_not_silence(wire: Wire) -> None:
     big = random.Random(7).randbytes(6_000_000)
 
