@@ -200,15 +200,19 @@ def follow(system: System, verb: str, asked: dict[str, Any], *, quiet: bool) -> 
     """Start a task, print its lines, and give its result; its error is raised here."""
     number = system.client.ask("POST", f"/db/{verb}", asked, timeout_s=30.0)["task"]
     seen = 0
-    while True:
-        found = system.client.ask("GET", f"/tasks/{number}?after={seen}")
-        seen += len(found["lines"])
-        if not quiet:
-            for line in found["lines"]:
-                click.echo(line)
-        if found["ended"]:
-            break
-        time.sleep(_POLL_S)
+    try:
+        while True:
+            found = system.client.ask("GET", f"/tasks/{number}?after={seen}")
+            seen += len(found["lines"])
+            if not quiet:
+                for line in found["lines"]:
+                    click.echo(line)
+            if found["ended"]:
+                break
+            time.sleep(_POLL_S)
+    except KeyboardInterrupt:
+        click.echo(f"\nonly this command ends: what it began, {verb}, goes on in the controller", err=True)
+        raise
     if failed := found["failed"]:
         kind = {"AppError": AppError, "Conflict": Conflict}.get(failed["kind"], HeadwayError)
         raise kind(failed["message"], hint=failed["hint"])
