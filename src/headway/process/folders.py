@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shlex
 import shutil
 import stat
@@ -89,6 +90,10 @@ class Folders:
         return self.state / "journal.jsonl"
 
 
+# Below it lie the sockets, whose paths are short, and words in HAProxy's commands: those end at a blank, unquoted.
+_PLAIN = re.compile(r"[A-Za-z0-9/._-]{1,39}")
+
+
 def folders_for(state: Path, environ: dict[str, str] | None = None) -> Folders:
     """The folders of the system whose state is kept in `state`; nothing is created."""
     state = Path(os.path.abspath(state))
@@ -97,7 +102,7 @@ def folders_for(state: Path, environ: dict[str, str] | None = None) -> Folders:
     runtime = Path((environ if environ is not None else os.environ).get("XDG_RUNTIME_DIR") or f"/run/user/{uid}")
     if uid == 0 and os.access("/run", os.W_OK):
         parent = Path("/run")
-    elif runtime.is_dir() and os.access(runtime, os.W_OK) and len(str(runtime)) < 40:
+    elif _PLAIN.fullmatch(str(runtime)) and runtime.is_dir() and os.access(runtime, os.W_OK):
         parent = runtime
     else:
         parent = Path("/tmp")
