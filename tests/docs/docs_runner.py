@@ -6,7 +6,8 @@ What differs from what is written, and nothing else:
 - time: loads of `--for 10s` last half a second, `--for 12s` five seconds, `sleep 3` one; of several rates in a row the
   first and the last are tried; a crowd of ten thousand is one of a thousand, a rush and its end last a second.
 
-What a job in the background prints counts for the `wait` that follows, whenever it came: a slow machine may be late.
+What a job in the background prints counts for all steps until it is waited for, whenever it came: a slow machine may be
+late.
 
 A page is left as it began: a guard takes its system down even when the test is killed.
 """
@@ -19,7 +20,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from docs_pages import ROOT, Step, files, steps
@@ -53,11 +54,12 @@ _MARK = "\x1e"
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """A step, what it printed, and its exit status."""
+    """A step, what it printed, its exit status, and what was printed while the same job was in the background."""
 
     step: Step
     output: tuple[str, ...]
     status: int
+    meanwhile: tuple[str, ...] = ()
 
 
 def run_page(page: Path, folder: Path) -> list[Ran]:
@@ -131,17 +133,18 @@ def _quick(command: str) -> str:
 
 def taken_apart(said: str, wanted: Sequence[Step]) -> list[Ran]:
     """What the shell of a page printed, by step."""
-    found = []
-    behind: list[str] | None = None  # of a job in the background
+    found: list[Ran] = []
+    beside: int | None = None  # the step that began a job in the background
     for number, step in enumerate(wanted):
         match = re.search(rf"{_MARK}{number} (.*?){_MARK}= (\d+)\n", said, re.DOTALL)
         assert match is not None, f"line {step.line} was not reached: {step.command}\n{said[-3000:]}"
-        output = [line.rstrip() for line in match[1].splitlines()]
-        if re.fullmatch(r"wait( \S+)?", step.command):
-            output, behind = [*(behind or ()), *output], None
-        elif behind is not None or step.command.endswith(" &"):
-            behind = [*(behind or ()), *output]
-        found.append(Ran(step, tuple(output), int(match[2])))
+        found.append(Ran(step, tuple(line.rstrip() for line in match[1].splitlines()), int(match[2])))
+        if beside is None and step.command.endswith(" &"):
+            beside = number
+        if beside is not None and re.fullmatch(r"wait( \S+)?", step.command):
+            told = tuple(line for ran in found[beside:] for line in ran.output)
+            found[beside:] = [replace(ran, meanwhile=told) for ran in found[beside:]]
+            beside = None
     return found
 
 

@@ -26,6 +26,7 @@ def place() -> Iterator[Shop]:
         yield found
 
 
+@pytest.mark.alone  # it measures for how long writes are refused
 def test_there_and_back_while_it_is_written_to(place):
     with writing(place, 4, 0.002) as writers:
         results = [place.move() for _ in range(4)]
