@@ -75,9 +75,13 @@ def in_shards(place: Sharded, number: int) -> int:
     return count
 
 
-def switch(place: Sharded) -> None:
+def fence(place: Sharded) -> None:
     with admin(place) as connection:
         connection.execute(FENCE.encode())
+
+
+def switch(place: Sharded) -> None:
+    fence(place)
     place.tell("UPDATE headway.catalog SET at_source = false")
 
 
@@ -109,16 +113,19 @@ def test_everything_works_at_the_source(place, orders):
 
 def test_at_the_switch_run_goes_on_in_the_shard(place, orders):
     async def use() -> None:
-        begun = asyncio.Event()
+        begun, fenced = asyncio.Event(), asyncio.Event()
 
         async def insert(connection: object) -> None:
             begun.set()
-            await asyncio.sleep(0.05)
+            await fenced.wait()
             await connection.execute(INSERT + "(5, 500, 'run')")  # type: ignore[attr-defined]
 
         running = asyncio.create_task(orders.run(5, insert))
         await begun.wait()
-        await asyncio.to_thread(switch, place)
+        await asyncio.to_thread(fence, place)
+        fenced.set()
+        await asyncio.sleep(0.05)
+        await asyncio.to_thread(place.tell, "UPDATE headway.catalog SET at_source = false")
         await running
         async with orders.at(5) as connection:
             assert await connection.fetchval("SELECT note FROM orders WHERE id = 500") == "run"
@@ -146,8 +153,7 @@ def test_at_the_switch_threads_and_sessions_go_on_in_the_shard(place, orders):
 
 def test_a_session_that_is_caught_in_the_open_says_so(place, orders):
     orders.sqlalchemy.run(1, lambda session: session.execute(text("SELECT 1")))
-    with admin(place) as connection:
-        connection.execute(FENCE.encode())
+    fence(place)
     with pytest.raises(ShardMoved, match="goes from its source into shards"), orders.sync.at(1) as caught:
         caught.execute(INSERT + "(1, 1, 'caught')")
     place.tell("UPDATE headway.catalog SET at_source = false")
