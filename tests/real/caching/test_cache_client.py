@@ -87,9 +87,10 @@ def test_an_invalidation_reaches_every_process_and_what_is_being_loaded(server: 
             while (await here(1))["value"] != 3:
                 await asyncio.sleep(0.001)
         # A load under way read what is overtaken: it is given to who asked before, and kept nowhere.
-        origin.takes_s = 0.1
+        origin.takes_s, asked = 0.3, origin.asked
         early = asyncio.ensure_future(here(2))
-        await asyncio.sleep(0.05)
+        while origin.asked == asked:
+            await asyncio.sleep(0.001)
         origin.value = 4
         await two.invalidate("product:2")
         assert (await early)["value"] == 3
@@ -236,7 +237,8 @@ def test_a_caller_who_leaves_takes_nothing_from_the_others(server: Server) -> No
         product = product_of(hot, origin)
         await trusted(hot)
         first = asyncio.ensure_future(product(1))
-        await asyncio.sleep(0.03)
+        while not origin.asked:
+            await asyncio.sleep(0.001)
         second = asyncio.ensure_future(product(1))
         await asyncio.sleep(0.01)
         first.cancel()

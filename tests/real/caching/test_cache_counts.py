@@ -47,9 +47,10 @@ def test_every_way_to_an_answer_is_counted_once(server: Server) -> None:
         await there(1)
         assert counted(two, "product") == {"hits_shared": 1, "hits_near": 1}
         # Ten who come at once: one loads, nine wait for it. It is overtaken, kept nowhere: the next one loads.
-        origin.takes_s = 0.05
+        origin.takes_s, asked = 0.3, origin.asked
         calls = [asyncio.ensure_future(here(2)) for _ in range(10)]
-        await asyncio.sleep(0.03)
+        while origin.asked == asked:
+            await asyncio.sleep(0.001)
         await two.invalidate("product:2")
         await asyncio.gather(*calls)
         assert counted(one, "product") == {"loads": 2, "waits": 9, "overtaken": 1, "hits_shared": 1, "hits_near": 3}

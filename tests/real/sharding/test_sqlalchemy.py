@@ -273,7 +273,7 @@ def test_a_cancelled_transaction_holds_nothing(orders):
             began_s = time.monotonic()
             async with database.sqlalchemy.async_session(key) as session:
                 assert await session.scalar(text("SELECT 1")) == 1
-            assert time.monotonic() - began_s < 3
+            assert time.monotonic() - began_s < 15  # half of the sleep: who waits for it waits longer
         await database.sqlalchemy.aclose()
 
     asyncio.run(use())
@@ -394,10 +394,10 @@ def test_a_fenced_shard_is_waited_for(orders, monkeypatch):
     database = orders.database()
     database.sqlalchemy.run(key, lambda session: session.execute(select(Order)).all())
     orders.tell(f"UPDATE headway.shard_map SET fenced = true WHERE shard = {shard}")
-    time.sleep(0.2)
+    time.sleep(1.0)
     release = f"UPDATE headway.shard_map SET fenced = false WHERE shard = {shard}"
-    threading.Timer(0.3, orders.tell, [release]).start()
     began_s = time.monotonic()
+    threading.Timer(0.3, orders.tell, [release]).start()
     database.sqlalchemy.run(key, lambda session: session.execute(select(Order)).all())
     assert 0.2 < time.monotonic() - began_s < 15
 
