@@ -368,4 +368,4 @@ def shopping(shop: Shop, count: int = 3) -> Iterator[list[Customer]]:
         for thread in threads:
             thread.join(30)
     faults = [one.faults for one in customers if one.faults]
-    assert faults == []
+    assert faults == [], faults
