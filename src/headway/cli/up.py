@@ -14,6 +14,7 @@ from headway.cli.preflight import check_start
 from headway.cli.show import status_lines
 from headway.cli.start import System, await_controller, await_ready, only_start, start, system_of, watches_source
 from headway.cli.view import View, is_terminal
+from headway.control.journal import read_journal
 from headway.control.stored import Store, servers_in_force, with_servers
 from headway.declaration.changes import shards_to_write
 from headway.declaration.load import Loaded, load
@@ -27,6 +28,7 @@ _CONTROLLER_S = 10.0  # a controller that died is back within a second; one that
 _SETTLE_S = 3.0  # until the edge shows what was applied; it may be degraded for other reasons
 _VIEW_EVERY_S = 0.5
 _PIPED_EVERY_S = 0.25
+_REST_MAX = 500
 
 
 def up(
@@ -199,6 +201,7 @@ class _Journal:
         self._system = system
         self._after = 0
         self._pid = 0
+        self._last: dict[str, Any] = {}
 
     def fresh(self) -> list[dict[str, Any]]:
         try:
@@ -212,7 +215,14 @@ class _Journal:
         entries: list[dict[str, Any]] = answer["entries"]
         if entries:
             self._after = entries[-1]["number"]
+            self._last = {key: value for key, value in entries[-1].items() if key != "number"}
         return entries
+
+    def rest(self) -> list[dict[str, Any]]:
+        """What was written after the last one given, from the file: an end may be quicker than the next look."""
+        entries = read_journal(self._system.folders.journal, None, _REST_MAX)
+        after = [at for at, entry in enumerate(entries, start=1) if entry == self._last]
+        return entries[after[-1] :] if after else []
 
 
 def _watch(system: System, started: Started, view: View, seen: _Journal, interrupted: list[int]) -> None:
@@ -223,6 +233,7 @@ def _watch(system: System, started: Started, view: View, seen: _Journal, interru
             document = system.client.status()
         view.update(document, seen.fresh())
         _sleep_until(started, every_s)
+    view.update(None, seen.rest())
     status = started.poll()
     if interrupted or status == 0:
         print("stopped", file=sys.stderr)

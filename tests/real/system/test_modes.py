@@ -19,6 +19,7 @@ import httpx
 import pytest
 from harness import HEADWAY, READY_S, Running, descendants_of_session, die_with_parent, free_port, is_alive, wait_for
 
+from headway.cli.show import journal_line
 from headway.lab.steady import SteadyLoad
 
 APP = """
@@ -333,3 +334,14 @@ def test_everything_runs_as_a_plain_user() -> None:
         assert status == 0, (folder / "up.log").read_text()
         assert not any(is_alive(pid) for pid in pids)
         assert descendants_of_session(folder) == []
+
+
+def test_the_foreground_tells_the_whole_end_however_quick_it_is(tmp_path: Path) -> None:
+    for number in range(3):
+        with Running(_folder(tmp_path / f"end-{number}"), ONE) as system:
+            system.stop()
+            written = [journal_line(entry) for entry in system.journal()]
+            printed = system.output()
+        assert written[-1].endswith("stopped: everything has ended")
+        assert [line for line in printed.splitlines() if line in written] == written
+        assert printed.endswith("\nstopped\n")
