@@ -19,6 +19,7 @@ from headway.caching.engine import find_valkey
 from headway.cli import checks
 from headway.cli.checks import Check, overall
 from headway.cli.start import System
+from headway.declaration.calls import callers
 from headway.declaration.load import Loaded, load
 from headway.declaration.sources import find
 from headway.edge.haproxy import find_haproxy
@@ -63,7 +64,9 @@ def _look(system: System) -> Iterator[Check]:
     yield _valkey(loaded)
     yield from _granian(loaded)
     yield _user()
-    yield checks.descriptors(resource.getrlimit(resource.RLIMIT_NOFILE)[0], descriptors_allowed())
+    has_calls = loaded is not None and bool(callers(loaded.system))
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    yield checks.descriptors(soft, descriptors_allowed(), has_calls=has_calls)
     yield checks.somaxconn(look().somaxconn)
     yield checks.cores(available_cores(), os.cpu_count() or 1)
     memory = psutil.virtual_memory()

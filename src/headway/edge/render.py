@@ -58,7 +58,7 @@ def _global(plan: EdgePlan) -> str:
         "stats timeout 1m",
         f"nbthread {plan.threads}",
         "",
-        "# Connections to replicas are bounded by their limits, so two descriptors for each client are not needed.",
+        "# Two descriptors for each: the client's, and the one to a replica.",
         f"maxconn {plan.connections_max + plan.call_connections_max}",
         f"ulimit-n {plan.descriptors_max}",
         "no strict-limits",

@@ -18,7 +18,7 @@ from typing import Any
 from headway.caching.settings import MEMORY_BYTES
 from headway.control import wanting
 from headway.control.client import ControlClient
-from headway.declaration.calls import at_edge
+from headway.declaration.calls import at_edge, callers
 from headway.lab.wall_facts import CacheFacts, DatabaseFacts, Facts, FilesUsed, ServiceFacts
 from headway.lab.wall_read import (
     Reading,
@@ -37,7 +37,7 @@ from headway.model.span import FILE_MAX_BYTES as SPANS_MAX_BYTES
 from headway.process.folders import Folders
 from headway.process.machine import Machine, look, memory_now
 from headway.process.record import read_record
-from headway.runtimes.local.edge_plan import CONNECTIONS_MAX, CONNECTIONS_MIN, REPLICAS_PER_THREAD, RESERVE
+from headway.runtimes.local.edge_plan import REPLICAS_PER_THREAD, connections
 from headway.runtimes.local.logs import LOG_KEEP, LOG_MAX_BYTES
 from headway.sharding.settings import CONNECTIONS_MAX as POSTGRESQL_CONNECTIONS_MAX
 
@@ -80,7 +80,7 @@ def look_at_declared(system: System, state: Path) -> Facts:
             for name, cache in system.caches.items()
         ),
         has_edge=any(service.is_at_edge for service in services),
-        connections_max=_connections_max(machine),
+        connections_max=_connections_max(system, machine),
         edge_threads=max(1, int(machine.cores) // REPLICAS_PER_THREAD),
         files=(FilesUsed("each process", None, machine.descriptors_max),),
         **_of_machine(machine, state, used_bytes=None, logs=total + len(databases) + 4),
@@ -152,7 +152,7 @@ class _Found:
             edge_cores=self._cores.get("edge"),
             edge_threads=max(1, int(machine.cores) // REPLICAS_PER_THREAD),
             connections=max(document["traffic"]["connections"] for document in self._documents),
-            connections_max=_declared_maxconn(self._folders) or _connections_max(machine),
+            connections_max=_declared_maxconn(self._folders) or _connections_max(self._system, machine),
             backlog_now=waiting_to_be_accepted(edge, self._now["edge"]["urls"]),
             replica_bytes=max(sizes, default=None),
             **_of_machine(machine, self._folders.state, used_bytes=memory_bytes(entries), logs=len(entries) + 1),
@@ -245,18 +245,19 @@ def _of_machine(machine: Machine, state: Path, *, used_bytes: int | None, logs: 
     }
 
 
-def _connections_max(machine: Machine) -> int:
-    return max(CONNECTIONS_MIN, min(CONNECTIONS_MAX, machine.descriptors_max - RESERVE))
+def _connections_max(system: System, machine: Machine) -> int:
+    return connections(machine.descriptors_max, has_calls=bool(callers(system)))[0]
 
 
 def _declared_maxconn(folders: Folders) -> int | None:
-    """What the edge really has, from the file it was started with."""
+    """What the edge really has for clients, from the file it was started with: of the whole process, or of its public
+    frontend where calls have a share of their own."""
     try:
         text = (folders.edge / "haproxy.cfg").read_text()
     except OSError:
         return None
-    found = re.search(r"^\s+maxconn (\d+)$", text, re.MULTILINE)
-    return int(found[1]) if found else None
+    found = re.findall(r"^\s+maxconn (\d+)$", text, re.MULTILINE)
+    return int(found[-1]) if found else None
 
 
 def _folder_bytes(folder: Path) -> int:

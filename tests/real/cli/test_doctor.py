@@ -95,3 +95,22 @@ def test_what_runs_is_ours(place: Place) -> None:
         found = _checks(done.stdout)
         assert found[f"127.0.0.1:{system.port}"]["value"] == "this system listens on it"
         assert f" in {len(system.processes())} processes" in found["open files"]["value"]
+
+
+def test_the_connections_of_doctor_walls_and_the_edge_are_the_same_and_fit_its_descriptors(place: Place) -> None:
+    place.declare('app = "good:app"')
+    declared = _connections(place)
+    with Running(place.folder, DECLARATION, detached=True) as system:
+        edge = system.folders.edge / "haproxy.cfg"
+        assert f"    maxconn {declared}\n" in edge.read_text()
+        assert _connections(place) == declared
+        assert "FD limit" not in (system.folders.logs / "edge.log").read_text()
+
+
+def _connections(place: Place) -> int:
+    """Of clients at once, as `doctor` and `walls` say alike."""
+    told = _checks(place.headway("doctor", "--json").stdout)["descriptors"]["value"]
+    walls = json.loads(place.headway("walls", "--json").stdout.splitlines()[-1])
+    limit: int = next(wall["limit"] for wall in walls if wall["what"] == "edge: client connections")
+    assert f" {limit:,} connections of clients at once" in told
+    return limit
