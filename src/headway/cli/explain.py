@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import shutil
 import time
@@ -12,12 +14,14 @@ import click
 from headway.cli.show import journal_line
 from headway.cli.start import System
 from headway.cli.waterfall import waterfall_document, waterfall_lines
-from headway.control.journal import read_journal
+from headway.control.journal import is_of, read_journal
+from headway.control.stored import Store
 from headway.control.trace_files import REQUEST_ID, Found, find, oldest_s
 from headway.control.waterfall import waterfall
 from headway.errors import HeadwayError, NotRunning
 
 _EDGES_OWN = re.compile(r"[0-9a-f]{32}")
+_ALL = 1 << 20  # entries of a journal: more than its two files hold
 _FRESH_S, _AGAIN_S, _TRIES = 1.0, 0.3, 3  # replicas write their spans a few times a second
 
 
@@ -34,12 +38,34 @@ def explain(system: System, what: str | None, *, last: int, as_json: bool) -> No
         if found.spans:
             _explain_request(system, what, _find(system, what), as_json=as_json)
             return
+    if not entries and what is not None:
+        _check_part(system, what)
     if as_json:
         click.echo(json.dumps({"entries": entries}))
     elif entries:
         click.echo("\n".join(journal_line(entry) for entry in entries))
     else:
         click.echo(f"nothing was done about {what} lately" if what else "nothing was done lately")
+
+
+def _check_part(system: System, name: str) -> None:
+    """HeadwayError naming what there is, when no part goes by this name: none declared, in the journal, with a log."""
+    folders = system.folders
+    parts = {"edge", "controller", *(entry["about"] for entry in read_journal(folders.journal, None, _ALL))}
+    with contextlib.suppress(OSError):
+        parts |= {log.name.removesuffix(".log") for log in os.scandir(folders.logs) if log.name.endswith(".log")}
+    applied = Store(folders.state, folders.run).load_applied()
+    if applied is not None:
+        declared = applied.system
+        parts |= {*declared.services, *(f"database.{each}" for each in declared.databases)}
+        parts |= {f"cache.{each}" for each in declared.caches}
+    if any(is_of(part, name) for part in parts):
+        return
+    names = {part.removeprefix("database.").removeprefix("cache.").partition(".")[0] for part in parts - {"access"}}
+    raise HeadwayError(
+        f"there is no part {name!r}, and no request with this id is known",
+        hint=f"parts are: {', '.join(sorted(names))}; a request is known by the X-Request-Id of its answer",
+    )
 
 
 def _find(system: System, request: str) -> Found:

@@ -315,7 +315,11 @@ def test_an_unknown_request_is_an_error_that_says_how_long_they_are_kept(shop: R
 
 def test_parts_are_explained_as_before(shop: Running) -> None:
     assert "start: wanted" in shop.ok("explain", "web")
-    assert "nothing was done about nobody lately" in shop.ok("explain", "nobody")
+    for arguments in (("explain", "nobody"), ("explain", "web.77"), ("explain", "nobody", "--json")):
+        done = shop.run(*arguments)
+        assert (done.returncode, done.stdout) == (1, ""), arguments
+        assert f"error: there is no part '{arguments[1]}', and no request with this id is known" in done.stderr
+        assert "hint: parts are: controller, edge, " in done.stderr
 
 
 def test_of_a_killed_worker_what_was_written_stays_readable(shop: Running) -> None:
