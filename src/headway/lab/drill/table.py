@@ -10,6 +10,8 @@ from headway.lab.drill.verdict import share, verdicts
 from headway.model.units import format_duration
 
 HEADINGS = ("load", "offered", "in time", "of capacity", "p50", "p99", "refused", "p99 of refusal", "failed")
+# The same for a terminal of 80 columns; 1x is the capacity.
+_SHORT = ("load", "offered", "in time", "of 1x", "p50", "p99", "refused", "their p99", "failed")
 SIZE_HEADINGS = ("cores", "replicas", "in time", "from", "to")
 _SLO_FROM = {"option": "--slo", "declared": "declared", "default": "nothing is declared"}
 
@@ -25,10 +27,10 @@ def render(drill: Drill) -> str:
         f"a client gives up after {format_duration(subject.deadline_s)}",
     ]
     if drill.steps:
-        lines += ["", *aligned((HEADINGS, *step_rows(drill.steps, drill.capacity.per_s)))]
+        lines += ["", *aligned((_SHORT, *step_rows(drill.steps, drill.capacity.per_s)))]
     if drill.bare is not None and drill.bare.steps:
         lines += ["", f"  bare, by {drill.bare.server}"]
-        lines += aligned((HEADINGS, *step_rows(drill.bare.steps, drill.capacity.per_s)))
+        lines += aligned((_SHORT, *step_rows(drill.bare.steps, drill.capacity.per_s)))
     if drill.sizes:
         lines += ["", *aligned((SIZE_HEADINGS, *size_rows(drill)))]
     lines += ["", *(f"  {sentence}" for sentence in verdicts(drill))]
