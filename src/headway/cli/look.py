@@ -1,4 +1,4 @@
-"""The commands that look at a running system or nudge it: status, scale, down."""
+"""The commands that look at a running system or nudge it: status, scale, reload, down."""
 
 from __future__ import annotations
 
@@ -87,6 +87,43 @@ def _scaled_note(answer: dict[str, Any]) -> str:
     if bounds is not None:
         return f"; it does not follow the load until: headway scale {answer['service']} auto"
     return "" if answer["replicas"] == answer["declared"] else f" (declared {answer['declared']})"
+
+
+def reload(system: System, *, wait: bool, as_json: bool) -> None:
+    """Have all replicas replaced by new ones, which run the source as it is now, and wait until they are."""
+    former = _replicas(system.client.status())
+    pids, failed = {one["pid"] for one in former if one["pid"]}, {one["name"] for one in former if one["failure"]}
+    system.client.ask("POST", "/reload", {})
+    seen: Any = None
+    until_s = 0.0
+    while True:
+        document = system.client.status()
+        services, replicas = document["services"], _replicas(document)
+        settled = all(one["ready"] == one["wanted"] == len(one["replicas"]) for one in services.values())
+        if not wait or (settled and not any(one["pid"] in pids for one in replicas)):
+            break
+        for one in replicas:
+            if one["failure"] and one["restarts"] >= _TRIES and one["name"] not in failed:
+                raise HeadwayError(
+                    f"{one['name']} does not start: {one['failure']}",
+                    hint=f"headway logs {one['name']}; what ran before goes on, and it is tried again and again",
+                )
+        now = [(one["name"], one["pid"], one["state"]) for one in replicas]
+        if now != seen:
+            seen, until_s = now, time.monotonic() + _WAIT_S
+        if time.monotonic() > until_s:
+            raise HeadwayError(f"not all are replaced, and nothing changed for {_WAIT_S:.0f} s", hint="headway explain")
+        time.sleep(0.05)
+    told = {name: service["wanted"] for name, service in services.items()}
+    if as_json:
+        click.echo(json.dumps({"replicas": told, "replaced": wait}))
+        return
+    for name, count in told.items():
+        click.echo(f"{name}: {count} replica{'' if count == 1 else 's'} {'replaced' if wait else 'to be replaced'}")
+
+
+def _replicas(document: dict[str, Any]) -> list[dict[str, Any]]:
+    return [replica for service in document["services"].values() for replica in service["replicas"]]
 
 
 def down(system: System, *, as_json: bool) -> None:

@@ -102,7 +102,7 @@ def status(watch: bool, state: str | None, as_json: bool) -> None:
     run(system_at(state), watch=watch, as_json=as_json)
 
 
-@cli.command(cls=_Scale)
+@cli.command(cls=_Scale, short_help="Set the number of replicas of SERVICE, or give it back: auto.")
 @click.argument("service")
 @click.argument("replicas", metavar="REPLICAS|auto", callback=_count)
 @click.option("--no-wait", is_flag=True, help="Return at once instead of when it is done.")
@@ -115,7 +115,18 @@ def scale(service: str, replicas: int | None, no_wait: bool, state: str | None, 
     run(system_at(state), service, replicas, wait=not no_wait, as_json=as_json)
 
 
-@cli.command()
+@cli.command(short_help="Take up edited source: replace the replicas, one by one.")
+@click.option("--no-wait", is_flag=True, help="Return at once instead of when it is done.")
+@STATE
+@JSON
+def reload(no_wait: bool, state: str | None, as_json: bool) -> None:
+    """Take up edited source: replace the replicas, each when a new one is ready."""
+    from headway.cli.look import reload as run
+
+    run(system_at(state), wait=not no_wait, as_json=as_json)
+
+
+@cli.command(short_help="Pin SERVICE, or all, by hand for a time.")
 @click.argument("service", required=False)
 @click.option("--limit", metavar="N", type=click.IntRange(1, 100_000), help="Requests at once of each replica.")
 @click.option("--replicas", metavar="N", type=click.IntRange(0, 1000), help="Number of replicas.")
@@ -146,7 +157,7 @@ def hold(
         pin(system_at(state), service, limit=limit, replicas=replicas, duration=duration, as_json=as_json)
 
 
-@cli.command()
+@cli.command(short_help="Show what a part, or all of them, wrote.")
 @click.argument("name", required=False)
 @click.option("--follow", "-f", is_flag=True, help="Go on with new lines until Ctrl-C.")
 @click.option(
@@ -161,7 +172,7 @@ def logs(name: str | None, follow: bool, last: int, state: str | None, as_json: 
     run(system_at(state), name, follow=follow, last=last, as_json=as_json)
 
 
-@cli.command()
+@cli.command(short_help="Say what was done and why, or where a request spent its time.")
 @click.argument("what", required=False, metavar="[WHAT|REQUEST-ID]")
 @click.option("--last", "-n", "last", metavar="N", type=click.IntRange(1, 10_000), default=40, help="Entries to show.")
 @STATE
@@ -175,7 +186,10 @@ def explain(what: str | None, last: int, state: str | None, as_json: bool) -> No
     run(system_at(state), what, last=last, as_json=as_json)
 
 
-@cli.command(context_settings={"ignore_unknown_options": True})
+@cli.command(
+    context_settings={"ignore_unknown_options": True},
+    short_help="Run COMMAND in the folder and environment of SERVICE.",
+)
 @click.argument("service")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @STATE
@@ -186,7 +200,7 @@ def run(service: str, command: tuple[str, ...], state: str | None) -> None:
     sys.exit(go(system_at(state), service, command))
 
 
-@cli.command()
+@cli.command(short_help="Send requests at a rate and measure what comes back.")
 @click.argument("url")
 @click.option("--rate", metavar="R", type=float, help="Requests per second, whether answers come or not.")
 @click.option("--for", "duration", metavar="S", help="How long, like 10s or 5m; 10s when left out.")
@@ -233,7 +247,7 @@ def load(state: str | None, as_json: bool, **options: Any) -> None:
     go(Options(**options), system_at(state), state_given=state is not None, as_json=as_json)
 
 
-@cli.command()
+@cli.command(short_help="Give a copy of the system too much, and say what it does.")
 @click.argument("target", required=False, metavar="[FOLDER|FILE|MODULE:APP]")
 @click.option("--path", metavar="/x", help="What to ask for. Default: the shortest public route.")
 @click.option("--slo", metavar="MS", help="An answer that is whole later than this is late. Default: the declared one.")
@@ -259,7 +273,7 @@ def drill(state: str | None, as_json: bool, **options: Any) -> None:
     go(Options(**options), lambda: system_at(state), as_json=as_json)
 
 
-@cli.command("break")
+@cli.command("break", short_help="Break a part under load, and tell who noticed.")
 @click.argument("what", nargs=-1, required=True, metavar="WHAT [NAME]")
 @click.option(
     "--how", type=click.Choice(["kill", "hang", "partition"]), default="kill", help="SIGKILL; or SIGSTOP for a time."
@@ -280,7 +294,7 @@ def break_(state: str | None, as_json: bool, **options: Any) -> None:
     go(system_at(state), Options(**options), as_json=as_json)
 
 
-@cli.command()
+@cli.command(short_help="Name every limit, and the rate at which traffic meets it.")
 @STATE
 @JSON
 def walls(state: str | None, as_json: bool) -> None:
@@ -290,7 +304,7 @@ def walls(state: str | None, as_json: bool) -> None:
     show_walls(system_at(state), as_json=as_json)
 
 
-@cli.command()
+@cli.command(short_help="Print, or serve, the numbers of this system for Prometheus.")
 @click.option("--listen", metavar="HOST:PORT", help="Serve them as http://HOST:PORT/metrics until Ctrl-C.")
 @STATE
 def metrics(listen: str | None, state: str | None) -> None:
@@ -313,7 +327,7 @@ cli.add_command(db)
 cli.add_command(cache)
 
 
-@cli.command()
+@cli.command(short_help="Check what this machine has, and say what to do.")
 @STATE
 @JSON
 def doctor(state: str | None, as_json: bool) -> None:

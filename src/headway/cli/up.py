@@ -7,9 +7,11 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from headway.cli import behind
 from headway.cli.preflight import check_start
 from headway.cli.show import status_lines
 from headway.cli.start import System, await_controller, await_ready, only_start, start, system_of, watches_source
@@ -116,6 +118,7 @@ def _apply(system: System, loaded: Loaded) -> dict[str, Any]:
     while (document := system.client.status())["state"] == "degraded" and time.monotonic() < until_s:
         time.sleep(0.05)
     _tell_of_shards(loaded, document)
+    _tell_behind(system, loaded, document)
     return document
 
 
@@ -124,6 +127,16 @@ def _tell_of_shards(loaded: Loaded, document: dict[str, Any]) -> None:
     now = {name: database["shards"] for name, database in document["databases"].items()}
     for path, told in shards_to_write(loaded.system, now).items():
         print(f"warning: {path}: {told}", file=sys.stderr, flush=True)
+
+
+def _tell_behind(
+    system: System, loaded: Loaded, document: dict[str, Any], is_interrupted: Callable[[], bool] = lambda: False
+) -> None:
+    """What the declaration does not say, and `up` does not bring in."""
+    for line in behind.lines(system, loaded, document):
+        if is_interrupted():
+            return  # what is stopping answers no more questions
+        print(f"note: {line}", file=sys.stderr, flush=True)
 
 
 def _environ(loaded: Loaded) -> dict[str, str]:
@@ -162,8 +175,9 @@ def _follow(system: System, loaded: Loaded, started: Started, *, detach: bool, a
                 patience_s=_patience_s(loaded),
                 is_interrupted=lambda: bool(interrupted),
             )
-            if not adopts:
+            if not adopts and not interrupted:
                 _tell_of_shards(loaded, document)
+                _tell_behind(system, loaded, document, lambda: bool(interrupted))
             if detach:
                 return document
             if not interrupted:

@@ -116,14 +116,15 @@ def _files(folder: Path) -> tuple[list[PurePosixPath], bool]:
         here = PurePosixPath(Path(place).relative_to(folder).as_posix())
         seen += len(folders) + len(names)
         deep = len(here.parts) >= DEPTH_MAX
-        folders[:] = [] if deep else sorted(name for name in folders if _entered(Path(place), name))
+        folders[:] = [] if deep else sorted(name for name in folders if is_entered(Path(place), name))
         found += [here / name for name in sorted(names) if _of_interest(name)]
         if len(found) >= FILES_MAX or seen >= ENTRIES_MAX:
             return sorted(found[:FILES_MAX], key=lambda path: (len(path.parts), str(path))), True
     return sorted(found, key=lambda path: (len(path.parts), str(path))), False
 
 
-def _entered(place: Path, name: str) -> bool:
+def is_entered(place: Path, name: str) -> bool:
+    """Whether source of an app may lie in the folder `name` of `place`: no hidden one, no environment, no tests."""
     return not name.startswith(".") and name not in _SKIPPED and not (place / name / "pyvenv.cfg").exists()
 
 
