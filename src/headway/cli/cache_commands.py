@@ -12,7 +12,7 @@ def cache() -> None:
     """Caches: how they are used, what they hold, and how to empty them."""
 
 
-@cache.command("stats")
+@cache.command("stats", short_help="Show hits and loads of each cached function, and memory.")
 @click.argument("name", required=False)
 @STATE
 @JSON
@@ -23,7 +23,7 @@ def cache_stats(name: str | None, state: str | None, as_json: bool) -> None:
     run(system_at(state), name, as_json=as_json)
 
 
-@cache.command("inspect")
+@cache.command("inspect", short_help="Show stored values whose key contains KEY.")
 @click.argument("name")
 @click.argument("key")
 @STATE
@@ -35,7 +35,7 @@ def cache_inspect(name: str, key: str, state: str | None, as_json: bool) -> None
     run(system_at(state), name, key, as_json=as_json)
 
 
-@cache.command("flush")
+@cache.command("flush", short_help="Make all values, or those with a tag, void everywhere.")
 @click.argument("name")
 @click.option("--tag", metavar="TAG", help="Only what has this tag.")
 @STATE

@@ -7,7 +7,7 @@ import click
 from headway.cli.options import JSON, STATE, Group, system_at
 
 
-@click.group(cls=Group)
+@click.group(cls=Group, short_help="Databases: shards, servers, imports, backups, migrations.")
 def db() -> None:
     """Databases: shards and where they are, moves, splits, servers, imports, backups, migrations."""
 
@@ -31,7 +31,7 @@ def db_status(database: str | None, for_pgdog: bool, state: str | None, as_json:
         run(system_at(state), database, as_json=as_json)
 
 
-@db.command("check")
+@db.command("check", short_help="Say whether the servers allow what shards need.")
 @_DATABASE
 @STATE
 @JSON
@@ -56,7 +56,7 @@ def db_move(database: str, shard: int, target: str, state: str | None, as_json: 
     run(system_at(state), database, shard, target, as_json=as_json)
 
 
-@db.command("split")
+@db.command("split", short_help="Double the shards while they are read and written.")
 @_DATABASE
 @STATE
 @JSON
@@ -67,7 +67,7 @@ def db_split(database: str, state: str | None, as_json: bool) -> None:
     run(system_at(state), database, as_json=as_json)
 
 
-@db.command("abort")
+@db.command("abort", short_help="Undo a move, or the split, that is under way.")
 @_DATABASE
 @click.argument("shard", type=click.IntRange(0, 4095), required=False)
 @click.option("--server", metavar="NAME", help="The server that is leaving: it stays, with the shards it still has.")
@@ -87,7 +87,7 @@ def db_abort(database: str, shard: int | None, server: str | None, state: str | 
     run(system_at(state), database, shard, as_json=as_json)
 
 
-@db.command("rebalance")
+@db.command("rebalance", short_help="Spread the shards evenly; shows the plan first.")
 @_DATABASE
 @click.option("--empty", metavar="SERVER", multiple=True, help="Leave nothing on this server.")
 @click.option(
@@ -118,7 +118,7 @@ def db_rebalance(
     run(system_at(state), database, empty=empty, by=by, over_s=over_s, yes=yes, as_json=as_json)
 
 
-@db.command("add-server")
+@db.command("add-server", short_help="Give a database one more server.")
 @_DATABASE
 @click.argument("name", required=False)
 @click.argument("url", required=False)
@@ -131,7 +131,7 @@ def db_add_server(database: str, name: str | None, url: str | None, state: str |
     run(system_at(state), database, name, url, as_json=as_json)
 
 
-@db.command("remove-server")
+@db.command("remove-server", short_help="Empty SERVER while it is used, then let it go.")
 @_DATABASE
 @click.argument("server")
 @click.option("--yes", is_flag=True, help="Do not ask on a terminal.")
@@ -144,7 +144,7 @@ def db_remove_server(database: str, server: str, yes: bool, state: str | None, a
     run(system_at(state), database, server, yes=yes, as_json=as_json)
 
 
-@db.command("verify")
+@db.command("verify", short_help="Hold the servers against the map and each other.")
 @_DATABASE
 @STATE
 @JSON
@@ -156,7 +156,7 @@ def db_verify(database: str, state: str | None, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-@db.command("repair")
+@db.command("repair", short_help="Say what is wrong with shards, and mend it.")
 @_DATABASE
 @click.option("--apply", is_flag=True, help="Carry the mends out, one by one.")
 @click.option(
@@ -175,7 +175,7 @@ def db_repair(database: str, apply: bool, keep: tuple[str, ...], state: str | No
         raise click.exceptions.Exit(1)
 
 
-@db.command("import")
+@db.command("import", short_help="Bring a plain PostgreSQL into the shards while it is used.")
 @_DATABASE
 @click.option("--from", "source", metavar="SOURCE", help="A declared plain database, or a URL: '{env.SOURCE_URL}'.")
 @click.option("--switch", is_flag=True, help="Let the shards take over.")
@@ -189,7 +189,7 @@ def db_import(database: str, source: str | None, switch: bool, abort: bool, stat
     run(system_at(state), database, source, switch=switch, abort=abort, as_json=as_json)
 
 
-@db.command("backup")
+@db.command("backup", short_help="Back up a database as of one moment while it is used.")
 @_DATABASE
 @click.option("--to", "folder", metavar="FOLDER", help="Default: backups/DATABASE-TIME in the state folder.")
 @STATE
@@ -201,7 +201,7 @@ def db_backup(database: str, folder: str | None, state: str | None, as_json: boo
     run(system_at(state), database, folder, as_json=as_json)
 
 
-@db.command("restore")
+@db.command("restore", short_help="Bring a backup back; the app is kept out meanwhile.")
 @_DATABASE
 @click.argument("folder", required=False)
 @click.option("--replace", is_flag=True, help="Put the backup in the place of the rows that are there.")
@@ -215,7 +215,7 @@ def db_restore(database: str, folder: str | None, replace: bool, abort: bool, st
     run(system_at(state), database, folder, replace=replace, abort=abort, as_json=as_json)
 
 
-@db.command("shell")
+@db.command("shell", short_help="Open psql on a shard, or on a plain database.")
 @_DATABASE
 @click.option("--key", metavar="KEY", help="Where the rows of this key are.")
 @click.option("--shard", metavar="N", type=click.IntRange(0, 4095), help="This shard.")
@@ -231,7 +231,7 @@ def db_shell(
     raise click.exceptions.Exit(run(system_at(state), database, key=key, shard=shard, server=server, sql=sql))
 
 
-@db.command("migrate")
+@db.command("migrate", short_help="Apply migrations to a database, to every shard of it.")
 @_DATABASE
 @click.option("--folder", metavar="DIR", help="SQL files, 0001_….sql and on. Default: as declared.")
 @click.option(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from headway.cli.main import cli
@@ -24,6 +26,23 @@ def test_it_has_every_command_and_option() -> None:
         for parameter in command.params:
             for spelling in (*parameter.opts, *parameter.secondary_opts):
                 assert spelling in section or parameter.param_type_name == "argument", f"{name} {spelling}"
+
+
+def helps(command: click.Command, context: click.Context) -> Iterator[str]:
+    """The help of a command and of all below it, as a terminal of 80 columns shows it."""
+    yield command.get_help(context)
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            below = command.commands[name]
+            yield from helps(below, click.Context(below, info_name=name, parent=context, terminal_width=80))
+
+
+def test_every_help_fits_80_columns_and_no_sentence_of_a_list_is_cut_off() -> None:
+    every = list(helps(cli, click.Context(cli, info_name="headway", terminal_width=80)))
+    lines = [line for text in every for line in text.splitlines()]
+    assert len(every) > 30
+    assert [line for line in lines if len(line) > 80] == []
+    assert [line for line in lines if line.startswith("  ") and line.endswith("...")] == []
 
 
 def test_it_can_be_written_and_checked(
