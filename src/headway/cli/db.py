@@ -121,7 +121,7 @@ def rebalance(
     if not yes:
         if as_json or not sys.stdin.isatty():
             if not as_json:
-                click.echo("nothing was moved; headway db rebalance --yes carries it out")
+                click.echo("nothing was moved; the same command with --yes carries it out")
             return
         click.confirm(f"Move {len(moves)} shards?", abort=True)
     # What was shown is what is done, however the load has changed since.
