@@ -293,6 +293,13 @@ def test_what_cannot_be_is_refused_with_what_to_do(server: Server) -> None:
     with pytest.raises(ValueError, match="lambda"):
         hot.cached(ttl=1)(lambda: None)
 
+    def product(number: int, unit: str = "") -> int:
+        return number
+
+    with pytest.raises(ValueError, match=r"write tags=lambda number, unit: \[f'product:\{number\}'\]"):
+        hot.cached(ttl=1, tags=["shop", "product:{number}"])(product)
+    hot.cached(ttl=1, tags=["shop", "{braces}"])(product)  # a text that speaks of no argument is one like any other
+
 
 def test_values_under_names_of_ones_own(server: Server) -> None:
     async def run() -> None:

@@ -12,7 +12,7 @@ import contextvars
 import functools
 import math
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from headway.caching.blob import TAGS_MAX
@@ -38,6 +38,8 @@ class Calls:
         signature = signature_of(function)
         self._names = tuple(signature.parameters) if signature is not None else ()
         self._folder = rule.name.encode()
+        if not callable(tags):
+            _refuse_places(tags, self._names)
         self._tags_of = tags if callable(tags) else None
         self._tags = () if callable(tags) else bounded(tag_names(tags))
         self._key_of = key
@@ -211,6 +213,17 @@ def _refresh(parts: Parts, want: Want, load: Callable[[], Any], missed: Missed) 
         return
     finally:
         parts.refreshing.release()
+
+
+def _refuse_places(tags: Iterable[str], names: Sequence[str]) -> None:
+    """ValueError for a tag that speaks of an argument: it would stand as it is, and no `invalidate` would find it."""
+    for tag in tags if not isinstance(tags, str) else ():
+        spoken = [name for name in names if f"{{{name}}}" in tag]
+        if spoken:
+            raise ValueError(
+                f"tags: {tag!r} is the same text for all calls, and nothing is put in the place of "
+                f"{{{spoken[0]}}}; write tags=lambda {', '.join(names)}: [f{tag!r}]"
+            )
 
 
 def tag_names(tags: Iterable[str]) -> tuple[bytes, ...]:
