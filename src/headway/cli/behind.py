@@ -1,6 +1,6 @@
-"""What a running system is behind of, though its declaration is in force: source edited since, migrations not applied.
+"""What a running system is behind of, though its declaration is in force: edited source, migrations, a certificate.
 
-Neither comes in by `headway up`, which compares declarations. So it says what does.
+None of it comes in by `headway up`, which compares declarations. So it says what does.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from headway.cli.preflight import check_certificate
 from headway.cli.start import System, watches_source
 from headway.declaration.edited import last_edited
 from headway.declaration.load import Loaded
@@ -25,7 +26,16 @@ def lines(system: System, loaded: Loaded, document: dict[str, Any]) -> Iterator[
     """A sentence for each thing, with the command that mends it; none when all is as it is written."""
     if not watches_source(system):
         yield from _edited(loaded, document)
+    yield from _certificate(loaded)
     yield from _migrations(system, loaded, document)
+
+
+def _certificate(loaded: Loaded) -> Iterator[str]:
+    """One that could not be served any more is served on, as it was, by what runs, and by that alone."""
+    try:
+        check_certificate(loaded.system)
+    except HeadwayError as error:
+        yield f"{error.message}: the one before is served on, but the next start needs a good one ({error.hint})"
 
 
 def _edited(loaded: Loaded, document: dict[str, Any]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from headway.cli.db_servers import by_hand_line
+from headway.cli.preflight import check_certificate
 from headway.cli.start import System, system_of
 from headway.control.status import servers_line
 from headway.control.stored import Store, servers_in_force
@@ -35,6 +36,7 @@ def init(folder: Path, *, only_print: bool) -> None:
 def check(target: str | None, *, overlay: str | None, state: str | None, as_json: bool) -> None:
     """Load the declaration, and compare it with what runs."""
     loaded = load(target, cwd=Path.cwd(), environment=os.environ, overlay=overlay)
+    check_certificate(loaded.system)
     system = system_of(state, loaded.root)
     running = system.client.is_running()
     applied = Store(system.folders.state, system.folders.run).load_applied() if running else None

@@ -18,6 +18,7 @@ import psutil
 from headway.caching.engine import find_valkey
 from headway.cli import checks
 from headway.cli.checks import Check, overall
+from headway.cli.preflight import check_certificate
 from headway.cli.start import System
 from headway.declaration.calls import callers
 from headway.declaration.load import Loaded, load
@@ -76,6 +77,8 @@ def _look(system: System) -> Iterator[Check]:
     yield _folder("state folder", system.folders.state)
     yield _folder("run folder", system.folders.run)
     yield declaration
+    if loaded is not None and loaded.system.edge.tls is not None:
+        yield _certificate(loaded)
     if loaded is not None:
         for address in addresses(loaded.system):
             yield _address(system, address)
@@ -102,6 +105,15 @@ def _declaration() -> tuple[Loaded | None, Check]:
             name, "warning", f"{loaded.source}, {count} warning{'s' if count != 1 else ''}", "headway check"
         )
     return loaded, Check(name, "good", f"{loaded.source} of {loaded.system.name}")
+
+
+def _certificate(loaded: Loaded) -> Check:
+    try:
+        check_certificate(loaded.system)
+    except HeadwayError as error:
+        return Check("certificate", "bad", error.message, error.hint)
+    assert loaded.system.edge.tls is not None
+    return Check("certificate", "good", loaded.system.edge.tls.certificate)
 
 
 def _haproxy() -> Check:

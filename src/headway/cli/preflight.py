@@ -39,12 +39,17 @@ def check_start(declared: Declared, *, check_addresses: bool) -> None:
         find_postgresql()
     if any(cache.is_embedded for cache in declared.caches.values()):
         find_valkey()
-    if declared.edge.tls is not None:
-        key = declared.edge.tls.key
-        load_certificate(Path(declared.edge.tls.certificate), Path(key) if key else None)
+    check_certificate(declared)
     if check_addresses:
         for address in listens:
             check_address(address)
+
+
+def check_certificate(declared: Declared) -> None:
+    """MachineError or EngineError when the declared certificate could not be served now."""
+    if declared.edge.tls is not None:
+        key = declared.edge.tls.key
+        load_certificate(Path(declared.edge.tls.certificate), Path(key) if key else None)
 
 
 def check_descriptors(allowed: int) -> None:

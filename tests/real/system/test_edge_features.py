@@ -416,6 +416,12 @@ def test_certificate_is_swapped_without_a_reload(
     assert certificates.served(secure.port) == now
     time.sleep(1.2)  # another look at the same broken file, and nothing new to say about it
     assert len(_warnings(secure)) == 1
+    # Who looks is told that the next start would fail.
+    up, check, doctor = secure.run("up"), secure.run("check"), secure.run("doctor")
+    assert (up.returncode, check.returncode, doctor.returncode) == (0, 1, 1)
+    assert "site.pem holds no private key: the one before is served on, but the next start needs a good" in up.stderr
+    assert "site.pem holds no private key\nhint: " in check.stderr
+    assert any(line.startswith("✗ certificate ") for line in doctor.stdout.splitlines())
 
     # Its repair is served again.
     certificates.issue()
