@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from starlette.requests import Request
@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from headway.caching import contents, totals
-from headway.caching.asking import Asking
+from headway.caching.asking import Asking, Unanswered
 from headway.errors import HeadwayError
 from headway.runtimes.local.caches import Cache, Caches
 from headway.runtimes.local.processes import Tell
@@ -77,22 +77,38 @@ class Counts:
 
 
 def _stats(cache: Cache) -> dict[str, Any]:
-    if cache.state != "ready":  # one that is away must not hide the others
-        return {"state": cache.state, "url": cache.place.shown, "server": None, "functions": {}}
-    with Asking(cache.place, _TIMEOUT_S) as asking:
-        found = contents.stats(asking, cache.wanted.prefix)
+    away: dict[str, Any] = {"state": "down", "url": cache.place.shown, "server": None, "functions": {}}
+    if cache.state != "ready":
+        return {**away, "state": cache.state}
+    try:
+        with Asking(cache.place, _TIMEOUT_S) as asking:
+            found = contents.stats(asking, cache.wanted.prefix)
+    except Unanswered:  # of this moment; one that is away must not hide the others
+        return away
     return {"state": cache.state, "url": cache.place.shown, **found}
 
 
+@contextlib.contextmanager
+def _asked_by_hand(cache: Cache) -> Iterator[Asking]:
+    """A connection for somebody who waits. What keeps it from being made says which cache, and what to do."""
+    try:
+        with Asking(cache.place, _TIMEOUT_S) as asking:
+            yield asking
+    except Unanswered as error:
+        name = cache.wanted.name
+        hint = error.hint or f"Apps go on without it; headway explain {name} says what is done about it."
+        raise Unanswered(f"cache {name}: {error.message}", hint=hint) from error
+
+
 def _inspect(cache: Cache, text: str) -> dict[str, Any]:
-    with Asking(cache.place, _TIMEOUT_S) as asking:
+    with _asked_by_hand(cache) as asking:
         return {"cache": cache.wanted.name, **contents.inspect(asking, cache.wanted.prefix, text)}
 
 
 def _flush(cache: Cache, tag: str | None, tell: Tell) -> dict[str, Any]:
     if tag is not None:
         contents.check_tag(tag)
-    with Asking(cache.place, _TIMEOUT_S) as asking:
+    with _asked_by_hand(cache) as asking:
         found = contents.flush(asking, cache.wanted.prefix, tag)
     what = f"all values with tag {tag}" if tag is not None else f"all values, {found['removed']:,} of them removed"
     tell(cache.process, "flushed", f"{what}, asked by hand", "note")

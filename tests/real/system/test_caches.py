@@ -259,6 +259,13 @@ def test_a_server_that_is_away_keeps_nobody_from_starting_and_is_found_when_it_c
         assert json.loads(told(running, "HEADWAY_CACHES"))["hot"]["url"] == env["CACHE_URL"]
         shown = running.ok("status") + running.ok("cache", "stats")
         assert f"redis://127.0.0.1:{port}" in shown
+        for command in (("inspect", "hot", "x"), ("flush", "hot")):
+            done = running.run("cache", *command)
+            assert done.returncode == 1
+            assert done.stderr == (
+                f"error: cache hot: redis://127.0.0.1:{port} does not answer: Connection refused\n"
+                "hint: Apps go on without it; headway explain hot says what is done about it.\n"
+            )
         server = subprocess.Popen(
             [str(find_valkey().path), "--port", str(port), "--requirepass", "sesame", "--save", ""],
             cwd=tmp_path,
