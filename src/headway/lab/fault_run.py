@@ -89,13 +89,18 @@ def _measure_before(plan: FaultPlan, lasting_s: float) -> LoadResult:
     result = load.result
     bad = result.failed + result.refused
     if bad > result.offered * FAILED_BEFORE_MAX:
-        counts: Mapping[str, int] = {**result.failures, **result.statuses}
-        reasons = ", ".join(f"{count} x {reason}" for reason, count in counts.items() if reason != "200")
+        reasons = bad_reasons(result.failures, result.statuses)
         raise HeadwayError(
             f"{bad} of {result.offered} requests to {plan.url} come to nothing before anything is broken ({reasons})",
             hint="ask for what the app answers: --path /…; or look first: headway logs",
         )
     return result
+
+
+def bad_reasons(failures: Mapping[str, int], statuses: Mapping[str, int]) -> str:
+    """Why requests came to nothing, each reason once: a status that is a failure is counted among both."""
+    refused = {f"status {code}": count for code, count in statuses.items() if code in ("503", "429")}
+    return ", ".join(f"{count} x {reason}" for reason, count in {**failures, **refused}.items())
 
 
 def _bad(progress: Progress) -> int:

@@ -17,6 +17,7 @@ from headway.lab.fault import (
     route_of,
     slow_bound_s,
 )
+from headway.lab.fault_run import bad_reasons
 
 
 def document(**changes: Any) -> dict[str, Any]:
@@ -192,3 +193,8 @@ def test_slow_is_later_than_promised_and_unusual() -> None:
     assert slow_bound_s(0.25, 0.005) == 0.25
     assert slow_bound_s(0.25, 0.1) == pytest.approx(1.0)
     assert slow_bound_s(None, 0.4) == pytest.approx(4.0)
+
+
+def test_each_reason_why_requests_came_to_nothing_is_told_once() -> None:
+    found = bad_reasons({"status 404": 90, "deadline": 2}, {"404": 90, "200": 8, "503": 3})
+    assert found == "90 x status 404, 2 x deadline, 3 x status 503"
