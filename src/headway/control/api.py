@@ -124,7 +124,9 @@ def build(controller: Controller, applying: Applying) -> Starlette:
             controller.databases, controller.journal.write, lambda: controller.applied, controller.tended
         )
         return Starlette(
-            routes=db_api.routes(controller.tended, plain, controller.tasks, servers, departures, body, _told)
+            routes=db_api.routes(
+                controller.tended, plain, plain.names, controller.tasks, servers, departures, body, _told
+            )
         )
 
     # With databases at once: a server that is to leave goes on leaving after the death of a controller, whether or not

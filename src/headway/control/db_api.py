@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,14 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 Body = Callable[[Request], Awaitable[dict[str, Any]]]
 
 
+FOR_PLAIN = ("backup", "restore", "migrate")  # what can be done to a database that is not sharded
 PlainWork = Callable[[str, str, Mapping[str, Any]], Work | None]
 
 
 def routes(
     tenders: Callable[[], Mapping[str, Tender]],
     plain_work: PlainWork,
+    plain_names: Callable[[], Sequence[str]],
     tasks: Tasks,
     servers: Servers,
     departures: Departures,
@@ -42,12 +44,21 @@ def routes(
     told: Callable[[Endpoint], Endpoint],
 ) -> list[Route]:
     """Its routes; `body` reads a request, `told` turns errors into answers, `plain_work` is what can be done to a
-    database that is not sharded, None where it is."""
+    database that is not sharded, None where it is; `plain_names` are those that are not."""
 
-    def tender(name: object) -> Tender:
-        known = tenders()
+    def tender(name: object, verb: str = "") -> Tender:
+        known, plain = tenders(), plain_names()
         if name in known:
             return known[str(name)]
+        if name in plain:
+            raise HeadwayError(
+                f"database {name} is not sharded, and this is about shards",
+                hint=f"{', '.join(FOR_PLAIN)} and shell of headway db are for it, too.",
+            )
+        if verb in FOR_PLAIN and (known or plain):
+            raise HeadwayError(
+                f"there is no database {name!r} that is up", hint=f"There is: {', '.join((*known, *plain))}."
+            )
         names = ", ".join(known)
         if not known:
             raise HeadwayError(
@@ -102,7 +113,7 @@ def routes(
         name = data.get("database")
         work = plain_work(str(name), verb, data)
         if work is None:
-            one = tender(name)
+            one = tender(name, verb)
             work = _of_servers(servers, departures, verb, data) or _work(one, verb, data)
             for target in _targets(verb, data):
                 departures.refuse_moves_to(one.name, target)

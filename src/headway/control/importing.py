@@ -186,7 +186,8 @@ class Imports:
         if found.stage not in ENDED:
             raise Conflict(
                 f"the switch was given up, and the app writes on at the source: {found.facts.get('refused', '')}",
-                hint="The import goes on; switch again when less is written: headway db import --switch",
+                hint="The import goes on; switch again when less is written: "
+                f"headway db import {self._database.wanted.name} --switch",
             )
         return {**_document(found), "epoch": self._database.map_now().epoch}
 

@@ -47,6 +47,10 @@ class PlainDatabases:
             return self._restore(found, data)
         return self._migrate(found, Asked.of(data)) if verb == "migrate" else None
 
+    def names(self) -> tuple[str, ...]:
+        """Those that are not sharded."""
+        return tuple(name for name, one in self._databases.held.items() if isinstance(one, Database))
+
     def _backup(self, found: Database, data: Mapping[str, Any]) -> Work:
         name, folder = found.wanted.name, Path(str(data["folder"]))
         way = self._databases.plain_source(name).admin

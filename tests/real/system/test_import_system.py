@@ -113,6 +113,16 @@ def test_a_plain_database_goes_into_shards(system):
         assert "\n  importing from main: " in system.ok("db", "status", "orders")
         assert not writers.refused
         assert json.loads(system.ok("db", "verify", "orders", "--json"))["extra"] == []
+        for command, told in (
+            (("check", "main"), "database main is not sharded, and this is about shards"),
+            (("backup", "nix"), "there is no database 'nix' that is up\nhint: There is: orders, main."),
+        ):
+            assert told in system.run("db", *command).stderr
+        wait_for(
+            lambda: "headway db import orders --switch lets the shards" in system.ok("db", "status", "orders"),
+            60,
+            "what to do next is told with its name",
+        )
         refused = system.run("db", "move", "orders", "1", "--to", "s2")
         assert refused.returncode == 1
         assert "has to wait: orders is being imported from main" in refused.stderr

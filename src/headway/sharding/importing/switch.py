@@ -49,7 +49,9 @@ def follow(work: Work) -> None:
                 check_partitions(work)
                 compare_changed(work)
             hint = "Its log says why: a row that a shard refuses, or too slow a disk." if waiting else ""
-            work.tell(waiting or "following; headway db import --switch lets the shards take over", hint)
+            work.tell(
+                waiting or f"following; headway db import {work.plan.database} --switch lets the shards take over", hint
+            )
         except NotYet as error:
             work.tell(str(error), force=True)
             if work.record.stage != "verified":
