@@ -23,9 +23,12 @@ def check(system: System, name: str, *, as_json: bool) -> bool:
         return not missing
     for server, found in servers.items():
         click.echo(f"{server}\n")
-        rows = [(_MARKS[one["level"]], one["what"], one["found"], one["change"]) for one in found]
-        click.echo("\n".join(table(rows)) + "\n")
-    click.echo(
-        "nothing is missing" if not missing else f"{len(missing)} things are missing; the right column says what to do"
-    )
+        lines = table([(_MARKS[one["level"]], one["what"], one["found"]) for one in found])
+        for line, one in zip(lines, found, strict=True):
+            click.echo(line)
+            if one["change"]:
+                click.echo(f"     hint: {one['change']}")
+        click.echo()
+    things = "1 thing is missing" if len(missing) == 1 else f"{len(missing)} things are missing"
+    click.echo(f"{things}; its hint says what to do" if missing else "nothing is missing")
     return not missing

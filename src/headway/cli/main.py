@@ -251,7 +251,7 @@ def load(state: str | None, as_json: bool, **options: Any) -> None:
 @click.argument("target", required=False, metavar="[FOLDER|FILE|MODULE:APP]")
 @click.option("--path", metavar="/x", help="What to ask for. Default: the shortest public route.")
 @click.option("--slo", metavar="MS", help="An answer that is whole later than this is late. Default: the declared one.")
-@click.option("--quick", is_flag=True, help="Half a minute instead of two: shorter, and so less certain.")
+@click.option("--quick", is_flag=True, help="Under a minute instead of two or more: shorter, and so less certain.")
 @click.option("--bare", is_flag=True, help="The same on uvicorn or gunicorn alone, beside it.")
 @click.option("--sizes", metavar="N,N", help="Cores to give the workers, like 0.5,1,2. Default: 1, 2, 4, … to all.")
 @click.option("--url", metavar="URL", help="Drill what runs there already, instead of starting the system.")
