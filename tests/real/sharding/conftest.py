@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from backup_place import ACCOUNTS, Bank, another, two_engines
 from empty_servers import empty_servers
+from plain_place import new_plain, new_site
 from postgresql_place import Place, in_memory
 
 from headway.sharding.admin import AdminServer
@@ -44,3 +46,14 @@ def engines() -> Iterator[tuple[Server, ...]]:
 def servers(engines: tuple[Server, ...], request: pytest.FixtureRequest) -> tuple[AdminServer, ...]:
     """Two, each with an empty database of this test's own."""
     return empty_servers(engines, f"d{abs(hash(request.node.name)) % 10**9}")
+
+
+@pytest.fixture
+def main(engines: tuple[Server, ...], request: pytest.FixtureRequest) -> AdminServer:
+    """A plain database of this test's own, which is empty."""
+    return new_plain(engines[0], f"p{abs(hash(request.node.name)) % 10**9}")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return new_site(tmp_path_factory.mktemp("site"))
