@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from headway.errors import AppError, EngineError, HeadwayError
-from headway.model.sharding import VERSION_TABLES
 from headway.sharding import layout
 from headway.sharding.admin import AdminServer, Connection, on_each
 from headway.sharding.app_tool import (
@@ -21,17 +21,18 @@ from headway.sharding.app_tool import (
     Failed,
     Finish,
     Words,
+    at,
     keys_to_come,
     look,
+    on,
     refused_hint,
     tables_named,
     upgrade_shards,
 )
 from headway.sharding.migrating import Migrated, Say, counted
-from headway.sharding.revisions import Revision, Revisions, find, pending, problem, with_those_before
+from headway.sharding.revisions import Revision, Revisions, VersionTable, find, pending, problem, with_those_before
 from headway.sharding.targets import Targets, refuse_empty, targets, tell_clients
 
-_VERSION_TABLE = VERSION_TABLES[0]
 _NAMED_MAX = 5
 _STEP = re.compile(r"-> ([^,:\s]+)")  # of `upgrade aa01 -> aa02, title`
 _ELSEWHERE = (
@@ -65,11 +66,12 @@ def migrate_by_alembic(
     to = _find(wanted, path, stamp) if stamp is not None else None
     with targets(database, servers) as found:
         map_ = found.map
-        needed, problems = pending(wanted, _versions(found), found.name)
+        table = wanted.table or _ask_env_py(alembic, path, found)
+        needed, problems = pending(wanted, _versions(found, table), found.name)
         if problems:
             raise AppError(f"{path}: {problems[0].message}", hint=problems[0].hint)
         if to is not None:
-            refuse_empty(found)
+            refuse_empty(found, table.name)
         upon = with_those_before(wanted, to) if to is not None else frozenset(one.id for one in wanted.all)
         names = {shard: [one.id for one in lacking if one.id in upon] for shard, lacking in needed.items()}
         applied = counted([revision.id for revision in wanted.all], names)
@@ -92,7 +94,8 @@ def migrate_by_alembic(
                 upgrade(database, alembic, servers, shards, finish=finish, say=say, plain=plain, stamp=to)
             finally:
                 tell_clients(found)
-            _check(path, wanted, found, [shard for shard, lacking in names.items() if lacking], to or wanted.heads[0])
+            begun = [shard for shard, lacking in names.items() if lacking]
+            _check(path, wanted, found, table, begun, to or wanted.heads[0])
         return Migrated(applied, len(wanted.all), 0 if found.is_plain else map_.shards)
 
 
@@ -105,14 +108,28 @@ def _find(wanted: Revisions, path: str, name: str) -> str:
     return found.id
 
 
-def _check(path: str, wanted: Revisions, found: Targets, shards: Sequence[int], at_last: str) -> None:
+def _ask_env_py(alembic: Alembic, path: str, found: Targets) -> VersionTable:
+    """The version table that env.py sets, by having it run; as it is run for the first shard."""
+    server = next(server for server in found.servers if found.map.on(server.name))
+    shard = {**at(found.database, found.map.on(server.name)[0]), "finish": []}
+    asked = {"do": "version table", "shards": [shard], **on(found.database, server, found if found.is_plain else None)}
+    words = replace(_words(alembic, path), cannot_begin=partial(_cannot_read, alembic, path, command="current"))
+    told = look(alembic, words, asked)["table"]
+    if told is None:
+        raise AppError(f"{path}: env.py runs no migrations", hint="Let it call context.run_migrations().")
+    return VersionTable(*told)
+
+
+def _check(
+    path: str, wanted: Revisions, found: Targets, table: VersionTable, shards: Sequence[int], at_last: str
+) -> None:
     """Alembic has ended well: do the shards say so too?"""
-    versions, upon = _versions(found), with_those_before(wanted, at_last)
+    versions, upon = _versions(found, table), with_those_before(wanted, at_last)
     for shard in shards:
         if at_last not in versions[shard] or versions[shard] & (upon - {at_last}):
             raise AppError(
-                f"{path}: Alembic ended well, and {_VERSION_TABLE} of {found.name(shard)} does not say so",
-                hint="env.py must leave version_table and version_table_schema as they are, and run what it is given.",
+                f"{path}: Alembic ended well, and {table.name} of {found.name(shard)} does not say so",
+                hint="env.py must set the same version_table whenever it runs, and run what it is given.",
             )
 
 
@@ -129,6 +146,7 @@ def read_revisions(alembic: Alembic, path: str) -> Revisions:
     found = Revisions(
         tuple(Revision(name, tuple(after), title) for name, after, title in answer["revisions"]),
         tuple(answer["heads"]),
+        VersionTable(*answer["table"]) if answer["table"] else None,
     )
     if wrong := problem(found):
         raise AppError(f"{path}: {wrong.message}", hint=wrong.hint)
@@ -155,15 +173,17 @@ def _words(alembic: Alembic, path: str, database: str = "") -> Words:
     return Words("Alembic", "revisions", partial(_cannot_read, alembic, path), partial(_refused, database))
 
 
-def _cannot_read(alembic: Alembic, path: str, failed: Failed) -> HeadwayError:
+def _cannot_read(alembic: Alembic, path: str, failed: Failed, command: str = "heads") -> HeadwayError:
     """What prevents Alembic from beginning at all."""
     missing = str(failed.get("missing") or "").partition(".")[0]
     if missing in ("alembic", "sqlalchemy", "psycopg", "psycopg2", "asyncpg"):
         return EngineError(
             f"{path}: {alembic.python} has no {missing}", hint=f"{shlex.quote(alembic.python)} -m pip install {missing}"
         )
+    if failed.get("kind") == "elsewhere":
+        return AppError(f"{path}: {failed['message']}", hint=_ELSEWHERE)
     return AppError(
-        f"{path}: {failed['message']}", hint=f"Try it there: cd {shlex.quote(alembic.place)}; alembic heads"
+        f"{path}: {failed['message']}", hint=f"Try it there: cd {shlex.quote(alembic.place)}; alembic {command}"
     )
 
 
@@ -178,16 +198,19 @@ def _refused(database: str, where: str, failed: Failed) -> HeadwayError:
     return AppError(f"{where}: {step}{failed['message']}", hint=hint)
 
 
-def _versions(found: Targets) -> dict[int, frozenset[str]]:
+def _versions(found: Targets, table: VersionTable) -> dict[int, frozenset[str]]:
     """At which revisions every shard is, by two queries a server."""
 
     def read(server: AdminServer, connection: Connection) -> list[Any]:
-        there = tables_named(_VERSION_TABLE, connection, list(found.schemas_on(server)))
-        rows = connection.execute(layout.revisions(there, _VERSION_TABLE).encode()).fetchall() if there else []
-        return [(found.schemas_on(server)[str(schema)], version) for schema, version in rows]
+        schemas = found.schemas_on(server)
+        if found.is_plain and table.schema is not None:
+            schemas = {table.schema: 0}
+        there = tables_named(table.name, connection, list(schemas))
+        rows = connection.execute(layout.revisions(there, table.name).encode()).fetchall() if there else []
+        return [(schemas[str(schema)], version) for schema, version in rows]
 
-    at: dict[int, set[str]] = {shard: set() for shard in range(found.map.shards)}
+    told: dict[int, set[str]] = {shard: set() for shard in range(found.map.shards)}
     for rows in on_each(found.servers, read).values():
         for shard, version in rows:
-            at[shard].add(str(version))
-    return {shard: frozenset(versions) for shard, versions in at.items()}
+            told[shard].add(str(version))
+    return {shard: frozenset(versions) for shard, versions in told.items()}

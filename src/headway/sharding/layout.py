@@ -21,6 +21,11 @@ CONSTRAINT = "headway_shard"
 KEY_TRIGGER = "headway_key"
 OURS = (LEDGER_TABLE, MARKER_TABLE)
 NOT_APPS = (*OURS, *VERSION_TABLES)
+# Whether a relation `c` is Alembic's own, whatever an app calls it: SQL.
+IS_VERSION_TABLE = """
+ARRAY(SELECT attname || ' ' || atttypid::regtype::text FROM pg_attribute
+       WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped) = ARRAY['version_num character varying']
+"""
 SCHEMA_ENTRY = "schema:"  # how the ledger names what is no migration: the schema file
 SHARDS_ENTRY = f"{SCHEMA_ENTRY}shards"  # and of how many shards this is one, which its constraints rely on
 
@@ -50,6 +55,14 @@ class Column:
     name: str
     type: str
     is_required: bool
+
+
+def is_version_table(name: str, columns: Sequence[tuple[str, str]]) -> bool:
+    """Whether a table is a migration tool's own, by its name, or its columns with their types: an app may call
+    Alembic's as it likes."""
+    return name in VERSION_TABLES or (
+        len(columns) == 1 and columns[0][0] == "version_num" and columns[0][1].startswith("character varying")
+    )
 
 
 def identifier(name: str) -> str:
@@ -258,8 +271,9 @@ def table_keys(
         by_table.setdefault(column.table, {})[column.name] = column
     keys: dict[str, TableKey] = {}
     problems: list[Problem] = []
-    for table in by_table:
-        if table not in declared and table not in NOT_APPS:
+    for table, those in by_table.items():
+        is_tools = is_version_table(table, [(column.name, column.type) for column in those.values()])
+        if table not in declared and table not in OURS and not is_tools:
             hint = f'Give its key, keys = {{ {table} = "column" }}, or take it into reference = ["{table}"].'
             problems.append(Problem(f"{path}.keys", f"table {table} has no key", hint))
     for table, name in declared.items():

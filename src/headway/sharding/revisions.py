@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from headway.errors import Problem
+from headway.model.sharding import VERSION_TABLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +28,21 @@ class Revision:
 
 
 @dataclass(frozen=True, slots=True)
+class VersionTable:
+    """Where Alembic notes at which revision a database is. A shard's is in the shard; that of a plain database is in
+    `schema`, else where new tables of its login go."""
+
+    name: str = VERSION_TABLES[0]
+    schema: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Revisions:
     """All revisions of an app, the oldest first, and those that none comes after."""
 
     all: tuple[Revision, ...]
     heads: tuple[str, ...]
+    table: VersionTable | None = VersionTable()  # None: only env.py tells, when it runs
 
 
 def find(wanted: Revisions, name: str) -> Revision | None:

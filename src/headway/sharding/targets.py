@@ -158,15 +158,19 @@ def ledgers(found: Targets, server: AdminServer, connection: Connection) -> Mapp
     return told
 
 
-def refuse_empty(found: Targets) -> None:
-    """AppError where a shard holds no table: nothing that could be recorded as applied has been applied there."""
+def refuse_empty(found: Targets, *beside: str) -> None:
+    """AppError where a shard holds no table: nothing that could be recorded as applied has been applied there.
+
+    `beside`: tables of a tool's own, which do not count.
+    """
+    not_apps = [*layout.NOT_APPS, *beside]
 
     def look(server: AdminServer, connection: Connection) -> list[int]:
         schemas = found.schemas_on(server)
         if found.is_plain:
-            row = connection.execute(_ANY_TABLE, (list(layout.NOT_APPS),)).fetchone()
+            row = connection.execute(_ANY_TABLE, (not_apps,)).fetchone()
             return [] if row == (True,) else [0]
-        rows = connection.execute(_EMPTY, (list(schemas), list(layout.NOT_APPS))).fetchall()
+        rows = connection.execute(_EMPTY, (list(schemas), not_apps)).fetchall()
         return [schemas[str(row[0])] for row in rows]
 
     if empty := sorted(shard for shards in on_each(found.servers, look).values() for shard in shards):

@@ -6,6 +6,7 @@ sees the tables of that shard, and what Headway adds to new tables is part of th
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import re
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from . import app_tool
 
 _DRIVERS = {"sync": ("psycopg", "psycopg2"), "async": ("asyncpg", "psycopg")}
 _IS_ASYNC = re.compile(r"\basync_engine_from_config\b|\bcreate_async_engine\b|\bAsyncEngine\b")
+_VERSION_TABLE = "alembic_version"  # where env.py says nothing
+_TOLD = ("version_table", "version_table_schema")
 _NAMED = re.compile(r"\s*postgres(?:ql)?\+(\w+):")
 
 
@@ -28,33 +31,52 @@ class Run(app_tool.Run):
     _driver = ""
 
     def do(self) -> None:
-        """Look, or upgrade."""
+        """Look, or have env.py run: to see what it sets, or to upgrade."""
         if self.asked["do"] == "look":
             self.look()
             return
         self._driver = self._find_driver()
         self._listen()
+        if self.asked["do"] == "version table":
+            self.shard = self.asked["shards"][0]
+            self.look_at_version_table()
+            return
         self.upgrade()
 
     def look(self) -> None:
-        """Tell the revisions, the oldest first, and the heads."""
+        """Tell the revisions, the oldest first, the heads, and the version table where env.py's text says it."""
         script = self._script()
         found = []
         for revision in reversed(list(script.walk_revisions())):
             after = [*_names(revision.down_revision)]
             after += [script.get_revision(name).revision for name in _names(revision.dependencies)]
             found.append([revision.revision, after, revision.doc or ""])
-        self.answer({"revisions": found, "heads": list(script.get_heads())})
+        with open(script.env_py_location, encoding="utf-8") as file:
+            table = version_table(file.read())
+        self.answer({"revisions": found, "heads": list(script.get_heads()), "table": table})
+
+    def look_at_version_table(self) -> None:
+        """Run env.py as `alembic current` does, which changes nothing, and tell which version table it sets."""
+        from alembic.runtime.environment import EnvironmentContext
+        from alembic.script import ScriptDirectory
+
+        found = []
+
+        def seen(_heads: Any, context: Any) -> list[Any]:
+            found.append([context.version_table, context.version_table_schema])
+            return []
+
+        config = self._config_of_shard()
+        script = ScriptDirectory.from_config(config)
+        with EnvironmentContext(config, script, fn=seen, dont_mutate=True):
+            script.run_env()
+        self.answer({"table": found[-1] if found else None})
 
     def upgrade_one(self) -> None:
         """Bring the shard at hand to the head."""
         from alembic import command
 
-        config = self._config()
-        shard = None if self.is_this_one else self.shard["shard"]
-        config.attributes["headway"] = {"database": self.asked["database"], "shard": shard}
-        url = self._url(self._driver).render_as_string(hide_password=False)
-        config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
+        config = self._config_of_shard()
         if self.asked["stamp"] is not None:
             command.stamp(config, self.asked["stamp"])
         else:
@@ -69,6 +91,15 @@ class Run(app_tool.Run):
         from alembic.config import Config
 
         return Config(self.asked["file"])
+
+    def _config_of_shard(self) -> Any:
+        """The app's, which leads to the shard at hand."""
+        config = self._config()
+        shard = None if self.is_this_one else self.shard["shard"]
+        config.attributes["headway"] = {"database": self.asked["database"], "shard": shard}
+        url = self._url(self._driver).render_as_string(hide_password=False)
+        config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
+        return config
 
     def _script(self) -> Any:
         from alembic.script import ScriptDirectory
@@ -119,6 +150,20 @@ class Run(app_tool.Run):
         event.listen(Engine, "commit", self._commits)
         # A filter outlives what env.py does to the handlers.
         logging.getLogger("alembic.runtime.migration").addFilter(self._heard)
+        if not self.is_this_one:
+            self._keep_version_tables_apart()
+
+    def _keep_version_tables_apart(self) -> None:
+        """Each shard's version table is in the shard: in a schema of its own, one would be all shards' of a server."""
+        from alembic.runtime.environment import EnvironmentContext
+
+        of_alembic: Any = EnvironmentContext
+        configure = of_alembic.configure
+
+        def configured(context: Any, *given: Any, **settings: Any) -> None:
+            configure(context, *given, **{**settings, "version_table_schema": None})
+
+        of_alembic.configure = configured
 
     def _connected(self, connection: Any, _record: Any) -> None:
         """Its names are those of the shard; SQLAlchemy itself asks for them later than this."""
@@ -149,6 +194,29 @@ class Run(app_tool.Run):
         if record.msg == "Running %s":
             self.step = record.getMessage().removeprefix("Running ")
         return True
+
+
+def version_table(text: str) -> list[str | None] | None:
+    """The version table that env.py sets, and its schema, as its text says them; None where only running it tells."""
+    try:
+        calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    except SyntaxError:
+        return None
+    found = {
+        tuple((each.arg, _literal(each.value)) for each in call.keywords if each.arg is None or each.arg in _TOLD)
+        for call in calls
+        if (call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")) == "configure"
+    }
+    if len(found) != 1:  # another file sets them, or it is one thing here and another there
+        return None
+    told = dict(found.pop())
+    if None in told or ... in told.values():
+        return None
+    return [told.get("version_table") or _VERSION_TABLE, told.get("version_table_schema")]
+
+
+def _literal(value: ast.expr) -> Any:
+    return value.value if isinstance(value, ast.Constant) else ...
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

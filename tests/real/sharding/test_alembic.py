@@ -110,13 +110,13 @@ def app(templates: dict[str, Path], tmp_path: Path) -> App:
     return found
 
 
-def at(servers: tuple[AdminServer, ...]) -> dict[int, str | None]:
+def at(servers: tuple[AdminServer, ...], table: str = "alembic_version") -> dict[int, str | None]:
     """By shard, the revision that its own table says."""
     found: dict[int, str | None] = {}
     for server in servers:
         with connect(server) as connection:
             for schema in schemas(server):
-                row = connection.execute(f"SELECT version_num FROM {schema}.alembic_version").fetchone()  # type: ignore[call-overload]
+                row = connection.execute(f'SELECT version_num FROM {schema}."{table}"').fetchone()  # type: ignore[call-overload]
                 found[int(schema[-4:])] = str(row[0]) if row is not None else None
     return found
 
@@ -155,6 +155,26 @@ def test_new_shards_get_their_tables_from_the_apps_revisions(servers, templates,
         assert read_map(catalog).epoch > before  # what clients have prepared is of tables as they were
 
 
+@pytest.mark.parametrize("name", ['"versions of shop"', 'config.get_main_option("versions")'])
+def test_each_shard_has_a_version_table_of_the_name_that_env_py_gives_it(servers, app, name):
+    env = app.folder / "migrations" / "env.py"
+    told = f'target_metadata=target_metadata, version_table={name}, version_table_schema="shop"'
+    env.write_text(env.read_text().replace("target_metadata=target_metadata", told))
+    ini = app.folder / "alembic.ini"
+    ini.write_text(ini.read_text().replace("[alembic]\n", "[alembic]\nversions = versions of shop\n", 1))
+    app.lay_out(servers)
+    table = "versions of shop"
+    assert at(servers, table) == dict.fromkeys(range(SHARDS), "aa01")  # none is in a schema that all shards see
+    assert app.migrate(servers) == ({}, [])
+    app.revision("aa02", 'op.add_column("orders", sa.Column("note", sa.Text))')
+    assert app.migrate(servers, dry_run=True) == ({"aa02": SHARDS}, ["aa02: 8 of 8 shards"])
+    assert app.migrate(servers)[0] == {"aa02": SHARDS}
+    assert at(servers, table) == dict.fromkeys(range(SHARDS), "aa02")
+    app.revision("aa03", 'op.drop_column("orders", "nix")')
+    with pytest.raises(AppError, match='upgrade aa02 -> aa03: column "nix" of relation "orders" does not exist'):
+        app.migrate(servers)
+
+
 def test_a_table_that_a_revision_makes_is_held_to_its_key_and_given_to_the_app(servers, app):
     app.revision(
         "aa02",
@@ -185,7 +205,8 @@ def test_a_table_that_a_revision_makes_is_held_to_its_key_and_given_to_the_app(s
 
 def test_nothing_to_do_is_seen_without_running_env_py(servers, app):
     app.lay_out(servers)
-    (app.folder / "migrations" / "env.py").write_text("raise SystemExit('it was run')")
+    env = app.folder / "migrations" / "env.py"
+    env.write_text("raise SystemExit('it was run')\n" + env.read_text())
     assert app.migrate(servers) == ({}, [])
 
 

@@ -160,6 +160,34 @@ def test_an_env_py_that_takes_the_address_from_the_environment_is_right_where_it
     assert rows(main, "SELECT tablename FROM pg_tables WHERE tablename = 'notes'") == [("notes",)]
 
 
+@pytest.mark.parametrize("template", ["generic", "async"])
+@pytest.mark.parametrize("schema", [None, "shop"])
+def test_the_version_table_is_the_one_that_env_py_names(main, template, schema, tmp_path):
+    app = App(tmp_path, template)
+    app.revision("aa01", NOTES)
+    if schema is not None:
+        rows(main, f"CREATE SCHEMA {schema}")
+    env = tmp_path / "migrations" / "env.py"
+    told = f'connection=connection, version_table="my_" + "versions", version_table_schema={schema!r},'
+    env.write_text(env.read_text().replace("connection=connection,", told))
+    assert app.migrate(main, dry_run=True) == ({"aa01": 1}, ["aa01"])
+    assert rows(main, "SELECT FROM pg_tables WHERE schemaname IN ('public', 'shop')") == []
+    rows(main, f"CREATE TABLE {schema or 'public'}.my_versions (version_num varchar(32) PRIMARY KEY)")
+    with pytest.raises(AppError, match="database main holds no table"):
+        app.migrate(main, stamp="head")
+    assert app.migrate(main)[0] == {"aa01": 1}
+    assert rows(main, f"SELECT version_num FROM {schema or 'public'}.my_versions") == [("aa01",)]
+    assert rows(main, "SELECT to_regclass('alembic_version')::text") == [(None,)]
+    assert app.migrate(main) == ({}, [])
+    app.revision("aa02", 'op.add_column("notes", sa.Column("more", sa.Text))')
+    assert app.migrate(main, stamp="head")[0] == {"aa02": 1}
+    assert app.migrate(main) == ({}, [])
+    env.write_text(env.read_text() + "raise ValueError('no way')\n")
+    with pytest.raises(AppError, match=r"migrations\.alembic: no way") as caught:
+        app.migrate(main)
+    assert "; alembic current" in caught.value.hint
+
+
 def test_revisions_that_were_applied_without_headway_are_recorded(main, tmp_path):
     app = App(tmp_path, "generic")
     app.revision("aa01", NOTES)

@@ -84,6 +84,7 @@ import os
 assert os.environ["GREETING"] == "hello"
 from models import Model
 target_metadata = Model.metadata
+SETTINGS = {"version_table": "shop_versions", "version_table_schema": "public"}
 """
 ORDERS = """op.create_table("orders", sa.Column("customer_id", sa.BigInteger), sa.Column("id", sa.BigInteger),
                     sa.PrimaryKeyConstraint("customer_id", "id"))"""
@@ -101,7 +102,8 @@ def write_app(folder: Path) -> Path:
     command = [sys.executable, "-m", "alembic", "init", "-t", "async", "migrations"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
     env = folder / "migrations" / "env.py"
-    env.write_text(env.read_text().replace("target_metadata = None", ENV))
+    text = env.read_text().replace("target_metadata = None", ENV)
+    env.write_text(text.replace("target_metadata=target_metadata", "target_metadata=target_metadata, **SETTINGS"))
     revision(folder, "aa01", ORDERS, None)
     return folder
 

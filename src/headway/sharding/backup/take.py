@@ -18,7 +18,7 @@ from psycopg import sql
 
 from headway import __version__
 from headway.errors import Conflict, EngineError
-from headway.model.sharding import LEDGER_TABLE, MARKER_TABLE, VERSION_TABLES, schema_name
+from headway.model.sharding import schema_name
 from headway.model.units import format_bytes
 from headway.process.pour import PouringStopped
 from headway.sharding import layout
@@ -37,9 +37,11 @@ Say = Callable[[str], None]
 AT_ONCE_MAX = 2
 ALL_AT_ONCE_MAX = 16
 _SAY_EVERY_S = 1.0
-_TABLES = """
+_TABLES = f"""
 SELECT relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
- WHERE nspname = %s AND relkind IN ('r', 'p') AND NOT relispartition AND relname <> ALL(%s) ORDER BY 1
+ WHERE nspname = %s AND relkind IN ('r', 'p') AND NOT relispartition AND relname <> ALL(%s)
+   AND NOT {layout.IS_VERSION_TABLE}
+ ORDER BY 1
 """
 _SIZE = """
 SELECT sum(pg_total_relation_size(c.oid))::bigint FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
@@ -232,7 +234,7 @@ def _dump(
 
 def count_rows(session: Connection, schema: str) -> int:
     """The rows of a schema, without what is ours in it."""
-    tables = [str(row[0]) for row in session.execute(_TABLES, (schema, [LEDGER_TABLE, MARKER_TABLE, *VERSION_TABLES]))]
+    tables = [str(row[0]) for row in session.execute(_TABLES.encode(), (schema, list(layout.NOT_APPS)))]
     counts = [sql.SQL("(SELECT count(*) FROM {})").format(sql.Identifier(schema, table)) for table in tables]
     return number(session, sql.SQL("SELECT {}").format(sql.SQL(" + ").join(counts))) if counts else 0
 

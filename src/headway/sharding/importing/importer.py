@@ -10,7 +10,7 @@ from typing import cast
 import psycopg
 
 from headway.errors import AppError, Conflict
-from headway.model.sharding import LEDGER_TABLE, VERSION_TABLES, Join, ShardMap, schema_name
+from headway.model.sharding import LEDGER_TABLE, Join, ShardMap, schema_name
 from headway.sharding.carrying import CopyLost, GivenUp, NotYet, away, become_carrier, carry, reached
 from headway.sharding.catalog import read_map
 from headway.sharding.importing import statements
@@ -42,7 +42,7 @@ from headway.sharding.importing.record import (
 )
 from headway.sharding.importing.switch import follow, open_shards, resume_switching
 from headway.sharding.importing.work import CATALOG, SOURCE, Connections, Work, ask
-from headway.sharding.layout import REFERENCE_SCHEMA
+from headway.sharding.layout import REFERENCE_SCHEMA, is_version_table
 from headway.sharding.move.record import open_moves
 from headway.sharding.move.sessions import Connection, scalar
 
@@ -211,9 +211,12 @@ class Importer:
                 if not reasons:
                     reasons += _orphans(connection, plan)
         wanted = {table.name for table in plan.tables}
-        # Shards have their own of those that say what was migrated.
-        known = {*wanted, LEDGER_TABLE, *VERSION_TABLES}
         rows = sum(table.rows for table in found if table.name in wanted)
+        # Shards have their own of those that say what was migrated.
+        known = {*wanted, LEDGER_TABLE}
+        known |= {
+            table.name for table in found if is_version_table(table.name, [(c.name, c.type) for c in table.columns])
+        }
         alone = tuple(
             table.name
             for table in found

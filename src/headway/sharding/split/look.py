@@ -5,26 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from headway.model.sharding import LEDGER_TABLE, MARKER_TABLE, VERSION_TABLES, TableKey
-from headway.sharding.layout import identifier
+from headway.model.sharding import VERSION_TABLES, TableKey
+from headway.sharding.layout import IS_VERSION_TABLE, NOT_APPS, identifier
 from headway.sharding.move.look import look_at_schema
 from headway.sharding.move.objections import Objection
 from headway.sharding.move.sessions import Connection, scalar
 from headway.sharding.split.nouns import Halves, SplitTable
 from headway.sharding.split.statements import place
 
-_TABLES = """
+_TABLES = f"""
 SELECT c.relname::text,
-       (SELECT coalesce(array_agg(ARRAY[a.attname::text, format_type(a.atttypid, a.atttypmod)] ORDER BY k.place), '{}')
+       (SELECT coalesce(
+                 array_agg(ARRAY[a.attname::text, format_type(a.atttypid, a.atttypmod)] ORDER BY k.place), '{{}}')
           FROM pg_index i, unnest(i.indkey::int2[]) WITH ORDINALITY k (number, place), pg_attribute a
          WHERE i.indrelid = c.oid AND i.indisprimary AND k.place <= i.indnkeyatts
            AND a.attrelid = c.oid AND a.attnum = k.number),
-       (SELECT coalesce(array_agg(attname::text ORDER BY attnum), '{}') FROM pg_attribute
+       (SELECT coalesce(array_agg(attname::text ORDER BY attnum), '{{}}') FROM pg_attribute
          WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = ''),
-       (SELECT coalesce(array_agg(attname::text), '{}') FROM pg_attribute
+       (SELECT coalesce(array_agg(attname::text), '{{}}') FROM pg_attribute
          WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attidentity = 'a')
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = %s AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND NOT c.relname = ANY(%s)
+   AND NOT {IS_VERSION_TABLE}
  ORDER BY 1
 """
 _DEFERRED = """
@@ -48,13 +50,13 @@ SELECT p.proname::text FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamesp
  WHERE n.nspname = %s AND NOT p.proname LIKE 'headway%%'
    AND (position(n.nspname::text IN p.prosrc) > 0 OR p.proconfig::text LIKE '%%' || n.nspname || '%%')
 """
-_NO_APPS = [LEDGER_TABLE, MARKER_TABLE, *VERSION_TABLES]
+_NO_APPS = list(NOT_APPS)
 _SCHEMA = "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s"
 
 
 def tables_of(connection: Connection, schema: str, keys: Mapping[str, TableKey]) -> tuple[SplitTable, ...]:
     """The app's tables that have a key."""
-    rows: list[Any] = connection.execute(_TABLES, (schema, _NO_APPS)).fetchall()
+    rows: list[Any] = connection.execute(_TABLES.encode(), (schema, _NO_APPS)).fetchall()
     return tuple(
         SplitTable(name, keys[name], tuple((one, kind) for one, kind in primary), tuple(columns), frozenset(fixed))
         for name, primary, columns, fixed in rows
@@ -91,7 +93,7 @@ def objections(connection: Connection, halves: Halves, keys: Mapping[str, TableK
     """Everything against splitting this shard. `ours`: the beginning of the comment of what a split has made."""
     schema = halves.old
     found = look_at_schema(connection, schema)
-    rows: list[Any] = connection.execute(_TABLES, (schema, _NO_APPS)).fetchall()
+    rows: list[Any] = connection.execute(_TABLES.encode(), (schema, _NO_APPS)).fetchall()
     deferred = [str(row[0]) for row in connection.execute(_DEFERRED, (schema,))]
     loose = parted(connection, schema, keys)
     naming = [str(row[0]) for row in connection.execute(_NAMING, (schema,))]
@@ -131,7 +133,7 @@ def version_tables(connection: Connection, schema: str) -> list[str]:
     """The tables of other tools that say what was migrated, of those that there are."""
     found = connection.execute(
         "SELECT relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace "
-        "WHERE nspname = %s AND relkind = 'r' AND relname = ANY(%s)",
+        f"WHERE nspname = %s AND relkind = 'r' AND (relname = ANY(%s) OR {IS_VERSION_TABLE})".encode(),
         (schema, list(VERSION_TABLES)),
     )
     return [str(row[0]) for row in found]
