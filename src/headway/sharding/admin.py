@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Literal, LiteralString, TypeVar
 
 import psycopg
 
@@ -60,6 +60,15 @@ def connect(server: AdminServer) -> Connection:
     except psycopg.Error as error:
         told = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise EngineError(f"server {server.name} cannot be reached: {told}", hint="headway status") from error
+
+
+def watched(scope: Literal["session", "transaction"]) -> LiteralString:
+    """SQL that has the server end a statement whose client is gone, within a second: it would finish it for nobody,
+    and hold its locks until then. Only where the server's machine can tell."""
+    local = "true" if scope == "transaction" else "false"
+    return (
+        f"SELECT CASE WHEN version() ~ 'linux' THEN set_config('client_connection_check_interval', '1s', {local}) END"
+    )
 
 
 def on_each(servers: Sequence[AdminServer], work: Callable[[AdminServer, Connection], Result]) -> dict[str, Result]:

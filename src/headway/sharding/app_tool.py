@@ -23,8 +23,9 @@ from headway.errors import HeadwayError
 from headway.model.sharding import LEDGER_TABLE, ShardMap, TableKey, schema_name
 from headway.process.run import Completed, run
 from headway.sharding import layout
-from headway.sharding.admin import AdminServer, Connection, on_each
-from headway.sharding.migrating import THERE_ALREADY, Say, or_stamp
+from headway.sharding.admin import AdminServer, Connection, on_each, watched
+from headway.sharding.alone import THERE_ALREADY
+from headway.sharding.migrating import Say, or_stamp
 from headway.sharding.targets import Targets
 
 _BOOT = str(Path(headway.worker.__file__).with_name("boot.py"))
@@ -150,7 +151,7 @@ def on(database: str, server: AdminServer, plain: Targets | None = None) -> dict
     place = _place(server)
     holder = plain.holder if plain else None
     told = {"database": database, "place": place, "behind": layout.REFERENCE_SCHEMA, "ledger": LEDGER_TABLE}
-    return {**told, "holder": holder}
+    return {**told, "holder": holder, "watched": watched("session")}
 
 
 def at(database: str, shard: int) -> dict[str, Any]:

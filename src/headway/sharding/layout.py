@@ -27,6 +27,7 @@ ARRAY(SELECT attname || ' ' || atttypid::regtype::text FROM pg_attribute
        WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped) = ARRAY['version_num character varying']
 """
 SCHEMA_ENTRY = "schema:"  # how the ledger names what is no migration: the schema file
+BEGUN_ENTRY = "begun:"  # a migration outside of a transaction whose end is not known
 SHARDS_ENTRY = f"{SCHEMA_ENTRY}shards"  # and of how many shards this is one, which its constraints rely on
 
 _NAME = r'(?:(?:"(?P<quoted>[^"]+)")|(?P<plain>[A-Za-z_][\w$]*))'

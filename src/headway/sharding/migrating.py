@@ -17,15 +17,14 @@ import psycopg
 from headway.errors import AppError, HeadwayError
 from headway.model.sharding import LEDGER_TABLE, ShardMap
 from headway.sharding import layout
-from headway.sharding.admin import AdminServer, Connection, on_each
+from headway.sharding.admin import AdminServer, Connection, on_each, watched
+from headway.sharding.alone import THERE_ALREADY, forget_begun, run_alone
 from headway.sharding.migrations import FILE_MAX_BYTES, HEAD, Migration, migrations, pending, up_to
 from headway.sharding.schema_file import refused
 from headway.sharding.targets import Targets, ledgers, refuse_empty, targets, tell_clients, with_ledger
 
 Say = Callable[[str], None]
 _NAMED_MAX = 5
-# What a migration fails with whose tables were made before it was recorded: schema, table, column, type and other.
-THERE_ALREADY = frozenset(("42P06", "42P07", "42701", "42710"))
 
 
 def or_stamp(hint: str, database: str, name: str) -> str:
@@ -181,10 +180,12 @@ def _apply(migration: Migration, found: Targets, shard: int, server: AdminServer
     if migration.alone:
         if path:
             connection.execute(f"SET {path}")
-        connection.execute(migration.sql)
+        connection.execute(watched("session"))
+        run_alone(migration, connection, _ledger(found, shard))
         # What the file has set stays with this connection otherwise.
         connection.execute("RESET ALL")
     with connection.transaction():
+        connection.execute(watched("transaction"))
         if not migration.alone:
             if path:
                 connection.execute(f"SET LOCAL {path}")
@@ -200,10 +201,15 @@ def _record(
         schema = found.schema(shard)
         keys = _there(connection, schema, found.map)
         connection.execute(layout.constrain(schema, shard, found.map.shards, keys) + server.rights(schema))
-    ledger = f"{layout.identifier(found.ledger_schema(shard))}.{LEDGER_TABLE}"
-    row = f"INSERT INTO {ledger} (name, checksum) VALUES (%s, %s)"
+    row = f"INSERT INTO {_ledger(found, shard)} (name, checksum) VALUES (%s, %s)"
     for migration in migrations:
         connection.execute(row, (migration.name, migration.checksum))
+        if migration.alone:
+            forget_begun(migration, connection, _ledger(found, shard))
+
+
+def _ledger(found: Targets, shard: int) -> str:
+    return f"{layout.identifier(found.ledger_schema(shard))}.{LEDGER_TABLE}"
 
 
 def _there(connection: Connection, schema: str, map_: ShardMap) -> dict[str, Any]:

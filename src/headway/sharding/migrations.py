@@ -23,6 +23,12 @@ HEAD = "head"  # what Alembic calls the newest, and all do here
 FILE_MAX_BYTES = 8 * 1024 * 1024
 _NAME = re.compile(r"^(\d{1,14})[_.-].*\.sql$")
 _ALONE = re.compile(r"^\s*--\s*headway:\s*no transaction\s*$", re.IGNORECASE | re.MULTILINE)
+_IDENTIFIER = r'(?:"(?:[^"]|"")+"|[A-Za-z_][\w$]*)'
+_BUILDS = re.compile(
+    r"^\s*CREATE\s+(?:UNIQUE\s+)?INDEX\s+CONCURRENTLY\s+(?:IF\s+NOT\s+EXISTS\s+)?"
+    rf"(?P<index>(?!ON\s){_IDENTIFIER})\s+ON\s+(?:ONLY\s+)?(?:(?P<schema>{_IDENTIFIER})\s*\.)?",
+    re.IGNORECASE | re.MULTILINE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,20 @@ class Migration:
     sql: str
     checksum: str
     alone: bool = False  # outside of a transaction
+
+    @property
+    def index(self) -> str:
+        """The index that it builds beside the app's work, as SQL takes its name; empty where it builds none."""
+        found = _BUILDS.search(self.sql) if self.alone else None
+        if found is None:
+            return ""
+        return f"{found['schema']}.{found['index']}" if found["schema"] else found["index"]
+
+    @property
+    def drops(self) -> bool:
+        """Whether it takes something away; of one that runs alone."""
+        first = next(statements(self.sql), None)
+        return first is not None and first.words[:1] == ("DROP",)
 
     @property
     def number(self) -> int:

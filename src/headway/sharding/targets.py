@@ -153,7 +153,7 @@ def ledgers(found: Targets, server: AdminServer, connection: Connection) -> Mapp
         return told
     rows: list[Any] = connection.execute(layout.ledgers(list(by_schema))).fetchall()
     for schema, name, checksum in rows:
-        if not name.startswith(layout.SCHEMA_ENTRY):
+        if not name.startswith((layout.SCHEMA_ENTRY, layout.BEGUN_ENTRY)):
             told[by_schema[schema]][name] = checksum
     return told
 

@@ -230,15 +230,21 @@ class Run(app_tool.Run):
     def _migrate(self) -> None:
         """As its own command does."""
         from django.core.management import call_command
+        from django.db import connections, transaction
         from django.db.migrations.executor import MigrationExecutor
 
         run, apply = self, MigrationExecutor.apply_migration
 
         def apply_migration(executor: Any, state: Any, migration: Any, *more: Any, **named: Any) -> Any:
             run.step = f"{migration.app_label}.{migration.name}"
-            return apply(executor, state, migration, *more, **named)
+            # Django writes the row of some after their transaction: a death in between would leave it out.
+            whole = transaction.atomic(using=self._alias) if migration.atomic else contextlib.nullcontext()
+            with whole:
+                return apply(executor, state, migration, *more, **named)
 
         MigrationExecutor.apply_migration = apply_migration
+        with connections[self._alias].cursor() as cursor:
+            cursor.execute(self.asked["watched"])
         try:
             call_command("migrate", database=self._alias, interactive=False, no_color=True)
         finally:
@@ -269,6 +275,8 @@ class Run(app_tool.Run):
         former = connections[self._alias]
         connection = connections[self._alias] = DatabaseWrapper(settings, self._alias)
         try:
+            with connection.cursor() as cursor:
+                cursor.execute(self.asked["watched"])
             yield connection
         finally:
             connection.close()

@@ -177,6 +177,7 @@ class Run(app_tool.Run):
             )
             if not cursor.fetchone()[0]:
                 raise Elsewhere("env.py connects to another place than the one it is told")
+            cursor.execute(self.asked["watched"])
             if not self.is_this_one:
                 cursor.execute(f"SET search_path = {self.search_path}")
         connection.commit()

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
+import psycopg
 import pytest
-from harness import Running
+from harness import Running, wait_for
+
+from headway.sharding import settings
 
 APP = """
 import os
@@ -51,10 +59,11 @@ ORDERS = "CREATE TABLE orders (customer_id bigint, id bigint, note text, PRIMARY
 REVISION = """
 import sqlalchemy as sa
 from alembic import op
-revision, down_revision, branch_labels, depends_on = "aa01", None, None, None
+revision, down_revision, branch_labels, depends_on = {id!r}, {before!r}, None, None
 def upgrade():
-    op.create_table("items", sa.Column("id", sa.Integer, primary_key=True))
+    {body}
 """
+ITEMS = 'op.create_table("items", sa.Column("id", sa.Integer, primary_key=True))'
 ENV = """config = context.config
 import os
 config.set_main_option("sqlalchemy.url", os.environ["STOCK_URL"].replace("postgresql:", "postgresql+psycopg:"))
@@ -73,7 +82,9 @@ def system(tmp_path: Path) -> Iterator[Running]:
     )
     command = [sys.executable, "-m", "alembic", "init", "versions_of_stock"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    (tmp_path / "versions_of_stock" / "versions" / "aa01.py").write_text(REVISION)
+    (tmp_path / "versions_of_stock" / "versions" / "aa01.py").write_text(
+        REVISION.format(id="aa01", before=None, body=ITEMS)
+    )
     env = tmp_path / "versions_of_stock" / "env.py"
     env.write_text(env.read_text().replace("config = context.config\n", ENV, 1))  # as apps have it
     with Running(tmp_path, DECLARATION, detached=True) as running:
@@ -128,3 +139,55 @@ def test_they_get_their_tables_and_go_into_shards_without_what_says_so(system):
     switched = json.loads(system.ok("db", "import", "orders", "--switch", "--json").splitlines()[-1])
     assert (switched["rows"], switched["verified"]) == (50, True)
     assert json.loads(system.ok("db", "verify", "orders", "--json"))["complete"]
+
+
+@contextlib.contextmanager
+def admin(system: Running, database: str) -> Iterator[psycopg.Connection[Any]]:
+    """The superuser's connection."""
+    record = json.loads((system.state / "databases" / f"{database}.json").read_text())
+    told = (Path(record["data_folder"]) / "postmaster.pid").read_text().splitlines()
+    with psycopg.connect(
+        host=told[4], port=told[3], user=settings.SUPERUSER, dbname=database, autocommit=True
+    ) as connection:
+        yield connection
+
+
+WAITING = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' "
+    "AND query LIKE '%gate%'"
+)
+LACKING = {"main": "0003_half.sql", "stock": "aa02"}
+
+
+def test_a_controller_that_is_killed_in_the_middle_has_left_nothing_half_done(system):
+    for name in LACKING:
+        system.ok("db", "migrate", name)
+    (system.folder / "migrations" / "0003_half.sql").write_text("CREATE TABLE half (id int);\nSELECT FROM gate;")
+    body = 'op.create_table("half", sa.Column("id", sa.Integer)); op.execute("SELECT FROM gate")'
+    more = REVISION.format(id="aa02", before="aa01", body=body)
+    (system.folder / "versions_of_stock" / "versions" / "aa02.py").write_text(more)
+    with contextlib.ExitStack() as stack:
+        at, holding = ({name: stack.enter_context(admin(system, name)) for name in LACKING} for _ in range(2))
+        for one in holding.values():
+            one.execute("CREATE TABLE gate (); GRANT SELECT ON gate TO PUBLIC")
+            one.execute("BEGIN; LOCK TABLE gate")
+        with ThreadPoolExecutor(len(LACKING)) as pool:
+            commands = [pool.submit(system.run, "db", "migrate", name, timeout_s=120) for name in LACKING]
+            for name, one in at.items():
+                wait_for(lambda one=one: one.execute(WAITING).fetchone() == (1,), 60, f"{name} waits in the middle")
+            pid = system.pid("controller")
+            os.kill(pid, signal.SIGKILL)
+            told = [command.result() for command in commands]
+        assert [one.returncode for one in told] == [1, 1]
+        assert all("error: " in one.stderr and "hint: " in one.stderr for one in told), told
+        for name, one in at.items():  # though the lock is held on: nobody waits for it any more
+            wait_for(lambda one=one: one.execute(WAITING).fetchone() == (0,), 60, f"the session in {name} ends")
+            holding[name].execute("COMMIT")
+        wait_for(lambda: (system.quick_status() or {}).get("state") == "ready", 60, "another controller")
+        for name, one in at.items():
+            assert one.execute("SELECT to_regclass('half')").fetchone() == (None,)
+            assert LACKING[name] in system.ok("db", "migrate", name, "--dry-run")
+            done = json.loads(system.ok("db", "migrate", name, "--json").splitlines()[-1])
+            assert done["applied"] == {LACKING[name]: 1}
+            assert one.execute("SELECT to_regclass('half')::text").fetchone() == ("half",)
+            assert system.ok("db", "migrate", name).startswith("nothing to apply")

@@ -90,3 +90,18 @@ def test_a_plain_database_is_told_by_its_name():
         "Give it a number behind the last one.",
     ]
     assert problems[0].message.endswith("first on database main")
+
+
+@pytest.mark.parametrize(
+    ("sql", "index"),
+    [
+        ("CREATE INDEX CONCURRENTLY found ON orders (id);", "found"),
+        ('create unique index concurrently if not exists "a b"\n  on only shop.orders (id)', 'shop."a b"'),
+        ("CREATE INDEX CONCURRENTLY ON orders (id)", ""),  # a name that PostgreSQL finds
+        ("DROP INDEX CONCURRENTLY found", ""),
+    ],
+)
+def test_the_index_that_is_built_outside_of_a_transaction_is_known(sql, index):
+    (found,), problems = migrations({"0001_i.sql": f"-- headway: no transaction\n{sql}"})
+    assert problems == ()
+    assert (found.index, found.drops) == (index, sql.startswith("DROP"))
