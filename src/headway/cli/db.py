@@ -137,8 +137,12 @@ def rebalance(
 def _show_plan(planned: dict[str, Any], by: str, *, as_json: bool) -> None:
     moves: list[dict[str, Any]] = planned["moves"]
     if as_json:
-        click.echo(json.dumps({"plan": moves, "servers": planned["servers"]}))
+        click.echo(json.dumps({"plan": moves, "servers": planned["servers"], "away": planned["away"]}))
         return
+    for one in planned["away"]:
+        click.echo(
+            f"server {one['name']} is {one['state']}: its {one['shards']} shards stay there, and none goes there"
+        )
     servers: list[tuple[str, ...]] = [("server", "shards", "", "size", "", "rows/s", "")]
     for one in planned["servers"]:
         shards = one["shards"]
@@ -146,7 +150,8 @@ def _show_plan(planned: dict[str, Any], by: str, *, as_json: bool) -> None:
         load = [f"{each:,.0f}" for each in one["rows_per_s"]] if by != "rows" else ["–", "–"]
         servers.append((one["name"], str(shards[0]), f"→ {shards[1]}", before, f"→ {after}", load[0], f"→ {load[1]}"))
     if not moves:
-        click.echo("nothing to move: the servers carry about the same")
+        which = "the servers that answer" if planned["away"] else "the servers"
+        click.echo(f"nothing to move: {which} carry about the same")
         return
     rows: list[tuple[str, ...]] = [("shard", "from", "to", "size", "rows/s")]
     for one in moves:

@@ -30,12 +30,8 @@ def add_server(system: System, database: str, name: str | None, url: str | None,
         return
     click.echo(f"{database} has servers {', '.join(done['servers'])}; {done['server']} holds no shard yet")
     _hint(database, done)
-    if done["away"]:
-        away = ", ".join(done["away"])
-        click.echo(f"hint: headway db move {database} SHARD --to {done['server']} moves a shard there")
-        click.echo(f"hint: headway db rebalance {database}, when {away} answers again")
-    else:
-        click.echo(f"hint: headway db rebalance {database} moves shards there")
+    stay = f"; those of {', '.join(done['away'])} stay until it answers again" if done["away"] else ""
+    click.echo(f"hint: headway db rebalance {database} moves shards there{stay}")
 
 
 def remove_server(system: System, database: str, server: str, *, yes: bool, as_json: bool) -> None:

@@ -18,7 +18,7 @@ from headway.control.servers import Servers
 from headway.control.tasks import Tasks, Work
 from headway.control.tender import Tender
 from headway.control.weighing import told_plan
-from headway.errors import HeadwayError
+from headway.errors import EngineError, HeadwayError
 from headway.runtimes.local.sharded import ShardedDatabase
 from headway.sharding.admin import connect
 from headway.sharding.rebalance import BYS, By
@@ -89,9 +89,11 @@ def routes(
     async def plan(request: Request) -> Response:
         one = tender(request.query_params.get("database"))
         leaves = departures.server(one.name)
-        empty = (*request.query_params.getlist("empty"), *([leaves] if leaves else []))
+        empty = list(request.query_params.getlist("empty"))
+        if leaves and leaves not in empty and leaves not in one.database.away_now():
+            empty.append(leaves)
         by, over_s = _by(request.query_params.get("by", "rows")), float(request.query_params.get("over_s", "0"))
-        return JSONResponse(told_plan(*await asyncio.to_thread(one.plan, empty, by, over_s)))
+        return JSONResponse(told_plan(*await asyncio.to_thread(one.plan, tuple(empty), by, over_s)))
 
     async def leaving(request: Request) -> Response:
         tender(name := str(request.query_params.get("database")))
@@ -145,11 +147,15 @@ def _by(word: str) -> By:
 def requirements_of(database: ShardedDatabase) -> dict[str, tuple[Finding, ...]]:
     """What every server says of itself, against what is needed."""
     wanted = database.wanted.idle_max * 4 + database.wanted.active_max
-    found = {}
-    for server in database.admin():
-        with connect(server) as connection:
-            row: Any = connection.execute(FACTS).fetchone()
-        found[server.name] = findings(ServerFacts(*row), wanted)
+    found: dict[str, tuple[Finding, ...]] = {}
+    for name in database.servers:
+        try:
+            with connect(database.admin_of(name)) as connection:
+                row: Any = connection.execute(FACTS).fetchone()
+        except EngineError as error:  # the others are told all the same
+            found[name] = (Finding("the server answers", "missing", error.message, error.hint or "headway status"),)
+            continue
+        found[name] = findings(ServerFacts(*row), wanted)
     return found
 
 

@@ -153,13 +153,3 @@ def _away_others(tender: Tender, database: str) -> dict[str, str]:
                 hint="headway status; headway logs",
             )
     return away
-
-
-def check_all_answer(tender: Tender, database: str) -> None:
-    """All of them, for one that goes gives its shards to the others."""
-    away = [f"{name} is {state}" for name, state, _ in tender.database.served if state != "ready"]
-    if away:
-        raise EngineError(
-            f"servers of database {database} go only while all of them answer: {', '.join(away)}",
-            hint="headway status; headway logs",
-        )

@@ -23,10 +23,11 @@ from headway.control.repairs import Repairs
 from headway.control.restoring import Restores
 from headway.control.splitting import Splits
 from headway.control.weighing import Weighed, weigh
-from headway.errors import AppError, Conflict, HeadwayError
+from headway.errors import AppError, Conflict, EngineError, HeadwayError
 from headway.model.sharding import ShardMap
 from headway.runtimes.local.sharded import ShardedDatabase
 from headway.sharding.admin import AdminServer, connect
+from headway.sharding.carrying import reached
 from headway.sharding.catalog import read_map
 from headway.sharding.django_migrations import lost
 from headway.sharding.doubt import end_doubts
@@ -118,7 +119,9 @@ class Tender:
     def _resume(self, move_id: int) -> None:
         about = self.database.process
         try:
-            result = self._mover().resume(move_id)
+            with reached("the catalog", self._first.admin, "headway") as catalog:
+                move = read_move(catalog, move_id)
+            result = self._mover(move.source, move.target).resume(move_id)
         except HeadwayError as error:
             ended = self._has_ended(move_id)
             self._not_before_s[move_id] = time.monotonic() + _AGAIN_S
@@ -140,15 +143,17 @@ class Tender:
         return False
 
     def _end_doubts(self) -> None:
-        """As the app's role, which is the one that prepared them."""
-        if not all(server.fields for server in self.database.servers.values()):
-            return  # what was prepared on a server that is away is not known
+        """As the app's role, which is the one that prepared them. On a server that is away they wait for it."""
+        away = self.database.away_now()
+        if (first := next(iter(self.database.servers))) in away:
+            return
         with contextlib.ExitStack() as stack:
-            opened = []
-            for name, server in self.database.servers.items():
-                url = server.fields["url"]
-                opened.append((name, stack.enter_context(psycopg.connect(url, autocommit=True, connect_timeout=2))))
-            for ended in end_doubts(self.name, opened[0][1], opened):
+            opened = {
+                name: stack.enter_context(psycopg.connect(server.fields["url"], autocommit=True, connect_timeout=2))
+                for name, server in self.database.servers.items()
+                if name not in away
+            }
+            for ended in end_doubts(self.name, opened[first], opened.items(), forget=not away):
                 told = f"a transaction over several shards was left prepared on {ended.server}: {ended.decision}"
                 self._tell(self.database.process, "ended a doubt", told, "warning")
 
@@ -158,7 +163,7 @@ class Tender:
         """Move a shard and wait for its end."""
         self.check_source(shard)
         self.imports.refuse_others(f"the move of shard {shard}")
-        move_id = self._mover().begin(shard, target)
+        move_id = self._mover(target).begin(shard, target)
         self._tell(self.database.process, "move", f"shard {shard} to {target}", "note")
         while not (stop.is_set() or self._stop.is_set()):
             self._carry(move_id)
@@ -192,7 +197,7 @@ class Tender:
             found = [move for move in open_moves(catalog) if move.shard == shard]
         if not found:
             raise HeadwayError(f"shard {shard} of database {self.name} is not moving", hint="headway db status")
-        self._mover().abort(found[0].id)
+        self._mover(found[0].source, found[0].target).abort(found[0].id)
         self._tell(self.database.process, "move aborted", f"shard {shard} stays on {found[0].source}", "note")
         return {"shard": shard, "on": found[0].source}
 
@@ -212,7 +217,7 @@ class Tender:
                 {
                     "name": name,
                     "state": state,
-                    "url": url,
+                    "url": url or (map_.servers[name].url if name in map_.servers else ""),
                     "shards": list(map_.on(name)),
                     "rows": counted[name][0] if name in counted else None,
                     "bytes": counted[name][1] if name in counted else None,
@@ -250,7 +255,7 @@ class Tender:
             moving = frozenset(move.shard for move in open_moves(catalog))
         if (split := self.splits.now()) is not None:
             moving |= frozenset(range(2 * split.shards))
-        held = look_at_all(self.name, self.database.admin())
+        held = look_at_all(self.name, self.database.reached())
         # What is at work has left nothing over.
         ours = [word for word, now in ((_OF_IMPORTS, self.imports.now()), (_OF_SPLITS, split)) if now is not None]
         held = {name: replace(one, leftovers=_of_others(one.leftovers, ours)) for name, one in held.items()}
@@ -263,17 +268,30 @@ class Tender:
     def plan(
         self, empty: tuple[str, ...] = (), by: By = "rows", over_s: float = 0.0
     ) -> tuple[tuple[PlannedMove, ...], Weighed]:
-        """Moves that would spread what shards hold, what is read and written in them, or both; and what was weighed."""
+        """Moves that would spread what shards hold, what is read and written in them, or both; and what was weighed.
+
+        Of a server that is away shards stay where they are, and none goes there.
+        """
         with connect(self._first) as catalog:
             map_ = read_map(catalog)
-        servers = self.database.admin()
-        unknown = sorted(set(empty) - {server.name for server in servers})
-        if unknown:
-            names = ", ".join(server.name for server in servers)
-            raise HeadwayError(f"database {self.name} has no server {unknown[0]}", hint=f"Its servers are {names}.")
+        names, away = list(self.database.servers), self.database.away_now()
+        if unknown := sorted(set(empty) - set(names)):
+            raise HeadwayError(
+                f"database {self.name} has no server {unknown[0]}", hint=f"Its servers are {', '.join(names)}."
+            )
+        if stuck := sorted(away.keys() & set(empty)):
+            raise EngineError(
+                f"server {stuck[0]} is {away[stuck[0]]}: its shards cannot be moved while it does not answer",
+                hint="headway status; headway logs",
+            )
+        servers = [self.database.admin_of(name) for name in names if name not in away]
         if set(empty) >= {server.name for server in servers}:
-            raise HeadwayError("every server would be emptied", hint="Add another one first.")
-        weighed = weigh(self.name, map_, servers, self._stop, by, over_s)
+            others = ", ".join(f"{name} is {state}" for name, state in away.items())
+            raise HeadwayError(
+                f"every server that answers would be emptied: {others}" if away else "every server would be emptied",
+                hint="Wait until that server answers again." if away else "Add another one first.",
+            )
+        weighed = weigh(self.name, map_, servers, self._stop, by, over_s, away)
         planned = plan_by(by, map_.owners, weighed.bytes, weighed.per_s, [server.name for server in servers], empty)
         return planned, weighed
 
@@ -315,11 +333,15 @@ class Tender:
     def _first(self) -> AdminServer:
         return self.database.first
 
-    def _mover(self) -> Mover:
-        servers = self.database.admin()
+    def _mover(self, *needed: str) -> Mover:
+        """Who moves shards. EngineError while one of the servers that are needed for it has never been reached."""
+        for name in needed:
+            if name in self.database.servers:
+                self.database.admin_of(name)
+        servers = self.database.reached()
         return Mover(
             self.name,
-            servers[0].admin,
+            self._first.admin,
             {s.name: MoveServer(s.name, s.admin, s.replication, s.role) for s in servers},
             progress=self._note,
             stop=self._stop,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from headway.errors import HeadwayError
@@ -19,18 +19,27 @@ OVER_MAX_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Weighed:
-    """By shard: bytes, and rows read and written in a second. `owners`: as the map was."""
+    """By shard: bytes, and rows read and written in a second. `owners`: as the map was. `away`: servers that could not
+    be asked, with their states; nothing is known of their shards."""
 
     bytes: Mapping[int, float]
     per_s: Mapping[int, float]
     owners: Sequence[str]
     servers: Sequence[str]
+    away: Mapping[str, str] = field(default_factory=dict)
 
 
 def weigh(
-    database: str, map_: ShardMap, servers: Sequence[AdminServer], stop: threading.Event, by: By, over_s: float
+    database: str,
+    map_: ShardMap,
+    servers: Sequence[AdminServer],
+    stop: threading.Event,
+    by: By,
+    over_s: float,
+    away: Mapping[str, str] | None = None,
 ) -> Weighed:
-    """Look twice, `over_s` apart; for 0 once, at what PostgreSQL has counted since it began to."""
+    """Look twice, `over_s` apart; for 0 once, at what PostgreSQL has counted since it began to. `away`: servers that
+    cannot be looked at, with their states."""
     if not 0 <= over_s <= OVER_MAX_S:
         raise HeadwayError(f"--over {over_s:g}: 0 to {OVER_MAX_S:.0f} seconds", hint="Leave it out: five seconds.")
     per_s: dict[int, float] = {}
@@ -46,9 +55,8 @@ def weigh(
         else:
             per_s = {shard: count / max(1.0, for_s[shard]) for shard, count in before.items()}
     held = sizes(database, map_, servers)
-    return Weighed(
-        {shard: float(size) for shard, (_, size) in held.items()}, per_s, map_.owners, [one.name for one in servers]
-    )
+    sizes_now = {shard: float(size) for shard, (_, size) in held.items()}
+    return Weighed(sizes_now, per_s, map_.owners, [one.name for one in servers], away or {})
 
 
 def told_plan(planned: Sequence[PlannedMove], weighed: Weighed) -> dict[str, Any]:
@@ -77,5 +85,9 @@ def told_plan(planned: Sequence[PlannedMove], weighed: Weighed) -> dict[str, Any
                 "rows_per_s": [on(server, places, weighed.per_s) for places in (weighed.owners, owners)],
             }
             for server in weighed.servers
+        ],
+        "away": [
+            {"name": server, "state": state, "shards": list(weighed.owners).count(server)}
+            for server, state in weighed.away.items()
         ],
     }

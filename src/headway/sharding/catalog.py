@@ -184,6 +184,19 @@ def add_servers(connection: Connection, servers: Sequence[ShardServer]) -> None:
             raise_epoch(connection)
 
 
+def drop_server(connection: Connection, name: str) -> None:
+    """A server that holds no shard is known no more."""
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(hashtext('headway.catalog'))")
+        gone = connection.execute(
+            "DELETE FROM headway.servers s WHERE name = %s "
+            "AND NOT EXISTS (SELECT FROM headway.shard_map WHERE server = s.name)",
+            (name,),
+        )
+        if gone.rowcount:
+            raise_epoch(connection)
+
+
 def _put_servers(connection: Connection, servers: Sequence[ShardServer]) -> bool:
     """Whether any was new, or had another address."""
     known = {str(row[0]): row[1] for row in connection.execute("SELECT name, url FROM headway.servers")}

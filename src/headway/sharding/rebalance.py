@@ -50,7 +50,8 @@ def plan(
     gain_min: float = GAIN_MIN,
     bounded: Sequence[Mapping[int, float]] = (),
 ) -> tuple[PlannedMove, ...]:
-    """Moves in the order to carry them out. `weights`: what each shard carries; `empty`: servers to be left by all.
+    """Moves in the order to carry them out. `weights`: what each shard carries; `empty`: servers to be left by all;
+    shards on others than `servers` stay there.
 
     Nothing is levelled unless servers are `apart_min` of the mean apart, and no move that gains less than `gain_min`.
     `bounded`: weights of which no move may give a server more than one had before and `WORSE_MAX` above the mean.
@@ -72,7 +73,7 @@ def plan(
         loads[target] += weight
         moves.append(PlannedMove(shard, source, target, weight))
 
-    for source in sorted(set(held) - set(stays)):
+    for source in sorted(set(servers) & set(empty)):
         for shard in sorted(held[source], key=lambda shard: (-held[source][shard], shard)):
             move(shard, source, min(stays, key=lambda server: (loads[server], server)))
     mean = sum(loads[server] for server in stays) / len(stays)

@@ -1,4 +1,4 @@
-"""A server is added while another one is dead, by the command and by the declaration."""
+"""Servers come, take shards, and go while another one is dead, also after the controller's death."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 from harness import Running, wait_for
 from postgresql_place import Place, in_memory, stop
@@ -117,7 +118,7 @@ def test_one_by_url_joins_by_the_command_and_by_the_declaration_while_one_is_dea
         system.env = urls
         told = system.ok("db", "add-server", "orders", "c", "{env.C_URL}", timeout_s=180)
         assert "server b is down: its shards stay there until it answers again" in told
-        assert "hint: headway db rebalance orders, when b answers again" in told
+        assert "hint: headway db rebalance orders moves shards there; those of b stay until it answers again" in told
         system.ok("db", "move", "orders", "1", "--to", "c", timeout_s=120)
         file: Path = system.folder / "headway.toml"
         more = 'b = "{env.B_URL}", c = "{env.C_URL}", d = "{env.D_URL}"'
@@ -151,3 +152,82 @@ def test_replicas_that_began_while_a_server_was_away_log_in_there_when_it_is_bac
         place.start_again(servers["b"])
         wait_for(lambda: httpx.post(f"{system.url}/{SECOND}/3", timeout=30).status_code == 200, 60, "it is back")
         assert set(httpx.get(f"{system.url}/{SECOND}", timeout=30).json()) >= {1, 3}
+
+
+def test_what_needs_only_servers_that_answer_works_after_the_controllers_death_too(place, tmp_path):
+    servers = start(place, "a", "b", "c")
+    declaration = BY_URL.replace('"here:app"', '"shards:app"').replace(
+        '"{env.B_URL}"', '"{env.B_URL}", c = "{env.C_URL}"'
+    )
+    urls = {f"{name.upper()}_URL": url(one) for name, one in servers.items()}
+    with Running(write_app(tmp_path), declaration, detached=True, env=urls) as system:
+        of_b = on(system, "b")
+        customers = [next(key for key in range(1, 999) if shard_of(key, 8, "int") == shard) for shard in range(8)]
+        for customer in customers:
+            assert httpx.post(f"{system.url}/{customer}/1", timeout=30).status_code == 200
+        stop(place.processes[1])
+        wait_for(lambda: states(system)["b"] == "down", 60, "its death is seen")
+        before = system.pid("controller")
+        os.kill(before, signal.SIGKILL)
+
+        def is_back() -> bool:
+            if system.processes().get("controller", before) == before or system.quick_status() is None:
+                return False
+            now = states(system)
+            return now.get("a") == now.get("c") == "ready" and now.get("b") == "failed"
+
+        wait_for(is_back, 60, "another controller, which has never reached that server")
+
+        told = system.ok("db", "status", "orders")
+        assert "failed" in told
+        shown = next(one for one in databases(system)["servers"] if one["name"] == "b")  # type: ignore[attr-defined]
+        assert (shown["shards"], shown["rows"]) == (of_b, None)
+        assert shown["url"].endswith(f":{servers['b'].port}/shop")
+        checked = system.run("db", "check", "orders")
+        assert (checked.returncode, "server b" in checked.stdout) == (1, True)
+        assert "wal_level" in checked.stdout
+        verified = system.run("db", "verify", "orders")
+        assert (verified.returncode, "server b does not answer" in verified.stdout) == (1, True)
+        for command in (("move", "orders", str(of_b[0]), "--to", "a"), ("move", "orders", "0", "--to", "b")):
+            refused = system.run("db", *command)
+            assert (refused.returncode, "error: server b " in refused.stderr) == (1, True)
+        refused = system.run("db", "rebalance", "orders", "--empty", "b")
+        assert "error: server b is failed: its shards cannot be moved while it does not answer" in refused.stderr
+        assert "hint: headway status" in refused.stderr
+
+        first = on(system, "a")
+        told = system.ok("db", "rebalance", "orders", "--by", "rows", "--empty", "c", "--yes", timeout_s=180)
+        assert f"server b is failed: its {len(of_b)} shards stay there, and none goes there" in told
+        assert (on(system, "b"), on(system, "c")) == (of_b, [])
+        told = system.ok("db", "rebalance", "orders", "--by", "rows", "--yes", timeout_s=180)
+        assert len(on(system, "c")) == (8 - len(of_b)) // 2
+        assert on(system, "b") == of_b
+        assert "nothing to move: the servers that answer carry" in system.ok(
+            "db", "rebalance", "orders", "--by", "rows"
+        )
+        refused = system.run("db", "remove-server", "orders", "b", "--yes")
+        assert "server b is failed" in refused.stderr
+        beside = next(key for key in range(1000, 9999) if shard_of(key, 8, "int") == first[0])
+        with Writers(system, count=1, first=beside, refused_pause_s=0.05) as writers:
+            done = json.loads(
+                system.ok("db", "remove-server", "orders", "c", "--yes", "--json", timeout_s=180).splitlines()[-1]
+            )
+            assert (done["servers"], on(system, "b")) == (["a", "b"], of_b)
+            assert len(on(system, "a")) == 8 - len(of_b)
+            count = writers.count
+            wait_for(lambda: writers.count > count + 5, 60, "the app goes on")
+        assert writers.refused == []
+        with psycopg.connect(urls["A_URL"]) as catalog:
+            known = catalog.execute("SELECT name FROM headway.servers ORDER BY 1").fetchall()
+            assert known == [("a",), ("b",)]
+
+        place.start_again(servers["b"])
+        wait_for(lambda: system.status()["state"] == "ready", 120, "it is back")
+        for customer in customers:
+            wait_for(
+                lambda customer=customer: httpx.get(f"{system.url}/{customer}", timeout=30).status_code == 200,
+                60,
+                f"the orders of {customer}",
+            )
+            assert 1 in httpx.get(f"{system.url}/{customer}", timeout=30).json()
+        assert json.loads(system.ok("db", "verify", "orders", "--json").splitlines()[-1])["complete"]

@@ -40,6 +40,17 @@ def test_a_server_that_leaves_is_emptied():
     assert "s2" not in after(owners, moves)
 
 
+@pytest.mark.parametrize("by", ["rows", "load", "both"])
+def test_shards_of_a_server_that_is_not_among_them_stay_there(by):
+    owners = ["s1"] * 8 + ["s2"] * 4 + ["s3"] * 4
+    known = {shard: 100.0 for shard, owner in enumerate(owners) if owner != "s2"}
+    moves = plan_by(by, owners, known, dict.fromkeys(known, 1000.0), ["s1", "s3"])
+    assert {(move.source, move.target) for move in moves} == {("s1", "s3")}
+    assert after(owners, moves).count("s1") == 6
+    moves = plan_by(by, owners, known, {}, ["s1", "s3"], empty=["s3"])
+    assert after(owners, moves) == ["s1"] * 8 + ["s2"] * 4 + ["s1"] * 4
+
+
 def test_a_shard_that_is_most_of_all_does_not_wander():
     assert len(plan(["s1", "s1"], {0: 1000.0, 1: 500.0}, ["s1", "s2"])) == 1
     assert plan(["s1", "s2"], {0: 1000.0, 1: 1.0}, ["s1", "s2"]) == ()

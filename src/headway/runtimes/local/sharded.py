@@ -202,6 +202,14 @@ class ShardedDatabase:
         """Its servers as Headway gets to them. EngineError while one has never been reached. Holds passwords."""
         return tuple(_admin(server) for server in self.servers.values())
 
+    def reached(self) -> tuple[AdminServer, ...]:
+        """As `admin`, of those that were ever reached: after a start one may be away that has been for long."""
+        return tuple(_admin(server) for server in self.servers.values() if server.fields)
+
+    def away_now(self) -> dict[str, str]:
+        """Servers that do not answer, with their states."""
+        return {name: state for name, state, _ in self.served if state != "ready"}
+
     def give_way(self, other: object) -> None:
         """Let another declaration take over: the servers that it has as well go on, the others end."""
         self._stop.set()
@@ -416,7 +424,8 @@ def _admin(server: Database) -> AdminServer:
     fields, embedded = server.fields, server.server
     name = server.wanted.name.rpartition(".")[2]
     if not fields:
-        raise EngineError(f"server {name} has not been reached yet", hint="headway status")
+        why = f": {server.error.message}" if server.error is not None else ""
+        raise EngineError(f"server {name} has not been reached yet{why}", hint="headway status")
     url = without_password(fields["url"])
     if embedded is None:
         way = server.wanted.url or fields["url"]
