@@ -43,6 +43,8 @@ TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1
 @contextlib.contextmanager
 def migrating(main: AdminServer, kind: str, place: Path, **env: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process that does so, as the controller would, and waits for a lock that the test holds."""
+    # As it is on servers that somebody else runs.
+    rows(main, f"ALTER DATABASE {main.database} SET client_connection_check_interval = 0")
     told = repr({name: getattr(main, name) for name in AdminServer.__slots__})
     arguments = [sys.executable, "-c", CHILD, told, kind, str(place), repr(tuple(env.items()))]
     child = subprocess.Popen(arguments, preexec_fn=die_with_parent())
