@@ -54,7 +54,7 @@ def weigh(
             per_s = {shard: max(0.0, count - before.get(shard, 0.0)) / seconds for shard, count in after.items()}
         else:
             per_s = {shard: count / max(1.0, for_s[shard]) for shard, count in before.items()}
-    held = sizes(database, map_, servers)
+    held = sizes(database, map_, servers, counts=False)
     sizes_now = {shard: float(size) for shard, (_, size) in held.items()}
     return Weighed(sizes_now, per_s, map_.owners, [one.name for one in servers], away or {})
 

@@ -11,6 +11,7 @@ from headway.errors import EngineError
 from headway.model.sharding import LEDGER_TABLE, MARKER_TABLE, ShardMap, schema_name
 from headway.sharding import layout
 from headway.sharding.admin import AdminServer, Connection, connect
+from headway.sharding.estimates import weights
 from headway.sharding.verify import Held
 
 # Of each shard's schema: its tables with columns, types, constraints and indexes, as one digest.
@@ -31,11 +32,6 @@ SELECT nspname, md5(coalesce(string_agg(part, E'\\n' ORDER BY part), '')) FROM p
      WHERE relnamespace = n.oid AND contype IN ('c', 'f', 'p', 'u', 'x')
   ) parts ON true
  WHERE nspname ~ %(pattern)s GROUP BY nspname
-"""
-_SIZES = """
-SELECT nspname, sum(greatest(reltuples, 0))::bigint, sum(pg_total_relation_size(c.oid))::bigint
-  FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
- WHERE nspname ~ %s AND relkind = 'r' AND relname NOT IN (%s, %s) GROUP BY nspname
 """
 # Rows read and written since PostgreSQL began to count, and for how long it has.
 _COUNTED = """
@@ -101,16 +97,20 @@ def look_at_all(database: str, servers: Sequence[AdminServer]) -> dict[str, Held
     return found
 
 
-def sizes(database: str, map_: ShardMap, servers: Sequence[AdminServer]) -> dict[int, tuple[int, int]]:
-    """Rows (as PostgreSQL estimates them) and bytes of every shard, where it is now."""
+def sizes(
+    database: str, map_: ShardMap, servers: Sequence[AdminServer], *, counts: bool = True
+) -> dict[int, tuple[int, int]]:
+    """Rows (where they are many, or not `counts`, as PostgreSQL estimates them) and bytes of every shard, where it is
+    now."""
     found: dict[int, tuple[int, int]] = {}
     for server in servers:
+        here = {schema_name(database, shard): shard for shard in map_.on(server.name)}
         with connect(server) as connection:
-            rows: list[Any] = connection.execute(_SIZES, (pattern(database), LEDGER_TABLE, MARKER_TABLE)).fetchall()
-        for schema, count, size in rows:
-            shard = layout.shard_number(database, schema)
-            if shard < map_.shards and map_.owners[shard] == server.name:
-                found[shard] = (int(count), int(size))
+            weighed = weights(connection, here, counts=counts)
+        for (schema, table), weight in weighed.items():
+            if table not in layout.OURS:
+                rows, size = found.get(here[schema], (0, 0))
+                found[here[schema]] = (rows + weight.rows, size + weight.bytes)
     return found
 
 

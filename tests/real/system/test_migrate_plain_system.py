@@ -130,6 +130,7 @@ def test_they_get_their_tables_and_go_into_shards_without_what_says_so(system):
     assert [entry["reason"] for entry in system.journal() if entry["what"] == "stamped"] == ["0003_more.sql"]
 
     said = system.ok("db", "import", "orders", "--from", "main")
+    assert "importing orders: about 50 rows\n" in said  # which nobody has analyzed
     assert "left alone, for they are not declared: visits\n" in said
     (system.folder / "migrations" / "0004_more.sql").write_text("ALTER TABLE orders ADD COLUMN more text;")
     refused = system.run("db", "migrate", "main")

@@ -13,6 +13,7 @@ from headway.errors import AppError, Conflict
 from headway.model.sharding import LEDGER_TABLE, Join, ShardMap, schema_name
 from headway.sharding.carrying import CopyLost, GivenUp, NotYet, away, become_carrier, carry, reached
 from headway.sharding.catalog import read_map
+from headway.sharding.estimates import Weight, weights
 from headway.sharding.importing import statements
 from headway.sharding.importing.compare import compare_all
 from headway.sharding.importing.fill import fill
@@ -197,6 +198,7 @@ class Importer:
             by_name = {table.name: table for table in found}
             shard = self._shard_tables(map_)
             plan, of_plan = make_plan(declared, schema, by_name, shard, schema_name(self._database, 0))
+            weighed = weights(connection, [schema]) if first else {}
             if first:
                 space = space_of(self._database)
                 servers = []
@@ -211,7 +213,7 @@ class Importer:
                 if not reasons:
                     reasons += _orphans(connection, plan)
         wanted = {table.name for table in plan.tables}
-        rows = sum(table.rows for table in found if table.name in wanted)
+        rows = sum(_rows(table, schema, weighed) for table in found if table.name in wanted)
         # Shards have their own of those that say what was migrated.
         known = {*wanted, LEDGER_TABLE}
         known |= {
@@ -298,6 +300,12 @@ def _search_path(source: Source) -> list[str]:
     except psycopg.Error as error:
         raise away("the source", error) from None
     return list(cast(list[str], row[0])) if row else []
+
+
+def _rows(table: FoundTable, schema: str, weighed: Mapping[tuple[str, str], Weight]) -> int:
+    """How many a table has, with its partitions."""
+    parts = [(one.name, one.rows) for one in table.partitions] or [(table.name, table.rows)]
+    return sum(weighed[schema, name].rows if (schema, name) in weighed else rows for name, rows in parts)
 
 
 class _Carried:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import cast
 
 from headway.model.sharding import MARKER_TABLE
+from headway.sharding.estimates import weights
+from headway.sharding.layout import NOT_APPS
 from headway.sharding.move.nouns import MoveServer, Table
 from headway.sharding.move.objections import PREPARED_MAX_S, SchemaFacts, ServerFacts
 from headway.sharding.move.sessions import Connection, number, scalar
@@ -132,13 +134,8 @@ def shape_of(connection: Connection, schema: str) -> str:
 
 
 def estimated_rows(connection: Connection, schema: str) -> int:
-    """How many rows the schema has, as far as its statistics know; a hundred bytes a row where they do not."""
-    return number(
-        connection,
-        "SELECT sum(CASE WHEN c.reltuples >= 0 THEN c.reltuples ELSE pg_relation_size(c.oid) / 100 END)::bigint "
-        "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relkind = 'r'",
-        (schema,),
-    )
+    """How many rows of the app's the schema has: counted where it has few."""
+    return sum(weight.rows for (_, name), weight in weights(connection, [schema]).items() if name not in NOT_APPS)
 
 
 @dataclass(frozen=True, slots=True)
