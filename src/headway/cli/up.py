@@ -250,6 +250,7 @@ def _watch(system: System, started: Started, view: View, seen: _Journal, interru
     view.update(None, seen.rest())
     status = started.poll()
     if interrupted or status == 0:
+        view.end()
         print("stopped", file=sys.stderr)
         return
     raise EngineError(

@@ -41,6 +41,13 @@ class View:
         lines += ["", f"  {self._hint}"]
         self._live.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"), refresh=True)
 
+    def end(self) -> None:
+        """What was watched has ended: its last lines stand in the place of the picture, which would say otherwise."""
+        if self._live is not None:
+            self._live.transient = True
+            self.close()
+            print("\n".join(self._events), flush=True)
+
     def close(self) -> None:
         """Leave the last picture where it is."""
         if self._live is not None:

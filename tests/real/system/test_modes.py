@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -12,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -24,6 +26,7 @@ from headway.lab.steady import SteadyLoad
 
 APP = """
 import os
+import pty
 async def app(scope, receive, send):
     assert scope["type"] == "http"
     await send({"type": "http.response.start", "status": 200, "headers": [(b"pid", str(os.getpid()).encode())]})
@@ -345,3 +348,34 @@ def test_the_foreground_tells_the_whole_end_however_quick_it_is(tmp_path: Path) 
         assert written[-1].endswith("stopped: everything has ended")
         assert [line for line in printed.splitlines() if line in written] == written
         assert printed.endswith("\nstopped\n")
+
+
+def test_on_a_terminal_the_end_stands_last_and_no_picture_that_says_otherwise(tmp_path: Path) -> None:
+    (_folder(tmp_path) / "headway.toml").write_text(ONE.replace("$PORT", str(free_port())))
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(tmp_path)
+        os.execv(HEADWAY[0], [*HEADWAY, "up"])
+    shown = bytearray()
+
+    def says(text: bytes) -> bool:
+        """Whether the terminal has shown it, once more of what it is sent is read."""
+        if select.select([terminal], [], [], 0.2)[0]:
+            with suppress(OSError):  # its other end is closed
+                shown.extend(os.read(terminal, 1 << 16))
+        return text in shown
+
+    try:
+        wait_for(lambda: says(b"admit to the edge: ready"), READY_S, "it is ready")
+        os.write(terminal, b"\x03")
+        wait_for(lambda: says(b"stopped\r\n"), READY_S, "it has stopped")
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        pid = 0
+        says(b"")
+    finally:
+        if pid:
+            os.kill(pid, signal.SIGTERM)
+            os.waitpid(pid, 0)
+        os.close(terminal)
+    end = bytes(shown).rpartition(b"Ctrl-C stops everything in order")[2]
+    assert b"stopped: everything has ended\r\nstopped\r\n" in end
