@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlencode
 
 import click
@@ -22,13 +23,17 @@ def check(system: System, name: str, *, as_json: bool) -> bool:
         click.echo(json.dumps({"servers": servers, "complete": not missing}))
         return not missing
     for server, found in servers.items():
-        click.echo(f"{server}\n")
-        lines = table([(_MARKS[one["level"]], one["what"], one["found"]) for one in found])
-        for line, one in zip(lines, found, strict=True):
-            click.echo(line)
-            if one["change"]:
-                click.echo(f"     hint: {one['change']}")
-        click.echo()
+        click.echo("\n".join([server, "", *finding_lines(found), ""]))
     things = "1 thing is missing" if len(missing) == 1 else f"{len(missing)} things are missing"
     click.echo(f"{things}; its hint says what to do" if missing else "nothing is missing")
     return not missing
+
+
+def finding_lines(found: Sequence[Mapping[str, str]]) -> list[str]:
+    """The findings of a server under each other, and below each that is not as it should be what to change."""
+    lines = []
+    for line, one in zip(table([(_MARKS[o["level"]], o["what"], o["found"]) for o in found]), found, strict=True):
+        lines.append(line)
+        if one["change"]:
+            lines.append(f"     hint: {one['change']}")
+    return lines
