@@ -110,12 +110,14 @@ def test_a_table_stands_in_columns() -> None:
     assert aligned([("a", "b", "c"), ("1x", "void: a long reason")]) == ["   a  b  c", "  1x  void: a long reason"]
 
 
-def test_the_tables_fit_a_terminal_of_80_columns() -> None:
+def test_a_page_fits_a_terminal_of_80_columns() -> None:
     wide = Step(0.5, 98_765.4, 2_000_000, 9_876.5, 0, 1_500, 1, 0.0125 * 1000, 1_234.5, 123.4, 0.2, at_least=True)
     drill = replace(HOLDS, steps=(wide, step(10, 384)), bare=Bare("uvicorn", (wide,), after(None)))
     rows = [line for line in render(drill).splitlines() if line.split()[:1] in (["load"], ["0.5x"], ["10x"])]
     assert len(rows) == 5
-    assert max(map(len, rows)) <= 80
+    lines = render(replace(drill, notes=("no slo is declared, " * 9,))).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[-1].startswith("    ")
     assert "≥ 9,876/s" in rows[1]
 
 

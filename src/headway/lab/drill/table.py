@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from headway.lab.drill.findings import Drill, Step
@@ -10,9 +11,10 @@ from headway.lab.drill.verdict import share, verdicts
 from headway.model.units import format_duration
 
 HEADINGS = ("load", "offered", "in time", "of capacity", "p50", "p99", "refused", "p99 of refusal", "failed")
-# The same for a terminal of 80 columns; 1x is the capacity.
+# The same for a terminal; 1x is the capacity.
 _SHORT = ("load", "offered", "in time", "of 1x", "p50", "p99", "refused", "their p99", "failed")
 SIZE_HEADINGS = ("cores", "replicas", "in time", "from", "to")
+_WIDTH = 80
 _SLO_FROM = {"option": "--slo", "declared": "declared", "default": "nothing is declared"}
 
 
@@ -33,10 +35,14 @@ def render(drill: Drill) -> str:
         lines += aligned((_SHORT, *step_rows(drill.bare.steps, drill.capacity.per_s)))
     if drill.sizes:
         lines += ["", *aligned((SIZE_HEADINGS, *size_rows(drill)))]
-    lines += ["", *(f"  {sentence}" for sentence in verdicts(drill))]
+    lines += ["", *(line for sentence in verdicts(drill) for line in _wrapped(sentence))]
     if drill.notes:
-        lines += ["", *(f"  note: {note}" for note in drill.notes)]
+        lines += ["", *(line for note in drill.notes for line in _wrapped(f"note: {note}"))]
     return "\n".join(lines)
+
+
+def _wrapped(sentence: str) -> list[str]:
+    return textwrap.wrap(sentence, _WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
 
 
 def step_rows(steps: Sequence[Step], capacity_per_s: float) -> list[tuple[str, ...]]:

@@ -95,7 +95,7 @@ def _death(found: Death) -> str:
     whose = f"A killed replica of {found.of}" if found.of > 1 else "The only replica, killed,"
     if lost == 0 and found.late == 0:
         return f"{whose} {back}, and no request noticed."
-    told = f"{found.failed} failed, {found.refused} refused, {found.late} late of {found.offered:,}"
+    told = f"{found.failed:,} failed, {found.refused:,} refused, {found.late:,} late of {found.offered:,}"
     cure = "" if found.of > 1 or lost == 0 else " Two replicas would have answered: replicas = 2."
     return f"{whose} {back}: {told}.{cure}"
 
