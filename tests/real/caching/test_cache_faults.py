@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -16,6 +17,7 @@ from harness import die_with_parent
 
 from headway.caching.client import leases
 from headway.caching.client.cache import Cache
+from headway.caching.client.link import Away
 
 
 def test_races_leave_nobody_with_a_value_that_is_overtaken(server: Server) -> None:
@@ -353,3 +355,21 @@ def test_a_forked_child_begins_anew(server: Server) -> None:
         os.wait()
     finally:
         del module._caches["forked"]
+
+
+def test_a_loop_comes_to_its_end_while_the_server_is_away(server: Server) -> None:
+    async def use(turns: int) -> None:
+        hot = Cache("hot")
+        await trusted(hot)
+        server.send(signal.SIGKILL)
+        with pytest.raises(Away):
+            await hot._parts().loads()._link.call(b"PING")
+        for _ in range(turns):  # the end may come at any moment of an attempt to connect
+            await asyncio.sleep(0)
+
+    for turns in range(8):
+        whole = threading.Thread(target=asyncio.run, args=(use(turns),), daemon=True)
+        whole.start()
+        whole.join(30)
+        assert not whole.is_alive(), f"after {turns} turns"
+        server.start()

@@ -141,7 +141,8 @@ class Leases:
         if not self._near.is_trusted:
             limit_s = min(limit_s, _BLIND_PAUSE_S * (1 + random.random()))
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(word, limit_s)
+            async with asyncio.timeout(limit_s):
+                await word
 
     def _forget(self, key: bytes, word: asyncio.Future[None]) -> None:
         waiting = self._waiting[key]

@@ -94,7 +94,8 @@ class Link:
         if not self._first:
             raise Away("the server is away")
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(task), self._told.timeout_s)
+            async with asyncio.timeout(self._told.timeout_s):
+                await asyncio.shield(task)
         self._first = False
         if self.wire is None:
             raise Away("the server is away")
@@ -159,7 +160,9 @@ class Link:
         host, port = place.host, place.port
         if place.sentinels:  # each of them has a second
             host, port = await asyncio.to_thread(resp.leader, place, 1.0)
-        return await asyncio.wait_for(self._dial_at(host, port), max(1.0, self._told.timeout_s))
+        # Not `wait_for`, which may lose a cancellation before Python 3.12: a loop that ends would wait for ever.
+        async with asyncio.timeout(max(1.0, self._told.timeout_s)):
+            return await self._dial_at(host, port)
 
     async def _dial_at(self, host: str, port: int) -> _Wire:
         place = self._told.place
