@@ -232,9 +232,9 @@ class Layer:
                 self._works.discard(work)
                 work.leave()
             self._ended = ended = self._ended + 1
-            if 0 < status < 500:
+            is_kept = _KEPT in scope  # then a failure is not the app's
+            if 0 < status < 500 or (is_kept and status > 0):
                 service_ns = monotonic_ns() - began_ns
-                is_kept = _KEPT in scope
                 if status < CLIENT_ERROR and not is_kept:
                     tally.service_ns += service_ns
                     tally.histogram[(service_ns >> 10).bit_length()] += 1

@@ -181,7 +181,8 @@ class Layer:
                 return
             self._in_flight -= 1
             tally.in_flight -= 1
-            if exchange.has_failed or not 0 < exchange.status < 500:
+            is_kept = exchange.is_kept and exchange.status > 0  # then a failure is not the app's
+            if exchange.has_failed or not (0 < exchange.status < 500 or is_kept):
                 tally.failed += 1
                 return
             service_ns = now_ns - exchange.began_ns

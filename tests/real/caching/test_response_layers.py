@@ -73,6 +73,8 @@ def test_another_process_finds_it_and_many_ask_once(server: Server, kind: str) -
         ({"cookie": "a=1"}, "GET"),
         ({"authorization": "Bearer x"}, "GET"),
         ({"range": "bytes=0-1"}, "GET"),
+        ({"if-match": '"x"'}, "GET"),
+        ({"if-unmodified-since": "Sun, 09 Sep 2001 01:46:40 GMT"}, "GET"),
         ({"accept": "text/event-stream"}, "GET"),
         ({"content-length": "3"}, "GET"),
         ({}, "POST"),
@@ -88,6 +90,99 @@ def test_these_requests_go_past(server: Server, kind: str, headers: dict[str, st
         assert (passed.body, passed.how, client.kept) == (b"2", "bypass", False)
         assert (await client.get()).body == b"1"
         assert client.cache._rules["GET /products/{id}"].counts.bypassed == 1
+
+    run(test)
+
+
+@BOTH
+def test_head_takes_what_is_kept_and_keeps_nothing(server: Server, kind: str) -> None:
+    async def test() -> None:
+        shop = Shop()
+        one, two = Client(kind, shop), Client(kind, shop)
+        await one.trusted()
+        await two.trusted()
+        for asked in (1, 2):  # nothing is kept: the app says, and it is kept neither for GET nor for HEAD
+            head = await one.get(method="HEAD", headers={"if-none-match": '"x"'})
+            assert (head.how, shop.asked, shop.seen[-1][0]) == ("bypass", asked, "HEAD")
+            assert shop.seen[-1][2]["if-none-match"] == '"x"', "with all that the client said"
+        first = await one.get()
+        assert (first.how, first.body) == ("miss", b"3")
+        for client in (one, two):  # from the process, and from the server
+            for headers in ({}, {"range": "bytes=0-0"}, {"cache-control": "no-cache"}):
+                head = await client.get(method="HEAD", headers=headers)
+                assert (head.status, head.body, head.how) == (200, b"", "hit")
+                assert head.headers == {**first.headers, "x-headway-cache": "hit", "age": head.headers["age"]}
+                assert client.kept
+            unchanged = await client.get(method="HEAD", headers={"if-none-match": first.headers["etag"]})
+            assert (unchanged.status, unchanged.body, unchanged.how) == (304, b"", "hit")
+        assert shop.asked == 3
+        shop.headers["cache-control"] = "max-age=1, stale-while-revalidate=30"
+        await one.get("/products/8")
+        await asyncio.sleep(1.1)
+        stale = await one.get("/products/8", method="HEAD")  # past its time it is given, and is no reason for another
+        assert (stale.how, stale.headers["content-length"], shop.asked) == ("stale", "1", 4)
+
+    run(test)
+
+
+@BOTH
+def test_head_asks_the_app_while_a_get_does_and_where_the_server_is_away(server: Server, kind: str) -> None:
+    async def test() -> None:
+        shop = Shop(takes_s=0.2)
+        client = Client(kind, shop)
+        await client.trusted()
+        first = asyncio.ensure_future(client.get())
+        while not shop.asked:
+            await asyncio.sleep(0.01)
+        assert (await client.get(method="HEAD")).how == "bypass"
+        assert (await first).body == b"1"
+        server.send(signal.SIGKILL)
+        shop.takes_s = 0.0
+        head = await client.get("/products/8", method="HEAD")
+        assert (head.status, head.how) == (200, "bypass")
+        assert shop.asked == 3
+
+    run(test)
+
+
+@BOTH
+def test_a_clients_own_cache_control_has_nobody_asked_more_often(server: Server, kind: str) -> None:
+    async def test() -> None:
+        shop = Shop()
+        client = Client(kind, shop)
+        await client.trusted()
+        for method in ("GET", "HEAD"):
+            nothing = await client.get(method=method, headers={"cache-control": "only-if-cached"})
+            assert (nothing.status, nothing.how, shop.asked, client.kept) == (504, "miss", 0, True)
+            assert bool(nothing.body) is (method == "GET")
+        first = await client.get(headers={"cache-control": "no-store"})
+        assert (first.body, first.how) == (b"1", "miss")
+        for control in ("no-store", "no-cache", "max-age=0", "min-fresh=999", "only-if-cached, no-cache"):
+            answer = await client.get(headers={"cache-control": control, "pragma": "no-cache"})
+            assert (answer.status, answer.body, answer.how) == (200, b"1", "hit")
+        shop.headers["cache-control"] = "private"
+        assert (await client.get("/products/8")).how == "bypass"
+        alone = await client.get("/products/8", headers={"cache-control": "only-if-cached"})
+        assert (alone.status, shop.asked) == (504, 2)
+
+    run(test)
+
+
+@BOTH
+def test_a_client_that_has_it_already_is_told_so(server: Server, kind: str) -> None:
+    async def test() -> None:
+        then, later = "Sun, 09 Sep 2001 01:46:40 GMT", "Sun, 09 Sep 2001 02:00:00 GMT"
+        shop = Shop(headers={"last-modified": then, "etag": '"a,b"', "content-type": "text/plain"})
+        client = Client(kind, shop)
+        await client.trusted()
+        for how in ("miss", "hit"):  # the app is asked without the condition, so that there is something to keep
+            unchanged = await client.get(headers={"if-none-match": '"x", "a,b"'})
+            assert (unchanged.status, unchanged.body, unchanged.how) == (304, b"", how)
+            assert "content-type" not in unchanged.headers
+        assert (await client.get(headers={"if-modified-since": later})).status == 304
+        assert (await client.get(headers={"if-modified-since": "Sun, 09 Sep 2001 01:00:00 GMT"})).status == 200
+        assert (await client.get(headers={"if-modified-since": later, "if-none-match": '"x"'})).status == 200
+        assert [list(headers) for _, _, headers in shop.seen] == [["host"]]
 
     run(test)
 

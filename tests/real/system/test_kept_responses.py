@@ -129,6 +129,26 @@ def test_one_replica_is_asked_and_all_give_what_it_said(system: Running) -> None
         assert how(client.get("/products/1", headers={"cookie": "a=1"})) == "bypass"
 
 
+def test_what_a_client_asks_for_is_answered_from_what_is_kept(system: Running) -> None:
+    with httpx.Client(base_url=system.url) as client:
+        only_kept = {"cache-control": "only-if-cached"}
+        assert client.get("/products/5", headers=only_kept).status_code == 504
+        head = client.head("/products/5")
+        assert (head.status_code, head.content, how(head)) == (200, b"", "bypass")
+        first = client.get("/products/5")
+        assert how(first) == "miss", "HEAD keeps nothing"
+        # Of either replica, whose connections are kept open: none of them is left with a body that belongs to HEAD.
+        for _ in range(6):
+            head = client.head("/products/5", headers={"range": "bytes=0-0"})
+            assert (head.status_code, head.content, how(head)) == (200, b"", "hit")
+            assert int(head.headers["content-length"]) == len(first.content)
+            assert client.get("/products/5", headers=only_kept).text == first.text
+            unchanged = client.head("/products/5", headers={"if-none-match": f'"x", {first.headers["etag"]}'})
+            assert (unchanged.status_code, how(unchanged)) == (304, "hit")
+        assert how(client.get("/products/5", headers={"range": "bytes=0-0"})) == "bypass"
+        assert how(client.get("/products/5", headers={"if-match": '"x"'})) == "bypass"
+
+
 def test_an_invalidation_by_the_app_or_by_hand_makes_it_void(system: Running) -> None:
     with httpx.Client(base_url=system.url) as client:
         first = client.get("/products/2").text

@@ -94,8 +94,10 @@ def look_of(**headers: str):  # type: ignore[no-untyped-def]
 
 def test_a_request_goes_past_for_what_is_somebodys_own() -> None:
     assert not bypasses(ROUTE, "GET", look_of(content_length="0"))
-    for headers in ({"cookie": "a"}, {"authorization": "x"}, {"range": "x"}, {"upgrade": "x"}, {"content_length": "1"}):
+    own = ({"cookie": "a"}, {"authorization": "x"}, {"range": "x"}, {"upgrade": "x"}, {"content_length": "1"})
+    for headers in (*own, {"if_match": "*"}, {"if_unmodified_since": "x"}):
         assert bypasses(ROUTE, "GET", look_of(**headers))
+    assert not bypasses(ROUTE, "HEAD", look_of(range="bytes=0-1"))
     open_route = Route(ROUTE.pattern, "hot", 1.0, cookies="vary", authorization="vary")
     assert not bypasses(open_route, "GET", look_of(cookie="a", authorization="b"))
     assert bypasses(open_route, "POST", look_of())
@@ -179,3 +181,39 @@ def test_how_one_is_given() -> None:
     assert make(200, [("content-type", "b")], b"body", Ruling(1.0, 0.0), look_of(), 0).etag != answer.etag
     gone = make(404, [], b"", Ruling(1.0, 0.0), look_of(), 0)
     assert to_give(gone, "hit", look_of(if_none_match="*"), 0)[0] == 404
+
+
+THEN = "Sun, 09 Sep 2001 01:46:40 GMT"
+
+
+@pytest.mark.parametrize(
+    ("of_app", "of_client", "has_it"),
+    [
+        ({"etag": '"a,b"'}, {"if_none_match": '"x", "a,b"'}, True),
+        ({"etag": '"a,b"'}, {"if_none_match": '"a", "b"'}, False),
+        ({"etag": 'W/"a"'}, {"if_none_match": '"a"'}, True),
+        ({"etag": '"a"'}, {"if_none_match": 'W/"b",W/"a"'}, True),
+        ({"etag": '"*"'}, {"if_none_match": '"*"'}, True),
+        ({"etag": '"a"'}, {"if_none_match": '"*"'}, False),
+        ({"etag": "bare"}, {"if_none_match": "other, bare"}, True),
+        ({"etag": '"a"'}, {"if_none_match": ""}, False),
+        ({"last-modified": THEN}, {"if_modified_since": THEN}, True),
+        ({"last-modified": THEN}, {"if_modified_since": "Sun, 09 Sep 2001 01:46:41 GMT"}, True),
+        ({"last-modified": THEN}, {"if_modified_since": "Sunday, 09-Sep-01 01:46:40 GMT"}, True),
+        ({"last-modified": THEN}, {"if_modified_since": "Sun, 09 Sep 2001 01:46:39 GMT"}, False),
+        ({"last-modified": THEN}, {"if_modified_since": "yesterday"}, False),
+        ({"last-modified": THEN}, {"if_modified_since": "Sun, 09 Sep 2001 01:46:40"}, False),
+        ({"last-modified": "then"}, {"if_modified_since": THEN}, False),
+        ({}, {"if_modified_since": THEN}, False),
+        ({"last-modified": THEN}, {"if_modified_since": THEN, "if_none_match": '"x"'}, False),
+    ],
+)
+def test_what_a_client_has_already(of_app: dict[str, str], of_client: dict[str, str], has_it: bool) -> None:
+    answer = make(200, list(of_app.items()), b"body", Ruling(10.0, 5.0), look_of(), 0)
+    status, _headers, body = to_give(answer, "hit", look_of(**of_client), 0)
+    assert (status, body) == ((304, b"") if has_it else (200, b"body"))
+
+
+@pytest.mark.parametrize(("control", "only"), [("max-stale, Only-If-Cached", True), ("no-cache", False), ("", False)])
+def test_who_wants_only_what_is_kept(control: str, only: bool) -> None:
+    assert ask(ROUTE, "web", "GET", "http", "/", "", look_of(cache_control=control)).only_kept is only

@@ -29,15 +29,21 @@ def judge(before: Counts, after: Counts) -> None:
     mean_s = after.classes[0].service_s / after.classes[0].completed
     assert mean_s > WORK_S * 0.9
     assert after.routes == before.routes == ()
+    assert after.classes[0].failed == before.classes[0].failed == 0
 
 
-def test_asgi(tmp_path: Path) -> None:
+# That nothing is kept is told by 504 to those who want nothing else: no failure of the app's.
+STATUSES = pytest.mark.parametrize("status", [200, 504])
+
+
+@STATUSES
+def test_asgi(tmp_path: Path, status: int) -> None:
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-        if scope["path"] == "/kept":
+        if is_kept := scope["path"] == "/kept":
             scope["headway.kept"] = True
         else:
             await asyncio.sleep(WORK_S)
-        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.start", "status": status if is_kept else 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
     async def run() -> None:
@@ -67,13 +73,14 @@ def test_asgi(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_wsgi(tmp_path: Path) -> None:
+@STATUSES
+def test_wsgi(tmp_path: Path, status: int) -> None:
     def app(environ: dict[str, Any], start: Any) -> Iterable[bytes]:
-        if environ["PATH_INFO"] == "/kept":
+        if is_kept := environ["PATH_INFO"] == "/kept":
             environ["headway.kept"] = True
         else:
             time.sleep(WORK_S)
-        start("200 OK", [])
+        start(f"{status if is_kept else 200} Told", [])
         return [b""]
 
     slots = telemetry.create(str(tmp_path / "web.1.tele"))

@@ -16,7 +16,7 @@ from headway.caching.client.rule import Rule
 from headway.caching.client.told import told
 from headway.caching.client.want import Want
 from headway.caching.codec import MessagePack
-from headway.caching.responses.answer import Answer
+from headway.caching.responses.answer import HOW_HEADER, Answer
 from headway.caching.responses.asked import Asked, digest, values
 from headway.caching.responses.route import Route, Routes, read_routes
 
@@ -27,6 +27,8 @@ _PASSING_S = 5.0
 _PASSING_MAX = 1000
 # Whoever waited for another's answer to the end of their own time hears this: by then nobody waits for it.
 NOT_IN_TIME = 503, [("content-type", "text/plain"), ("retry-after", "1")], b"no answer came in time\n"
+# Whoever wants a kept one only hears this where there is none.
+NOTHING_KEPT = 504, [("content-type", "text/plain"), (HOW_HEADER, "miss")], b"nothing is kept\n"
 _LOADS_MAX = 100_000  # the edge bounds what the app is asked at once
 
 

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from headway.caching.client.responses import KEPT, NOT_IN_TIME, Failed, Raised, Shelf, Shelves, wall_ms
+from headway.caching.client.responses import KEPT, NOT_IN_TIME, NOTHING_KEPT, Failed, Raised, Shelf, Shelves, wall_ms
 from headway.caching.client.want import Found, Missed, NotKept, Want
 from headway.caching.responses.answer import HOW_HEADER, Answer, How, how_kept, make, to_give
 from headway.caching.responses.asked import Asked, Look, ask, bypasses
@@ -77,6 +77,10 @@ class Layer:
             answer = error.answer if isinstance(error, Failed) else None
         if run.has_begun:
             await run.deliver(answer, look)
+        elif answer is None and asked.only_kept:
+            scope[KEPT] = True
+            status, headers, body = NOTHING_KEPT
+            await _reply(status, headers, b"" if asked.is_head else body, send)
         elif answer is None:
             shelf.rule.counts.bypassed += 1
             await self._app(scope, receive, _bypassing(send))
@@ -102,7 +106,7 @@ class Layer:
                 shelf.let_pass(want)
                 raise
 
-        if asked.is_head:  # it may take what is there, and has nothing to keep
+        if asked.is_head or asked.only_kept:  # they may take what is there, and have nothing to keep
             found = await loads.looks.find(want)
         else:
             found = await loads.find(want, again)

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 from headway.caching.client.cached import blocking
-from headway.caching.client.responses import KEPT, NOT_IN_TIME, Failed, Raised, Shelf, Shelves, wall_ms
+from headway.caching.client.responses import KEPT, NOT_IN_TIME, NOTHING_KEPT, Failed, Raised, Shelf, Shelves, wall_ms
 from headway.caching.client.want import Found, NotKept, Want
 from headway.caching.responses.answer import HOW_HEADER, Answer, How, how_kept, make, to_give
 from headway.caching.responses.asked import TAKEN_OUT, Asked, Look, ask, bypasses
@@ -65,6 +65,10 @@ class Layer:
                 return _answered(*NOT_IN_TIME, start)
             # Whatever else went wrong is the cache's own matter: the app answers, if it has not yet.
             answer = error.answer if isinstance(error, Failed) else run.own
+        if answer is None and asked.only_kept:
+            environ[KEPT] = True
+            body = _answered(*NOTHING_KEPT, start)
+            return [] if asked.is_head else body
         if answer is None:
             return self._bypass(shelf, environ, start)
         if not run.has_begun:
@@ -99,7 +103,7 @@ class Layer:
                 shelf.let_pass(want)
                 raise
 
-        if asked.is_head:  # it may take what is there, and has nothing to keep
+        if asked.is_head or asked.only_kept:  # they may take what is there, and have nothing to keep
             return parts.block(look())
         answer: Answer = blocking(parts, want, run.answer, again)
         return answer

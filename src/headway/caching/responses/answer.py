@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from email.utils import parsedate_to_datetime
 from hashlib import blake2b
 from typing import Literal
 
@@ -33,6 +35,9 @@ _LEFT_OUT = frozenset(
 _OF_304 = frozenset({"cache-control", "content-location", "date", "etag", "expires", "vary"})
 _ETAG_BYTES = 16
 _WITH_ETAG = frozenset({200, 203})
+# Tags of a list, weak or not: there may be a comma within one. Those without quotes are an app's mistake, and clients
+# send them back as they came.
+_TAG = re.compile(r'(?:W/)?("[^"]*"|[^",\s]+)')
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True):
@@ -104,9 +109,22 @@ def to_give(answer: Answer, how: How, look: Look, now_ms: int) -> tuple[int, lis
 
 
 def _has_it(answer: Answer, look: Look) -> bool:
-    """Whether the client has this response: by its tag, else by the date that the app gave it."""
+    """Whether the client has this response: by its tag, else by the date that the app gave (RFC 9110, section 13)."""
     tags = look("if-none-match")
     if tags is not None:
         own = answer.etag.removeprefix("W/")
-        return bool(own) and any(tag.strip().removeprefix("W/") in (own, "*") for tag in tags.split(","))
-    return bool(answer.modified) and look("if-modified-since") == answer.modified
+        return bool(own) and any(tag in (own, "*") for tag in _TAG.findall(tags))
+    since = look("if-modified-since") if answer.modified else None
+    if since is None or since == answer.modified:
+        return since is not None
+    has_s, is_s = _seconds(since), _seconds(answer.modified)
+    return has_s is not None and is_s is not None and has_s >= is_s
+
+
+def _seconds(date: str) -> float | None:
+    """A date of HTTP, since the epoch; None for what is none."""
+    try:
+        found = parsedate_to_datetime(date)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return found.timestamp() if found.tzinfo is not None else None

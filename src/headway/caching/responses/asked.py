@@ -14,6 +14,7 @@ from urllib.parse import unquote_plus
 
 from headway.caching.keys import encode_key
 from headway.caching.responses.route import Route
+from headway.caching.responses.ruling import directives
 
 Look = Callable[[str], str | None]  # the value of a header by its name in small letters; several joined by ", "
 
@@ -21,11 +22,9 @@ Look = Callable[[str], str | None]  # the value of a header by its name in small
 # body; and what some frameworks take for another method or path than those that are in the key.
 TAKEN_OUT = frozenset(
     {
-        "if-match",
         "if-modified-since",
         "if-none-match",
         "if-range",
-        "if-unmodified-since",
         "x-http-method",
         "x-http-method-override",
         "x-method-override",
@@ -48,6 +47,13 @@ class Asked:
     look: Look  # headers, as the app is asked with them
     is_head: bool = False
 
+    @property
+    def only_kept(self) -> bool:
+        """Whether the client wants what is kept, and the app not to be asked (RFC 9111, section 5.2.1.7).
+
+        The other directives are passed over: by them everybody could have the app asked each time."""
+        return "only-if-cached" in directives(self.look("cache-control") or "")
+
 
 def bypasses(route: Route, method: str, look: Look) -> bool:
     """Whether the app must be asked, whatever is kept."""
@@ -55,7 +61,9 @@ def bypasses(route: Route, method: str, look: Look) -> bool:
         method not in ("GET", "HEAD")
         or (route.authorization == "bypass" and look("authorization") is not None)
         or (route.cookies == "bypass" and look("cookie") is not None)
-        or look("range") is not None
+        or (look("range") is not None and method == "GET")  # with HEAD it says nothing (RFC 9110, section 14.2)
+        or look("if-match") is not None  # these two ask about what the app has, not about what is kept
+        or look("if-unmodified-since") is not None
         or look("upgrade") is not None
         or look("transfer-encoding") is not None
         or look("content-length") not in (None, "", "0")
