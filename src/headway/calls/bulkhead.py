@@ -1,8 +1,8 @@
 """How many calls to one service may be under way in a process, so that a slow one leaves room for everything else.
 
 The bound follows AIMD (additive increase, multiplicative decrease; Chiu and Jain, 1989): a deadline that is missed cuts
-it, answers while it is in use widen it again. Where threads serve requests it never exceeds half of them, for a thread
-that waits for a slow service serves nobody.
+it, answers while it is in use widen it again. It never exceeds what is declared. Where threads serve requests it does
+not exceed half of them either, for a thread that waits for a slow service serves nobody.
 
 Above the bound a call waits a moment when places come back quickly enough to reach it within `WAIT_S`, as they do
 from a service that is quick; else it is refused at once.
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from headway.calls.window import Window
 
-BOUND_MAX = 256
 BOUND_MIN = 4  # a service that nobody else asks must be able to show that it is quick again
 WAIT_S = 0.1
 _CUT = 0.7
@@ -23,9 +22,9 @@ _CUT_EVERY_S = 0.1  # calls that fail together are one reason
 _SLOTS, _SLOT_S = 5, 0.1
 
 
-def bound_max(threads: int) -> int:
+def bound_max(declared: int, threads: int) -> int:
     """The most that a process may have under way; `threads` serve its requests, 0 for an event loop."""
-    return max(1, threads // 2) if threads else BOUND_MAX
+    return min(declared, max(1, threads // 2)) if threads else declared
 
 
 class Bulkhead:

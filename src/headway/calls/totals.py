@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 COUNTERS = ("calls", "attempts", "retries", "refused", "failed", "deadline", "turned_away")
-_LEVELS = ("in_flight", "bound")  # of now: they end with their process
+_LEVELS = ("in_flight", "bound", "bound_max")  # of now: they end with their process
 _STATES = ("closed", "half-open", "open")  # the worst of the processes' counts
 
 

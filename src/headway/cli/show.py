@@ -69,6 +69,13 @@ def status_lines(document: dict[str, Any]) -> list[str]:
         for target, told in service["calls"].items()
         if told["breaker"] != "closed"
     ]
+    lines += [
+        f"  {name} has {told['in_flight']} calls to {target} under way; {told['bound']} may be now, "
+        f"{told['bound_max']} where it is quick"
+        for name, service in document["services"].items()
+        for target, told in service["calls"].items()
+        if told["in_flight"] >= told["bound"]
+    ]
     replicas = [replica for service in document["services"].values() for replica in service["replicas"]]
     if replicas:
         lines.append("")

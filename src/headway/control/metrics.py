@@ -180,6 +180,7 @@ def _calls(status: Mapping[str, Any], calls: Mapping[tuple[str, str], Mapping[st
     for name, text, key in (
         ("call_in_flight", "Calls that are under way.", "in_flight"),
         ("call_bound", "Calls that may be under way at once.", "bound"),
+        ("call_bound_max", "Calls that may be, where the service is quick.", "bound_max"),
         ("call_breaker_open", "Processes that do not ask the service now, for it failed too often.", "open_in"),
     ):
         yield _gauge(name, text, labels, {at: told[key] for at, told in now.items()})

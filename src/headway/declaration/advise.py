@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from headway.declaration.calls import callers
+from headway.declaration.calls import called_by, callers
 from headway.declaration.keys import path_text
 from headway.declaration.routes import covers
 from headway.errors import Problem
+from headway.model.calls import CALLS_MAX
 from headway.model.declared import ReplicaRange, Service, System
 from headway.model.units import format_duration
 
@@ -28,6 +29,7 @@ def advise(system: System) -> tuple[Problem, ...]:
     called = callers(system)
     for name, service in system.services.items():
         warnings.extend(_service(name, service, is_called=name in called))
+        warnings.extend(_calls(name, service, calls=bool(called_by(system, name))))
     return tuple(warnings)
 
 
@@ -68,3 +70,14 @@ def _service(name: str, service: Service, *, is_called: bool) -> Iterator[Proble
     if service.limit is not None and service.threads is not None and service.limit > service.threads:
         told = f"is above its {service.threads} threads; the rest waits inside the replica"
         yield Problem(f"{path}.limit", told, "lower limit to threads, so that requests wait at the edge")
+
+
+def _calls(name: str, service: Service, *, calls: bool) -> Iterator[Problem]:
+    path = f"services.{name}.calls_max"
+    if service.calls_max == CALLS_MAX:  # as if it were not declared
+        return
+    if not calls:
+        yield Problem(path, "changes nothing: it calls no service", "take it out, or name a service in `uses`")
+    elif service.threads is not None and service.calls_max > max(1, service.threads // 2):
+        told = f"is above half of its {service.threads} threads, and no more of them wait for one service"
+        yield Problem(path, told, f"lower it to {max(1, service.threads // 2)} at most, or raise threads")

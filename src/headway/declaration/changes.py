@@ -58,6 +58,7 @@ SERVICE_COSTS: dict[str, Cost] = {
     "limit": Cost.AT_ONCE,  # the edge and the worker are told; a far higher one is more than its process can hold
     "overload": Cost.RELOAD,
     "streams_max": Cost.REPLACE,
+    "calls_max": Cost.REPLACE,
     "health": Cost.REPLACE,
     "start_timeout_s": Cost.AT_ONCE,
     "drain_timeout_s": Cost.AT_ONCE,
@@ -241,7 +242,8 @@ def _services(before: System, after: System) -> Iterator[Change]:
             also = "; the edge reloads" if name in knows else ""
             yield Change(path, "added", f"{path}: added; its replicas start{also}", name in knows)
         elif old is not None and new is not None:
-            yield from _service(name, old, new, services, is_at_edge=name in known | knows)
+            calls = bool(called_by(after, name))
+            yield from _service(name, old, new, services, is_at_edge=name in known | knows, calls=calls)
             yield from _calls(name, before, after)
 
 
@@ -266,7 +268,7 @@ def _calls(name: str, before: System, after: System) -> Iterator[Change]:
 
 
 def _service(
-    name: str, old: Service, new: Service, services: AbstractSet[str], *, is_at_edge: bool
+    name: str, old: Service, new: Service, services: AbstractSet[str], *, is_at_edge: bool, calls: bool
 ) -> Iterator[Change]:
     for field, info in Service.model_fields.items():
         before, after = getattr(old, field), getattr(new, field)
@@ -277,6 +279,8 @@ def _service(
         replaces = cost in (Cost.REPLACE, Cost.REPLACE_AND_RELOAD)
         if field in _EDGE_KEYS and not reload:
             cost = Cost.REPLACE if replaces else Cost.AT_ONCE
+        elif field == "calls_max" and not calls:
+            cost, replaces = Cost.AT_ONCE, False  # its processes are told of it with the services that they call
         told = f"{_shown(before, field)} → {_shown(after, field)}"
         if field == "env":
             told = _env_told(before, after)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-# A JSON object by service: {"inventory": {"socket": PATH, "deadline_s": 30.0}}. A service that is not in it has not
-# been declared, or is not in `uses`.
+# A JSON object by service: {"inventory": {"socket": PATH, "deadline_s": 30.0, "calls_max": 64}}, the last key where it
+# is not CALLS_MAX. A service that is not in it has not been declared, or is not in `uses`.
 SERVICES_VARIABLE = "HEADWAY_SERVICES"
+CALLS_MAX = 256  # calls to one service that a process may have under way, where the declaration says nothing
 
 # Of a call. From outside none of them counts: the public edge takes them out.
 DEADLINE = "x-envoy-expected-rq-timeout-ms"  # how much longer somebody waits for the answer, in milliseconds

@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from headway.model.calls import CALLS_MAX
 from headway.model.overload import Criticality
 from headway.model.sharding import SHARDS_MAX
 from headway.model.units import (
@@ -384,6 +385,14 @@ class Service(Declared):
         le=100_000,
         description="WebSockets and event streams a replica may hold open.",
         examples=["1000"],
+    )
+    calls_max: Count = Field(
+        CALLS_MAX,
+        ge=1,
+        le=4096,
+        description="Calls to each service that a replica may have under way at once. With threads, half of them at "
+        "most.",
+        examples=["64"],
     )
     health: str | None = Field(
         None,

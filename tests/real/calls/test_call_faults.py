@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import re
 import socket
 import time
@@ -22,6 +23,7 @@ from headway.errors import (
     StatusError,
     Unavailable,
 )
+from headway.model.calls import CALLS_MAX, SERVICES_VARIABLE
 
 SLACK_S = 6.0  # the machine may be busy
 
@@ -287,6 +289,30 @@ def test_a_service_that_is_away_is_not_asked_until_it_is_back(start: Start) -> N
         assert (await inventory.get("/")).text == "ok"
 
     asyncio.run(use())
+
+
+def test_the_declared_number_of_calls_is_the_bound(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    leaf, inventory = start(waits)
+    assert inventory.caller().target.counts()["bound_max"] == CALLS_MAX
+    told = {"inventory": {"socket": leaf.path, "deadline_s": 20.0, "calls_max": 2}}
+    monkeypatch.setenv(SERVICES_VARIABLE, json.dumps(told))
+    inventory.let_go()
+
+    async def use() -> None:
+        stuck = [asyncio.create_task(inventory.get("/", fallback=None)) for _ in range(2)]
+        async with asyncio.timeout(30):
+            while len(leaf.calls) < 2:
+                await asyncio.sleep(0.01)
+        with pytest.raises(Refused, match="2 calls are under way from this process") as refused:
+            await inventory.get("/")
+        assert refused.value.hint.endswith("; a larger calls_max in [services.web]")
+        for one in stuck:
+            one.cancel()
+        await asyncio.wait(stuck)
+
+    asyncio.run(use())
+    counts = inventory.caller().target.counts()
+    assert (counts["bound"], counts["bound_max"], counts["refused"]) == (2, 2, 1)
 
 
 def test_more_than_may_be_under_way_is_refused_at_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,6 +105,21 @@ def test_a_leaf_that_hangs_is_done_without_and_asked_again_when_it_is_back(chain
     assert answer["service"] == "pricing"
 
 
+def test_no_more_calls_are_under_way_than_are_declared(tmp_path: Path) -> None:
+    (tmp_path / "chain.py").write_text(APP)
+    (tmp_path / "hangs").touch()
+    declared = CHAIN.replace('uses = ["inventory"]', 'uses = ["inventory"]\ncalls_max = 3')
+    with Running(tmp_path, declared) as chain, load(f"{chain.url}/chain", 12) as made:
+        wait_for(lambda: calls(chain, "web", "inventory").get("refused"), 30, "more are refused")
+        told = calls(chain, "web", "inventory")
+        assert told["bound_max"] == 3 * told["processes"]
+        assert told["in_flight"] <= told["bound_max"]
+        assert calls(chain)["bound_max"] == 256 * calls(chain)["processes"]
+        wait_for(lambda: f"{3 * told['processes']} where it is quick" in chain.ok("status"), 60, "it is told")
+        wait_for(lambda: made.found[503], 30, "whoever found no place hears so")
+        (tmp_path / "hangs").unlink()
+
+
 WSGI = """
 import os, time
 from headway import service

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from headway.calls.budget import RESERVE, RESERVE_PER_S, RetryBudget
-from headway.calls.bulkhead import BOUND_MAX, BOUND_MIN, Bulkhead, bound_max
+from headway.calls.bulkhead import BOUND_MIN, Bulkhead, bound_max
 from headway.calls.client.asked import Outgoing, body_of, target_of
 from headway.calls.meaning import RETRY_AFTER_MAX_S, meaning, retry_after_s
 from headway.calls.patience import allowed_s, as_ms, is_telling
@@ -61,7 +61,8 @@ def test_methods_that_may_be_repeated() -> None:
 
 
 def test_threads_leave_half_of_themselves_to_other_requests() -> None:
-    assert [bound_max(threads) for threads in (0, 1, 2, 8, 9)] == [BOUND_MAX, 1, 1, 4, 4]
+    assert [bound_max(256, threads) for threads in (0, 1, 2, 8, 9)] == [256, 1, 1, 4, 4]
+    assert [bound_max(3, threads) for threads in (0, 1, 4, 8)] == [3, 1, 2, 3]
 
 
 def test_a_quick_service_is_waited_for_and_a_stuck_one_is_not() -> None:

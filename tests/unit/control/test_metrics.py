@@ -44,7 +44,7 @@ def _page(**given: object) -> dict[tuple[str, ...], float]:
         **dict.fromkeys(("ready", "wanted"), 1),
         "replicas": [],
         "overload": None,
-        "calls": {"inventory": {"in_flight": 2, "bound": 4, "open_in": 1}},
+        "calls": {"inventory": {"in_flight": 2, "bound": 4, "bound_max": 8, "open_in": 1}},
     }
     return _read(metrics_text(status, caches, calls, {"web.1": 3}))
 
@@ -83,6 +83,7 @@ def test_calls_to_other_services() -> None:
         "headway_call_retries_total": 1,
         "headway_call_in_flight": 2,
         "headway_call_bound": 4,
+        "headway_call_bound_max": 8,
         "headway_call_breaker_open": 1,
     }
     assert found["headway_calls_total", "web", "inventory"] == 9

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from headway.declaration.calls import at_edge, by_url, called_by, callers
 from headway.declaration.changes import changes
+from headway.errors import DeclarationError
+from headway.process.folders import folders_for
+from headway.runtimes.local.call_places import CallPlaces
 
 CHAIN = """
     [services.web]
@@ -95,3 +100,33 @@ def test_a_called_service_comes_and_goes_by_a_reload(folder) -> None:
     assert gone == {"services.prices": True, "services.alone": False}
     come = {change.path: change.edge_reload for change in changes(after, before) if change.kind == "added"}
     assert come == gone
+
+
+def test_how_many_calls_may_be_under_way_is_told_to_those_who_call(folder, tmp_path) -> None:
+    usual, few = system(folder), system(folder, CHAIN.replace('app = "web:app"', 'app = "web:app"\n    calls_max = 8'))
+    places = CallPlaces(folders_for(tmp_path / "state"))
+    assert "calls_max" not in places.told(usual, "web")["stock"]
+    assert places.told(few, "web")["stock"]["calls_max"] == 8
+    assert "calls_max" not in places.told(few, "mailer")["prices"]
+    replaced = "services.web.calls_max: 256 → 8; its replicas are replaced one by one"
+    assert _changed(usual, few) == [(replaced, False, ("web",))]
+    alone = system(folder, CHAIN.replace('app = "alone:app"', 'app = "alone:app"\n    calls_max = 8'))
+    assert _changed(usual, alone) == [("services.alone.calls_max: 256 → 8; applies at once", False, ())]
+
+
+@pytest.mark.parametrize("value", ["0", "5000", '"many"'])
+def test_how_many_calls_may_be_under_way_is_bounded(folder, value: str) -> None:
+    with pytest.raises(DeclarationError) as refused:
+        system(folder, CHAIN.replace('app = "web:app"', f'app = "web:app"\n    calls_max = {value}'))
+    assert [problem.path for problem in refused.value.problems] == ["services.web.calls_max"]
+
+
+def test_a_number_of_calls_that_changes_nothing_is_warned_of(folder) -> None:
+    declared = CHAIN.replace('app = "web:app"', 'app = "web:app"\n    calls_max = 8\n    threads = 8')
+    declared = declared.replace('app = "alone:app"', 'app = "alone:app"\n    routes = ["/alone"]\n    calls_max = 8')
+    system(folder, declared)
+    warned = {warning.path: warning.message for warning in folder.load(declared).warnings}
+    assert warned == {
+        "services.web.calls_max": "is above half of its 8 threads, and no more of them wait for one service",
+        "services.alone.calls_max": "changes nothing: it calls no service",
+    }

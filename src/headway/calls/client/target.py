@@ -52,7 +52,7 @@ class Target:
         self.usual_s = 0.0
         self.budget = RetryBudget(now_s)
         self.breaker = Breaker(now_s)
-        self.bulkhead = Bulkhead(bound_max(threads()))
+        self.bulkhead = Bulkhead(bound_max(told.calls_max, threads()))
         self.attempts = self.calls = self.retries = 0
         self.refused = self.failed = self.spent = self.turned_away = 0
         self._waiters: deque[Waiter] = deque()
@@ -117,12 +117,14 @@ class Target:
         self.breaker.let_go()
         self.refused += 1
         no_retry()
-        bound = self.bulkhead.bound
+        bound, hint = self.bulkhead.bound, NO_ROOM
+        if bound == self.told.calls_max and self.told.caller:
+            hint += f"; a larger calls_max in [services.{self.told.caller}]"
         calls = f"{bound} calls are" if bound != 1 else "one call is"
         return Refused(
             self.name,
             f"{calls} under way from this process, as many as may be, and no place came free; nothing was sent",
-            hint=NO_ROOM,
+            hint=hint,
             retry_after_s=1,
         )
 

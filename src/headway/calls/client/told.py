@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headway.errors import NotRunning
-from headway.model.calls import SERVICES_VARIABLE
+from headway.model.calls import CALLS_MAX, SERVICES_VARIABLE
 from headway.model.sharding import RUN_VARIABLE
 
 DEADLINE_S = 30.0
@@ -25,6 +25,7 @@ class Told:
     name: str
     socket: str
     deadline_s: float
+    calls_max: int  # calls to it that this process may have under way
     caller: str  # the service that this process belongs to; may be empty
     folder: Path | None  # where this process tells what it counts; None: nowhere
 
@@ -50,6 +51,7 @@ def told(name: str, environ: Mapping[str, str] | None = None) -> Told:
             name=name,
             socket=str(services[name]["socket"]),
             deadline_s=float(services[name].get("deadline_s", DEADLINE_S)),
+            calls_max=max(1, int(services[name].get("calls_max", CALLS_MAX))),
             caller=caller,
             folder=Path(run) / "calls" if run else None,
         )

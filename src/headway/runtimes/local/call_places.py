@@ -15,6 +15,7 @@ from typing import Any
 
 from headway.declaration.calls import by_url, called_by, callers
 from headway.errors import MachineError
+from headway.model.calls import CALLS_MAX
 from headway.model.declared import System
 from headway.process.folders import Folders
 
@@ -50,8 +51,11 @@ class CallPlaces:
 
     def told(self, system: System, name: str) -> dict[str, dict[str, object]]:
         """What processes of a service are told of those that it calls."""
+        most = system.services[name].calls_max
+        # The usual bound goes without saying: what an earlier version started is told the same, and runs on.
+        bound: dict[str, object] = {} if most == CALLS_MAX else {"calls_max": most}
         return {
-            other: {"socket": self.socket(other), "deadline_s": system.services[other].deadline_s}
+            other: {"socket": self.socket(other), "deadline_s": system.services[other].deadline_s, **bound}
             for other in called_by(system, name)
         }
 
