@@ -13,8 +13,8 @@ import httpx
 import pytest
 from harness import Running, wait_for
 
-APP = """
-import asyncio, os, time
+ASGI = """
+import asyncio
 from headway import cache
 hot = cache("hot")
 lock, asked = asyncio.Lock(), 0
@@ -33,6 +33,10 @@ async def app(scope, receive, send):
         body = str(await slow(int(path.rpartition("/")[2])))
     elif path == "/asked":
         body = str(asked)
+    elif path.startswith("/late"):
+        asked += 1
+        await asyncio.sleep(4)
+        body = f"{path} {asked}"
     else:
         async with lock:  # one at a time: ten a second, however many ask
             asked += 1
@@ -40,6 +44,36 @@ async def app(scope, receive, send):
         body = f"{path} {asked}"
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
     await send({"type": "http.response.body", "body": body.encode()})
+"""
+WSGI = """
+import threading, time
+from headway import cache
+hot = cache("hot")
+lock, asked = threading.Lock(), 0
+
+@hot.cached(ttl=60)
+def slow(number: int) -> int:
+    time.sleep(4)
+    return number
+
+def app(environ, start_response):
+    global asked
+    path = environ["PATH_INFO"]
+    if path.startswith("/slow"):
+        body = str(slow(int(path.rpartition("/")[2])))
+    elif path == "/asked":
+        body = str(asked)
+    elif path.startswith("/late"):
+        asked += 1
+        time.sleep(4)
+        body = f"{path} {asked}"
+    else:
+        with lock:
+            asked += 1
+            time.sleep(0.1)
+        body = f"{path} {asked}"
+    start_response("200 OK", [("content-type", "text/plain")])
+    return [body.encode()]
 """
 DECLARATION = """
 [system]
@@ -55,17 +89,25 @@ deadline = "2s"
 uses = ["hot"]
 [services.web.cache."/products/{id}"]
 ttl = "60s"
+[services.web.cache."/late/{id}"]
+ttl = "60s"
 [caches.hot]
 memory_max = "16MiB"
 """
 
 
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+@pytest.fixture(scope="module", params=["asgi", "wsgi"])
+def system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("loaded")
-    (folder / "loaded.py").write_text(APP)
-    with Running(folder, DECLARATION) as running:
+    (folder / "loaded.py").write_text(ASGI if request.param == "asgi" else WSGI)
+    threads = "threads = 4\n" if request.param == "wsgi" else ""
+    with Running(folder, DECLARATION.replace("limit = 4\n", f"limit = 4\n{threads}")) as running:
         yield running
+
+
+def asked(system: Running) -> int:
+    """How often the app was, for what is or could be kept."""
+    return int(httpx.get(f"{system.url}/asked").text)
 
 
 def ask_all(system: Running, paths: list[str]) -> list[httpx.Response]:
@@ -77,7 +119,7 @@ def ask_all(system: Running, paths: list[str]) -> list[httpx.Response]:
 
 def test_what_is_kept_goes_on_where_the_app_alone_would_refuse(system: Running) -> None:
     httpx.get(f"{system.url}/products/1")  # from now on it is kept
-    before = int(httpx.get(f"{system.url}/asked").text)
+    before = asked(system)
 
     def all_are_given() -> bool:
         """Once the edge has measured how quickly they are: at first it takes in a few more than there are places."""
@@ -86,7 +128,7 @@ def test_what_is_kept_goes_on_where_the_app_alone_would_refuse(system: Running) 
         return all(each.status_code == 200 for each in kept)
 
     wait_for(all_are_given, 30, "400 at once that the app alone would need 40 s for")
-    assert int(httpx.get(f"{system.url}/asked").text) == before
+    assert asked(system) == before
     # As many of what is not kept are more than it can do in time, and some of them are told so at once.
     others = ask_all(system, [f"/others/{number}" for number in range(120)])
     statuses = {each.status_code for each in others}
@@ -96,11 +138,11 @@ def test_what_is_kept_goes_on_where_the_app_alone_would_refuse(system: Running) 
 
 
 def test_one_key_that_everybody_asks_for_at_once_is_one_request_of_the_app(system: Running) -> None:
-    before = int(httpx.get(f"{system.url}/asked").text)
+    before = asked(system)
     answers = ask_all(system, ["/products/2"] * 60)
     found = [each for each in answers if each.status_code == 200]
     assert len({each.text for each in found}) == 1
-    assert int(httpx.get(f"{system.url}/asked").text) == before + 1
+    assert asked(system) == before + 1
     assert {each.status_code for each in answers} <= {200, 503}
 
 
@@ -114,6 +156,24 @@ def test_who_waits_for_anothers_load_is_told_before_long(system: Running) -> Non
     late = httpx.get(f"{system.url}/slow/1")
     assert (late.status_code, late.text) == (200, "1"), "the load went on, and what it gave is kept"
     assert late.elapsed.total_seconds() < 1
+
+
+def test_who_waits_for_anothers_response_is_told_before_long(system: Running) -> None:
+    before, began_s = asked(system), time.monotonic()
+    answers = ask_all(system, ["/late/1"] * 4)
+    # By the worker, which says when to come again, or by the edge; both look at the same clock.
+    assert {each.status_code for each in answers} <= {503, 504}
+    assert all(each.headers["retry-after"] == "1" for each in answers if each.status_code == 503)
+    assert time.monotonic() - began_s < 3.5
+
+    def kept() -> httpx.Response | None:
+        answer = httpx.get(f"{system.url}/late/1", headers={"cache-control": "only-if-cached"})
+        return answer if answer.status_code == 200 else None
+
+    # The app went on, though nobody waited any more, and what it gave is there for whoever comes next.
+    late = wait_for(kept, 30, "the response")
+    assert late.headers["x-headway-cache"] == "hit"
+    assert asked(system) == before + 1
 
 
 @contextlib.contextmanager
@@ -137,5 +197,22 @@ def test_kept_responses_go_on_while_their_server_stands_still(system: Running) -
             fresh = httpx.get(f"{system.url}/products/{number}")
             assert (fresh.status_code, fresh.headers["x-headway-cache"]) == (200, "miss")
             assert fresh.elapsed.total_seconds() < 1
+            head = httpx.head(f"{system.url}/products/3")
+            assert (head.status_code, head.headers["content-length"]) == (200, str(len(text)))
     system.wait_ready()
     assert httpx.get(f"{system.url}/products/9").status_code == 200
+
+
+def test_many_at_once_meet_a_server_that_stands_still(system: Running) -> None:
+    wait_for(lambda: httpx.get(f"{system.url}/products/10").headers["x-headway-cache"] == "hit", 30, "it is kept")
+    before = asked(system)
+    with stopped(system):
+        answers = ask_all(system, ["/products/10"] * 100 + ["/products/11"] * 20)
+    # Those whom the edge refused are told when to come again.
+    assert {(each.status_code, each.headers.get("retry-after")) for each in answers} <= {(200, None), (503, "1")}
+    given = [each for each in answers if each.status_code == 200]
+    assert len(given) > 20
+    assert all(each.text.startswith(f"{each.url.path} ") for each in given)
+    # The app was asked for the one that nobody had, and once more each time that the server came, went or was replaced.
+    assert asked(system) <= before + 6
+    system.wait_ready()
