@@ -124,7 +124,8 @@ def test_tables_are_there_when_it_is_up_and_revisions_reach_all_shards_also_move
     assert done == {"applied": {"aa02": 4}, "files": 2, "shards": 4, "dry_run": False}
     assert httpx.get(f"{system.url}/4", timeout=30).json() == [{"customer_id": 4, "id": 1, "note": None}]
     assert [entry["reason"] for entry in system.journal() if entry["what"] == "migrated"] == ["aa02"]
-    system.ok("db", "move", "orders", "0", "--to", "s2", timeout_s=120)
+    moved = json.loads(system.ok("db", "move", "orders", "0", "--to", "s2", "--json", timeout_s=120).splitlines()[-1])
+    assert moved["rows"] == sum(shard_of(customer, 4, "int") == 0 for customer in range(10))  # the app's, and no others
     system.ok("db", "split", "orders", timeout_s=180)
     assert "nothing to apply: 8 shards" in system.ok("db", "migrate", "orders")
     revision(system.folder, "aa03", 'op.add_column("orders", sa.Column("more", sa.Text))', "aa02")

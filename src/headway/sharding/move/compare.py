@@ -44,7 +44,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What a comparison found. `rows` are those of the source."""
+    """What a comparison found. `rows` are the app's, those of the source."""
 
     rows: int
     differences: tuple[Difference, ...]
@@ -85,7 +85,8 @@ def compare(
             theirs_later = other.submit(_digests, target, table, buckets, stopping)
             ours = _digests(source, table, buckets, stopping)
             theirs = theirs_later.result()
-            rows += sum(count for count, _, _ in ours.values())
+            if table.is_apps:
+                rows += sum(count for count, _, _ in ours.values())
             unlike = {bucket for bucket in ours.keys() | theirs.keys() if ours.get(bucket) != theirs.get(bucket)}
             if unlike and (difference := _difference(source, target, table, buckets, unlike, since)):
                 differences.append(difference)

@@ -7,7 +7,7 @@ from typing import cast
 
 from headway.model.sharding import MARKER_TABLE
 from headway.sharding.estimates import weights
-from headway.sharding.layout import NOT_APPS
+from headway.sharding.layout import IS_VERSION_TABLE, NOT_APPS
 from headway.sharding.move.nouns import MoveServer, Table
 from headway.sharding.move.objections import PREPARED_MAX_S, SchemaFacts, ServerFacts
 from headway.sharding.move.sessions import Connection, number, scalar
@@ -100,23 +100,26 @@ def look_at_schema(connection: Connection, schema: str) -> SchemaFacts:
     )
 
 
-_TABLES = """
+_IS_APPS = f"c.relname <> ALL (%(not_apps)s) AND NOT {IS_VERSION_TABLE}"
+_TABLES = f"""
 SELECT c.relname::text,
        ARRAY(SELECT a.attname::text FROM pg_index i
                CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY k(n, place)
                JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.n
               WHERE i.indrelid = c.oid AND k.place <= i.indnkeyatts
                 AND CASE WHEN c.relreplident = 'i' THEN i.indisreplident ELSE i.indisprimary END ORDER BY k.place),
-       c.relkind = 'r'
+       c.relkind = 'r', {_IS_APPS}
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE n.nspname = %s AND c.relkind IN ('r', 'p') ORDER BY 1
+ WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p') ORDER BY 1
 """
 
 
 def tables_of(connection: Connection, schema: str) -> tuple[Table, ...]:
     """Every table of the schema in the order of names, ours included."""
-    rows = connection.execute(_TABLES, (schema,)).fetchall()
-    return tuple(Table(str(name), tuple(cast(list[str], key)), bool(holds)) for name, key, holds in rows)
+    rows = connection.execute(_TABLES.encode(), {"schema": schema, "not_apps": list(NOT_APPS)}).fetchall()
+    return tuple(
+        Table(str(name), tuple(cast(list[str], key)), bool(holds), bool(apps)) for name, key, holds, apps in rows
+    )
 
 
 # By name and type of each column: a migration in between would leave the two sides different.
@@ -135,7 +138,8 @@ def shape_of(connection: Connection, schema: str) -> str:
 
 def estimated_rows(connection: Connection, schema: str) -> int:
     """How many rows of the app's the schema has: counted where it has few."""
-    return sum(weight.rows for (_, name), weight in weights(connection, [schema]).items() if name not in NOT_APPS)
+    apps = {(schema, table.name) for table in tables_of(connection, schema) if table.is_apps}
+    return sum(weight.rows for table, weight in weights(connection, [schema]).items() if table in apps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,29 +214,31 @@ class Copying:
 
     waiting: tuple[str, ...]  # tables that are not ready, of all
     tables: int
-    rows: int  # that the running copies have written
+    rows: int  # of the app's, that the copies have written
     errors: int  # of the workers so far
     bytes_behind: int = 0
 
 
-_COPYING = """
+_COPYING = f"""
 SELECT ARRAY(SELECT r.srrelid::regclass::text FROM pg_subscription_rel r
               WHERE r.srsubid = s.oid AND r.srsubstate <> 'r'),
        (SELECT count(*) FROM pg_subscription_rel r WHERE r.srsubid = s.oid),
        (SELECT COALESCE(sum(p.tuples_processed), 0)::bigint FROM pg_stat_progress_copy p
-         JOIN pg_subscription_rel r ON r.srrelid = p.relid WHERE r.srsubid = s.oid),
+         JOIN pg_subscription_rel r ON r.srrelid = p.relid JOIN pg_class c ON c.oid = p.relid
+        WHERE r.srsubid = s.oid AND {_IS_APPS}),
        (SELECT COALESCE(sum(c.reltuples) FILTER (WHERE c.reltuples > 0), 0)::bigint FROM pg_subscription_rel r
-         JOIN pg_class c ON c.oid = r.srrelid WHERE r.srsubid = s.oid AND r.srsubstate IN ('f', 's', 'r')),
+         JOIN pg_class c ON c.oid = r.srrelid
+        WHERE r.srsubid = s.oid AND r.srsubstate IN ('f', 's', 'r') AND {_IS_APPS}),
        COALESCE((SELECT apply_error_count + sync_error_count FROM pg_stat_subscription_stats t
                   WHERE t.subid = s.oid), 0)
   FROM pg_subscription s
- WHERE s.subname = %s AND s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+ WHERE s.subname = %(name)s AND s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
 
 
 def copying(connection: Connection, subscription: str) -> Copying | None:
     """The state of a subscription on the target; None when there is none."""
-    row = connection.execute(_COPYING, (subscription,)).fetchone()
+    row = connection.execute(_COPYING.encode(), {"name": subscription, "not_apps": list(NOT_APPS)}).fetchone()
     if row is None:
         return None
     return Copying(

@@ -140,8 +140,10 @@ class Move(Staged):
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table: what tells its rows apart, and whether it holds rows itself (a partitioned one does not)."""
+    """A table: what tells its rows apart, whether it holds rows itself (a partitioned one does not), and whether it is
+    the app's: ours and those of migration tools travel with them, and nobody counts their rows."""
 
     name: str
     key: tuple[str, ...]  # columns; empty: the whole row
     holds_rows: bool = True
+    is_apps: bool = True
