@@ -167,6 +167,11 @@ def test_what_needs_only_servers_that_answer_works_after_the_controllers_death_t
             assert httpx.post(f"{system.url}/{customer}/1", timeout=30).status_code == 200
         stop(place.processes[1])
         wait_for(lambda: states(system)["b"] == "down", 60, "its death is seen")
+        login = json.loads(system.ok("run", "web", "--", "printenv", "HEADWAY_DATABASES"))["orders"]["logins"]["c"]
+        at_c = {"host": "127.0.0.1", "port": servers["c"].port, "dbname": "shop", **login}
+        with psycopg.connect(**at_c, autocommit=True) as app:  # as a process that dies in the middle leaves it
+            for statement in ("BEGIN", "SELECT 1", "PREPARE TRANSACTION 'headway:orders:gone:c'"):
+                app.execute(statement)  # type: ignore[call-overload]
         before = system.pid("controller")
         os.kill(before, signal.SIGKILL)
 
@@ -194,6 +199,12 @@ def test_what_needs_only_servers_that_answer_works_after_the_controllers_death_t
         refused = system.run("db", "rebalance", "orders", "--empty", "b")
         assert "error: server b is failed: its shards cannot be moved while it does not answer" in refused.stderr
         assert "hint: headway status" in refused.stderr
+
+        def is_decided() -> bool:
+            with psycopg.connect(**at_c) as app:
+                return app.execute("SELECT FROM pg_prepared_xacts").fetchone() is None
+
+        wait_for(is_decided, 90, "what is in doubt there is ended without the server that is away")
 
         first = on(system, "a")
         told = system.ok("db", "rebalance", "orders", "--by", "rows", "--empty", "c", "--yes", timeout_s=180)
