@@ -55,6 +55,33 @@ CREATE TABLE orders (
 """
 
 
+_DECLARATION = """
+[system]
+name = "shards"
+[edge]
+bind = ["127.0.0.1:$PORT"]
+[services.web]
+app = "shards:app"
+routes = ["/"]
+replicas = {replicas}
+uses = [{uses}]
+[databases.orders]
+shards = {shards}
+servers = 2
+keys = {{ orders = "customer_id" }}
+reference = ["countries"]
+schema = "schema.sql"
+{more}
+"""
+MIGRATIONS = 'migrations = { sql = "migrations" }'
+
+
+def declaration(*more: str, replicas: int = 1, shards: int = 8, uses: tuple[str, ...] = ("orders",)) -> str:
+    """The app on two embedded servers; `more` lines of the database, and after them whole sections."""
+    named = ", ".join(f'"{name}"' for name in uses)
+    return _DECLARATION.format(replicas=replicas, shards=shards, uses=named, more="\n".join(more))
+
+
 def write_app(folder: Path) -> Path:
     """Its files, but for the declaration."""
     (folder / "shards.py").write_text(APP)
@@ -68,6 +95,11 @@ def databases(system: Running) -> dict[str, object]:
         "orders"
     ]
     return found
+
+
+def servers(system: Running) -> dict[str, list[int]]:
+    """By server, the shards that are on it."""
+    return {server["name"]: server["shards"] for server in databases(system)["servers"]}  # type: ignore[attr-defined]
 
 
 _BETWEEN_S = 0.02

@@ -13,30 +13,13 @@ import psycopg
 import pytest
 from harness import Running, wait_for
 from postgresql_place import Place, in_memory, stop
-from sharded_app import Writers, databases, write_app
-from test_sharded_by_url import APP, SCHEMA, SECRET, as_superuser
-from test_sharded_by_url import DECLARATION as BY_URL
+from sharded_app import Writers, databases, declaration, servers, write_app
+from shards_by_url import APP, SCHEMA, SECRET, as_superuser, urls
+from shards_by_url import DECLARATION as BY_URL
 
 from headway.sharding.keys import shard_of
 from headway.sharding.postgresql import Server
 
-DECLARATION = """
-[system]
-name = "shards"
-[edge]
-bind = ["127.0.0.1:$PORT"]
-[services.web]
-app = "shards:app"
-routes = ["/"]
-replicas = 2
-uses = ["orders"]
-[databases.orders]
-shards = 8
-servers = 2
-keys = { orders = "customer_id" }
-reference = ["countries"]
-schema = "schema.sql"
-"""
 # By where the first two servers have them: 0 to 3, and 4 to 7.
 FIRST = next(key for key in range(1, 100) if shard_of(key, 8, "int") == 0)
 SECOND = next(key for key in range(1, 100) if shard_of(key, 8, "int") == 5)
@@ -46,13 +29,8 @@ def states(system: Running) -> dict[str, str]:
     return {server["name"]: server["state"] for server in system.status()["databases"]["orders"]["servers"]}
 
 
-def on(system: Running, name: str) -> list[int]:
-    found: list[int] = next(one["shards"] for one in databases(system)["servers"] if one["name"] == name)  # type: ignore[attr-defined]
-    return found
-
-
 def test_an_embedded_one_joins_beside_one_that_hangs_and_takes_shards(tmp_path):
-    with Running(write_app(tmp_path), DECLARATION, detached=True) as system:
+    with Running(write_app(tmp_path), declaration(replicas=2), detached=True) as system:
         assert httpx.post(f"{system.url}/{SECOND}/1", timeout=30).status_code == 200
         pid = system.pid("database.orders.s2")
         os.kill(pid, signal.SIGSTOP)
@@ -68,7 +46,7 @@ def test_an_embedded_one_joins_beside_one_that_hangs_and_takes_shards(tmp_path):
                 wait_for(lambda: writers.count > count + 5 or writers.refused, 60, "they order on the new one")
                 assert writers.refused == []
             assert writers.refused == []
-            assert on(system, "s3") == [0]
+            assert servers(system)["s3"] == [0]
             refused = system.run("db", "move", "orders", "5", "--to", "s3")
             assert refused.returncode == 1
             assert "s2" in refused.stderr
@@ -89,10 +67,6 @@ def place() -> Iterator[Place]:
         yield found
 
 
-def url(server: Server) -> str:
-    return f"postgresql://keeper:{SECRET}@127.0.0.1:{server.port}/shop"
-
-
 def start(place: Place, *names: str) -> dict[str, Server]:
     """Servers that somebody else runs, who may make roles there and move shards."""
     found = {}
@@ -104,18 +78,18 @@ def start(place: Place, *names: str) -> dict[str, Server]:
 
 
 def test_one_by_url_joins_by_the_command_and_by_the_declaration_while_one_is_dead(place, tmp_path):
-    servers = start(place, "a", "b", "c", "d")
-    processes = dict(zip(servers, place.processes, strict=True))
-    urls = {f"{name.upper()}_URL": url(one) for name, one in servers.items()}
+    others = start(place, "a", "b", "c", "d")
+    processes = dict(zip(others, place.processes, strict=True))
+    env = urls(others)
     (tmp_path / "here.py").write_text(APP)
     (tmp_path / "schema.sql").write_text(SCHEMA)
-    with Running(tmp_path, BY_URL, detached=True, env=urls) as system:
+    with Running(tmp_path, BY_URL, detached=True, env=env) as system:
         stop(processes["b"])
         wait_for(lambda: states(system)["b"] == "down", 60, "its death is seen")
-        system.env = {**urls, "C_URL": urls["B_URL"]}
+        system.env = {**env, "C_URL": env["B_URL"]}
         refused = system.run("db", "add-server", "orders", "c", "{env.C_URL}")
         assert "it is the same database as server b" in refused.stderr
-        system.env = urls
+        system.env = env
         told = system.ok("db", "add-server", "orders", "c", "{env.C_URL}", timeout_s=180)
         assert "server b is down: its shards stay there until it answers again" in told
         assert "hint: headway db rebalance orders moves shards there; those of b stay until it answers again" in told
@@ -126,7 +100,7 @@ def test_one_by_url_joins_by_the_command_and_by_the_declaration_while_one_is_dea
         system.ok("up", "--detach", timeout_s=180)
         wait_for(lambda: states(system).get("d") == "ready", 60, "it is up")
         system.ok("db", "move", "orders", "2", "--to", "d", timeout_s=120)
-        processes["b"] = place.start_again(servers["b"])
+        processes["b"] = place.start_again(others["b"])
         wait_for(lambda: system.status()["state"] == "ready", 120, "it is back")
         system.ok("db", "move", "orders", "4", "--to", "d", timeout_s=120)
         assert json.loads(system.ok("db", "verify", "orders", "--json").splitlines()[-1])["complete"]
@@ -139,36 +113,34 @@ def test_one_by_url_joins_by_the_command_and_by_the_declaration_while_one_is_dea
 
 
 def test_replicas_that_began_while_a_server_was_away_log_in_there_when_it_is_back(place, tmp_path):
-    servers = start(place, "a", "b")
-    declaration = BY_URL.replace('"here:app"', '"shards:app"')
-    urls = {f"{name.upper()}_URL": url(one) for name, one in servers.items()}
-    with Running(write_app(tmp_path), declaration, detached=True, env=urls) as system:
+    others = start(place, "a", "b")
+    declared = BY_URL.replace('"here:app"', '"shards:app"')
+    env = urls(others)
+    with Running(write_app(tmp_path), declared, detached=True, env=env) as system:
         assert httpx.post(f"{system.url}/{SECOND}/1", timeout=30).status_code == 200
         system.ok("down")
         stop(place.processes[1])
         system.ok("up", "--detach")
         assert httpx.post(f"{system.url}/{FIRST}/1", timeout=30).status_code == 200
         assert httpx.post(f"{system.url}/{SECOND}/2", timeout=30).status_code >= 500
-        place.start_again(servers["b"])
+        place.start_again(others["b"])
         wait_for(lambda: httpx.post(f"{system.url}/{SECOND}/3", timeout=30).status_code == 200, 60, "it is back")
         assert set(httpx.get(f"{system.url}/{SECOND}", timeout=30).json()) >= {1, 3}
 
 
 def test_what_needs_only_servers_that_answer_works_after_the_controllers_death_too(place, tmp_path):
-    servers = start(place, "a", "b", "c")
-    declaration = BY_URL.replace('"here:app"', '"shards:app"').replace(
-        '"{env.B_URL}"', '"{env.B_URL}", c = "{env.C_URL}"'
-    )
-    urls = {f"{name.upper()}_URL": url(one) for name, one in servers.items()}
-    with Running(write_app(tmp_path), declaration, detached=True, env=urls) as system:
-        of_b = on(system, "b")
+    others = start(place, "a", "b", "c")
+    declared = BY_URL.replace('"here:app"', '"shards:app"').replace('"{env.B_URL}"', '"{env.B_URL}", c = "{env.C_URL}"')
+    env = urls(others)
+    with Running(write_app(tmp_path), declared, detached=True, env=env) as system:
+        of_b = servers(system)["b"]
         customers = [next(key for key in range(1, 999) if shard_of(key, 8, "int") == shard) for shard in range(8)]
         for customer in customers:
             assert httpx.post(f"{system.url}/{customer}/1", timeout=30).status_code == 200
         stop(place.processes[1])
         wait_for(lambda: states(system)["b"] == "down", 60, "its death is seen")
         login = json.loads(system.ok("run", "web", "--", "printenv", "HEADWAY_DATABASES"))["orders"]["logins"]["c"]
-        at_c = {"host": "127.0.0.1", "port": servers["c"].port, "dbname": "shop", **login}
+        at_c = {"host": "127.0.0.1", "port": others["c"].port, "dbname": "shop", **login}
         with psycopg.connect(**at_c, autocommit=True) as app:  # as a process that dies in the middle leaves it
             for statement in ("BEGIN", "SELECT 1", "PREPARE TRANSACTION 'headway:orders:gone:c'"):
                 app.execute(statement)  # type: ignore[call-overload]
@@ -187,7 +159,7 @@ def test_what_needs_only_servers_that_answer_works_after_the_controllers_death_t
         assert "failed" in told
         shown = next(one for one in databases(system)["servers"] if one["name"] == "b")  # type: ignore[attr-defined]
         assert (shown["shards"], shown["rows"]) == (of_b, None)
-        assert shown["url"].endswith(f":{servers['b'].port}/shop")
+        assert shown["url"].endswith(f":{others['b'].port}/shop")
         checked = system.run("db", "check", "orders")
         assert (checked.returncode, "server b" in checked.stdout) == (1, True)
         assert "wal_level" in checked.stdout
@@ -206,13 +178,13 @@ def test_what_needs_only_servers_that_answer_works_after_the_controllers_death_t
 
         wait_for(is_decided, 90, "what is in doubt there is ended without the server that is away")
 
-        first = on(system, "a")
+        first = servers(system)["a"]
         told = system.ok("db", "rebalance", "orders", "--by", "rows", "--empty", "c", "--yes", timeout_s=180)
         assert f"server b is failed: its {len(of_b)} shards stay there, and none goes there" in told
-        assert (on(system, "b"), on(system, "c")) == (of_b, [])
+        assert (servers(system)["b"], servers(system)["c"]) == (of_b, [])
         told = system.ok("db", "rebalance", "orders", "--by", "rows", "--yes", timeout_s=180)
-        assert len(on(system, "c")) == (8 - len(of_b)) // 2
-        assert on(system, "b") == of_b
+        assert len(servers(system)["c"]) == (8 - len(of_b)) // 2
+        assert servers(system)["b"] == of_b
         assert "nothing to move: the servers that answer carry" in system.ok(
             "db", "rebalance", "orders", "--by", "rows"
         )
@@ -223,16 +195,16 @@ def test_what_needs_only_servers_that_answer_works_after_the_controllers_death_t
             done = json.loads(
                 system.ok("db", "remove-server", "orders", "c", "--yes", "--json", timeout_s=180).splitlines()[-1]
             )
-            assert (done["servers"], on(system, "b")) == (["a", "b"], of_b)
-            assert len(on(system, "a")) == 8 - len(of_b)
+            assert (done["servers"], servers(system)["b"]) == (["a", "b"], of_b)
+            assert len(servers(system)["a"]) == 8 - len(of_b)
             count = writers.count
             wait_for(lambda: writers.count > count + 5, 60, "the app goes on")
         assert writers.refused == []
-        with psycopg.connect(urls["A_URL"]) as catalog:
+        with psycopg.connect(env["A_URL"]) as catalog:
             known = catalog.execute("SELECT name FROM headway.servers ORDER BY 1").fetchall()
             assert known == [("a",), ("b",)]
 
-        place.start_again(servers["b"])
+        place.start_again(others["b"])
         wait_for(lambda: system.status()["state"] == "ready", 120, "it is back")
         for customer in customers:
             wait_for(

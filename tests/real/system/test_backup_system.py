@@ -12,28 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 from harness import HEADWAY, Running, wait_for
-from sharded_app import Writers, last, write_app
+from sharded_app import MIGRATIONS, Writers, declaration, last, write_app
 
-DECLARATION = """
-[system]
-name = "shards"
-[edge]
-bind = ["127.0.0.1:$PORT"]
-[services.web]
-app = "shards:app"
-routes = ["/"]
-replicas = 1
-uses = ["orders", "main"]
-[databases.orders]
-shards = 8
-servers = 2
-keys = { orders = "customer_id" }
-reference = ["countries"]
-schema = "schema.sql"
-migrations = { sql = "migrations" }
-[databases.main]
-schema = "main.sql"
-"""
+DECLARATION = declaration(MIGRATIONS, "[databases.main]", 'schema = "main.sql"', uses=("orders", "main"))
 
 
 def _folder(folder: Path) -> Path:

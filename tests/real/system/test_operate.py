@@ -16,37 +16,15 @@ import httpx
 import psycopg
 import pytest
 from harness import Running, wait_for
-from sharded_app import Writers, databases, last, write_app
+from sharded_app import Writers, databases, declaration, last, servers, write_app
 
 from headway.sharding import settings
-
-DECLARATION = """
-[system]
-name = "shards"
-[edge]
-bind = ["127.0.0.1:$PORT"]
-[services.web]
-app = "shards:app"
-routes = ["/"]
-replicas = 1
-uses = ["orders"]
-[databases.orders]
-shards = 8
-servers = 2
-keys = { orders = "customer_id" }
-reference = ["countries"]
-schema = "schema.sql"
-"""
 
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with Running(write_app(tmp_path_factory.mktemp("operate")), DECLARATION, detached=True) as running:
+    with Running(write_app(tmp_path_factory.mktemp("operate")), declaration(), detached=True) as running:
         yield running
-
-
-def servers(system: Running) -> dict[str, list[int]]:
-    return {server["name"]: server["shards"] for server in databases(system)["servers"]}  # type: ignore[attr-defined]
 
 
 @contextmanager

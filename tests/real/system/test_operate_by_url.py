@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from harness import Running
 from postgresql_place import Place
-from test_sharded_by_url import APP, DECLARATION, SCHEMA, SECRET, as_superuser
+from shards_by_url import APP, DECLARATION, SCHEMA, SECRET, as_superuser, url, urls
 
 from headway.sharding.postgresql import Server
 
@@ -32,17 +32,13 @@ def servers() -> Iterator[dict[str, Server]]:
         place.clear()
 
 
-def url(server: Server) -> str:
-    return f"postgresql://keeper:{SECRET}@127.0.0.1:{server.port}/shop"
-
-
 @pytest.fixture(scope="module")
 def system(servers: dict[str, Server], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("by-url")
     (folder / "here.py").write_text(APP)
     (folder / "schema.sql").write_text(SCHEMA)
-    urls = {"A_URL": url(servers["a"]), "B_URL": url(servers["b"])}
-    with Running(folder, DECLARATION, detached=True, env=urls) as running:
+    env = urls({name: servers[name] for name in ("a", "b")})
+    with Running(folder, DECLARATION, detached=True, env=env) as running:
         yield running
 
 

@@ -13,30 +13,12 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from harness import Running, wait_for
-from sharded_app import Writers, databases, write_app
+from sharded_app import MIGRATIONS, Writers, databases, declaration, write_app
 
 from headway.sharding.keys import shard_of
 
 SHARDS = 8
-DECLARATION = """
-[system]
-name = "shards"
-[edge]
-bind = ["127.0.0.1:$PORT"]
-[services.web]
-app = "shards:app"
-routes = ["/"]
-replicas = 2
-uses = ["orders"]
-[databases.orders]
-shards = 8
-servers = 2
-keys = { orders = "customer_id" }
-reference = ["countries"]
-schema = "schema.sql"
-migrations = { sql = "migrations" }
-active_max = 3
-"""
+DECLARATION = declaration(MIGRATIONS, "active_max = 3", replicas=2, shards=SHARDS)
 
 
 @pytest.fixture(scope="module")

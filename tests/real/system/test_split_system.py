@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 from harness import Running, wait_for
-from sharded_app import Writers, write_app
-from test_sharded import DECLARATION
+from sharded_app import MIGRATIONS, Writers, declaration, write_app
 
 
 @pytest.fixture
@@ -21,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_split_goes_on_by_itself_when_the_controller_dies(folder):
     with (
-        Running(folder, DECLARATION.replace("shards = 8", "shards = 4"), detached=True) as system,
+        Running(folder, declaration(MIGRATIONS, replicas=2, shards=4), detached=True) as system,
         Writers(system, count=3) as writers,
     ):
         wait_for(lambda: writers.count > 50, 30, "orders are written")
