@@ -75,3 +75,9 @@ def logged(system: Running, request_id: str) -> list[dict[str, Any]]:
     lines = (system.state / "logs" / "access.log").read_text().splitlines()
     entries = [json.loads(line) for line in lines if line.startswith("{")]
     return [entry for entry in entries if entry["id"] == request_id]
+
+
+def explained(system: Running, request_id: str) -> dict[str, Any]:
+    """What a request, or a trace, spent its time on, and who refused it."""
+    document: dict[str, Any] = json.loads(system.ok("explain", request_id, "--json"))
+    return document

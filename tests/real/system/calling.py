@@ -10,14 +10,15 @@ from contextlib import contextmanager
 
 import httpx
 
-# web calls inventory calls pricing. What pricing does is said by files in the folder: `hangs`, `half`.
+# Each calls the service that its environment names as NEXT. The last one asks its database, where it has one; what it
+# does besides is said by files in the folder: `hangs`, `half`.
 APP = """
 import asyncio, itertools, json, os
-from headway import service
+from headway import database, service
 
-NAME = os.environ["HEADWAY_SERVICE"]
-NEXT = {"web": "inventory", "inventory": "pricing"}.get(NAME)
+NAME, NEXT = os.environ["HEADWAY_SERVICE"], os.environ.get("NEXT")
 leaf = service(NEXT) if NEXT else None
+main = database("main") if "HEADWAY_DATABASES" in os.environ else None
 count = itertools.count()
 
 
@@ -30,11 +31,17 @@ async def app(scope, receive, send):
     if scope["path"] == "/plain":
         pass
     elif leaf is not None:
-        fallback = {"fallback": lambda error: type(error).__name__} if scope["path"] == "/spared" else {}
-        found = await leaf.get(scope["path"], **fallback)
-        seen["next"] = found if isinstance(found, str) else found.json()
-        status = 200 if isinstance(found, str) else found.status_code
+        if scope["path"] == "/spared":  # by whoever does without
+            found = await leaf.get(scope["path"], fallback=lambda error: type(error).__name__)
+            is_there = not isinstance(found, str) and found.status_code == 200
+            seen["next"] = found.json() if is_there else str(found)
+        else:
+            found = await leaf.get(scope["path"])
+            seen["next"], status = found.json() if found.status_code == 200 else found.text, found.status_code
     else:
+        if main is not None:
+            async with main.at() as connection:
+                seen["value"] = await connection.fetchval("SELECT 7")
         while os.path.exists("hangs"):
             await asyncio.sleep(0.05)
         if os.path.exists("half") and next(count) % 2:
@@ -43,6 +50,7 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": json.dumps(seen).encode()})
 """
 
+# web calls inventory calls pricing.
 CHAIN = """
 [edge]
 bind = ["127.0.0.1:$PORT"]
@@ -53,10 +61,12 @@ replicas = 2
 deadline = "10s"
 criticality = "critical_plus"
 uses = ["inventory"]
+env = { NEXT = "inventory" }
 [services.inventory]
 app = "chain:app"
 replicas = 2
 uses = ["pricing"]
+env = { NEXT = "pricing" }
 [services.pricing]
 app = "chain:app"
 replicas = 2

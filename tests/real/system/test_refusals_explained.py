@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
+from called import explained
 from harness import Running, wait_for
 
 APP = """
@@ -72,9 +72,10 @@ def ask(system: Running, path: str) -> httpx.Response:
     return httpx.get(f"{system.url}{path}", timeout=30)
 
 
-def explained(system: Running, answer: httpx.Response) -> tuple[dict[str, Any], str]:
+def told_of(system: Running, answer: httpx.Response) -> tuple[dict[str, Any], str]:
+    """As a document and as text."""
     request = answer.headers["x-request-id"]
-    return json.loads(system.ok("explain", request, "--json")), system.ok("explain", request)
+    return explained(system, request), system.ok("explain", request)
 
 
 def call_of(document: dict[str, Any]) -> str:
@@ -98,16 +99,16 @@ def test_a_worker_at_its_cap(system: Running) -> None:
             return answer if answer.status_code == 503 else None
 
         answer = wait_for(full, 30, "a refusal")
-        document, text = explained(system, answer)
+        document, text = told_of(system, answer)
         assert document["failure"] == "refused by full.1: it holds as many requests or streams as it may"
         assert f"it came to nothing: {document['failure']}" in text
-        called, text = explained(system, ask(system, "/full"))
+        called, text = told_of(system, ask(system, "/full"))
         assert called["failure"].startswith("refused by full.1")
 
 
 def test_a_budget_that_is_used_up(system: Running) -> None:
     def final() -> tuple[dict[str, Any], str] | None:
-        document, text = explained(system, ask(system, "/sick"))
+        document, text = told_of(system, ask(system, "/sick"))
         return (document, text) if "budget" in call_of(document) else None
 
     document, text = wait_for(final, 60, "a call that is not tried again")
@@ -120,7 +121,7 @@ def test_a_circuit_that_is_open(system: Running) -> None:
     system.ok("scale", "gone", "0")
 
     def opened() -> tuple[dict[str, Any], str] | None:
-        document, text = explained(system, ask(system, "/gone"))
+        document, text = told_of(system, ask(system, "/gone"))
         return (document, text) if "CircuitOpen" in call_of(document) else None
 
     document, text = wait_for(opened, 60, "the circuit opens")

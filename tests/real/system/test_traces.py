@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from called import explained
 from harness import Running, wait_for
 
 APP = """
@@ -172,11 +173,6 @@ def answered(system: Running, path: str) -> str:
         return ask(system, path)
     except urllib.error.HTTPError:
         return ""
-
-
-def explained(system: Running, request: str) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(system.ok("explain", request, "--json"))
-    return document
 
 
 def kinds(document: dict[str, Any]) -> list[tuple[str, str, int]]:
