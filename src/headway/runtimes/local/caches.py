@@ -24,6 +24,7 @@ from headway.model.units import format_bytes
 from headway.process.folders import Folders
 from headway.process.spec import ProcessSpec, ProcessState
 from headway.process.supervisor_client import SupervisorClient
+from headway.runtimes.local.engine_process import engine_spec, log_tail, pid_of
 from headway.runtimes.local.processes import Spawn, Tell
 
 _LOOK_EVERY_S = 1.0
@@ -185,7 +186,7 @@ class Cache:
     def _ended(self) -> EngineError:
         with contextlib.suppress(HeadwayError):
             self.supervisor.stop(self.process, STOP_SIGNAL, STOP_TIMEOUT_S)
-        lines = self._log_tail().strip().splitlines()
+        lines = log_tail(self.folders.logs, self.process, _TAIL_BYTES).strip().splitlines()
         said = next((line for line in reversed(lines) if line.strip()), "it said nothing")
         return EngineError(
             f"caches.{self.wanted.name}: Valkey ended at its start: {said.strip()}", hint=f"headway logs {self.process}"
@@ -264,35 +265,18 @@ class Cache:
             self.tell(self.process, "full", told if self.server else "full: keys are evicted", "note")
 
     def _pid(self) -> int | None:
-        """Its process at the supervisor; None while it has none, or when it is somewhere else."""
-        known = self.is_alive(self.process)
-        return known.pid if known is not None and known.alive else None
+        return pid_of(self.is_alive(self.process))
 
     def _spec(self, server: Server) -> ProcessSpec:
-        log = str(self.folders.logs / f"{self.process}.log")
-        return ProcessSpec(
-            name=self.process,
+        return engine_spec(
+            self.process,
+            self.folders.logs,
             argv=server.argv,
             env=server.env,
-            cwd="/",
-            uid=server.identity.uid if server.identity else None,
-            gid=server.identity.gid if server.identity else None,
-            stdout=log,
-            stderr=log,
-            restart=True,
+            identity=server.identity,
             stop_signal=STOP_SIGNAL,
             stop_timeout_s=STOP_TIMEOUT_S,
-            keep=True,
         )
-
-    def _log_tail(self) -> str:
-        try:
-            with open(self.folders.logs / f"{self.process}.log", "rb") as file:
-                file.seek(0, 2)
-                file.seek(max(0, file.tell() - _TAIL_BYTES))
-                return file.read().decode(errors="replace")
-        except OSError:
-            return ""
 
 
 @dataclass(slots=True)

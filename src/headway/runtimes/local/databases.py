@@ -19,6 +19,7 @@ from headway.errors import EngineError, HeadwayError
 from headway.process.folders import Folders
 from headway.process.spec import ProcessSpec, ProcessState
 from headway.process.supervisor_client import SupervisorClient
+from headway.runtimes.local.engine_process import engine_spec, log_tail, pid_of
 from headway.runtimes.local.processes import Spawn, Tell
 from headway.sharding.app_role import AppRole, ensure_app_role
 from headway.sharding.connection import RoleConnections, Uncounted, check_url_reachable, health, role_connections
@@ -192,9 +193,7 @@ class Database:
             self.connections = role_connections(self.fields["url"])
 
     def _pid(self) -> int | None:
-        """Its process at the supervisor; None while it has none, or when it is somewhere else."""
-        known = self.is_alive(self.process)
-        return known.pid if known is not None and known.alive else None
+        return pid_of(self.is_alive(self.process))
 
     def _bring_up(self) -> None:
         wanted = self.wanted
@@ -243,7 +242,7 @@ class Database:
                 raise
             with contextlib.suppress(HeadwayError):
                 self.supervisor.stop(self.process, spawn_arguments(server).stop_signal, 5.0)
-            message, hint = explain_failure(self._log_tail())
+            message, hint = explain_failure(log_tail(self.folders.logs, self.process, _TAIL_BYTES))
             raise EngineError(f"{wanted.path}: {message}", hint=hint) from error
         ensure_database(server)
         self.fields = url_fields(server.url)
@@ -256,30 +255,17 @@ class Database:
 
     def _spec(self, server: Server) -> ProcessSpec:
         arguments = spawn_arguments(server)
-        return ProcessSpec(
-            name=self.process,
+        return engine_spec(
+            self.process,
+            self.folders.logs,
             argv=arguments.argv,
             env=arguments.env,
-            cwd=arguments.cwd,
-            uid=arguments.identity.uid if arguments.identity else None,
-            gid=arguments.identity.gid if arguments.identity else None,
-            stdout=str(self.folders.logs / f"{self.process}.log"),
-            stderr=str(self.folders.logs / f"{self.process}.log"),
-            restart=True,
+            identity=arguments.identity,
             stop_signal=arguments.stop_signal,
             stop_timeout_s=arguments.stop_timeout_s,
             death_signal=arguments.stop_signal,
-            keep=True,
+            cwd=arguments.cwd,
         )
-
-    def _log_tail(self) -> str:
-        try:
-            with open(self.folders.logs / f"{self.process}.log", "rb") as file:
-                file.seek(0, 2)
-                file.seek(max(0, file.tell() - _TAIL_BYTES))
-                return file.read().decode(errors="replace")
-        except OSError:
-            return ""
 
     def _look(self) -> None:
         if self.server is not None:
