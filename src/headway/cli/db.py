@@ -13,9 +13,10 @@ import click
 
 from headway.cli.show import mark, table
 from headway.cli.start import System
-from headway.errors import AppError, Conflict, HeadwayError
+from headway.errors import AppError, Conflict, HeadwayError, NotRunning
 from headway.model.sharding import ShardMap, ShardServer
 from headway.model.units import format_bytes
+from headway.process.record import read_record, supervisor_runs
 from headway.sharding.pgdog import pgdog
 
 _POLL_S = 0.1
@@ -207,7 +208,7 @@ def follow(system: System, verb: str, asked: dict[str, Any], *, quiet: bool) -> 
     seen = 0
     try:
         while True:
-            found = system.client.ask("GET", f"/tasks/{number}?after={seen}")
+            found = _heard(system, verb, number, seen)
             seen += len(found["lines"])
             if not quiet:
                 for line in found["lines"]:
@@ -223,6 +224,21 @@ def follow(system: System, verb: str, asked: dict[str, Any], *, quiet: bool) -> 
         raise kind(failed["message"], hint=failed["hint"])
     result: dict[str, Any] = found["result"]
     return result
+
+
+def _heard(system: System, verb: str, number: int, seen: int) -> dict[str, Any]:
+    """What a task says. Its number means nothing to the next controller, so one that died is not waited for."""
+    try:
+        found: dict[str, Any] = system.client.ask("GET", f"/tasks/{number}?after={seen}")
+        return found
+    except NotRunning as error:
+        if not supervisor_runs(read_record(system.folders)):
+            raise  # nothing runs any more, and that is what it says
+        raise NotRunning(
+            f"the controller died while it was at work: {verb}",
+            hint="the next one goes on with moves, splits, imports and restores: headway db status. "
+            "Anything else: run the command again",
+        ) from error
 
 
 def ranges(numbers: list[int]) -> str:

@@ -84,7 +84,8 @@ def test_a_restore_goes_on_by_itself_when_the_controller_dies(system: Running, o
         [*HEADWAY, "db", "restore", "orders", str(folder), "--replace"],
         cwd=other.folder,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     wait_for(
         lambda: len([entry for entry in other.journal() if entry["what"] == "restore"]) > begun, 30, "it has begun"
@@ -96,7 +97,12 @@ def test_a_restore_goes_on_by_itself_when_the_controller_dies(system: Running, o
         return done.returncode == 0 and last(done.stdout)["databases"]["orders"]["restore"] is None  # type: ignore[index]
 
     wait_for(whole, 60, "it is restored", every_s=0.2)
-    asking.wait(60)
+    _, told = asking.communicate(timeout=60)
+    if asking.returncode:  # else it had ended a moment before
+        assert told.startswith(
+            ("error: the controller died while it was at work: restore\n", "error: there is no task ")
+        )
+        assert "headway db status" in told
     for customer, numbers in writers.acknowledged.items():
         assert sorted(httpx.get(f"{other.url}/{customer}", timeout=30).json()) == numbers
     assert last(other.ok("db", "verify", "orders", "--json"))["complete"]
