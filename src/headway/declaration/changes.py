@@ -184,7 +184,7 @@ def _database(name: str, old: Database, new: Database, after: System) -> Iterato
     path = f"databases.{name}"
     if old.shards != new.shards:
         sentence = (
-            f"{path}.shards: {_shown(old.shards)} → {_shown(new.shards)}; refused unless headway db split has done so"
+            f"{path}.shards: {_shown(old.shards)} → {_shown(new.shards)}; only after headway db split has done so"
         )
         yield Change(f"{path}.shards", "changed", sentence)
     if old.servers != new.servers:

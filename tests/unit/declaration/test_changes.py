@@ -198,7 +198,7 @@ def test_a_sharded_database_tells_its_changes_without_urls() -> None:
     other = SHARDED | {"shards": 16, "servers": {"b": "postgresql://u:secret@b/d"}, "active_max": 3}
     found = [change.sentence for change in changes(before, system(services={"web": WEB}, databases={"orders": other}))]
     assert found == [
-        "databases.orders.shards: 8 → 16; refused unless headway db split has done so",
+        "databases.orders.shards: 8 → 16; only after headway db split has done so",
         "databases.orders.servers: others than before; no shard moves by itself",
         "databases.orders.active_max: changed; its services' replicas are replaced",
     ]
