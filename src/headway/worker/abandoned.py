@@ -17,22 +17,23 @@ Receive = Callable[[], Awaitable[Message]]
 
 
 class Work:
-    """One request of a service whose work is to be cancelled, made by its own task.
+    """One request of a service whose work is to be cancelled, made in its own `task`.
 
-    `has_begun` is set when its answer begins, `is_cancelled` when nobody waited for that.
+    `has_all`: of the body, so that what comes next is the client's going. `has_begun` is set when its answer begins,
+    `is_cancelled` when nobody waited for that, `listening` while somebody but the app receives.
     """
 
     # Defaults of the class: to set each of them would be paid for by every request.
     has_begun = is_cancelled = False
+    listening: asyncio.Task[Message] | None = None
     _receives = False  # the app does, at this moment
     _was_seen = False  # by an earlier look
     _early: Message | None = None  # what was received for the app before it asked
-    _listening: asyncio.Task[Message] | None = None
 
-    def __init__(self, receive: Receive, has_body: bool) -> None:
-        self._task: asyncio.Task[Any] | None = asyncio.current_task()
+    def __init__(self, receive: Receive, has_all: bool, task: asyncio.Task[Any] | None) -> None:
         self._receive = receive
-        self._has_all = not has_body  # of the body: what comes next is the client's going
+        self._has_all = has_all
+        self._task = task
 
     def was_given_up(self) -> bool:
         """Whether the CancelledError that came is of this making alone; then it goes no further."""
@@ -40,13 +41,20 @@ class Work:
 
     async def receive(self) -> Message:
         """The app's."""
-        listening = self._listening
-        if listening is None:
+        if self.listening is None:
             self._receives = True
             try:
-                return self._noted(await self._receive())
+                message = await self._receive()
             finally:
                 self._receives = False
+        else:
+            message = await self._heard(self.listening)
+        if not self._has_all and message["type"] == "http.request" and not message.get("more_body"):
+            self._has_all = True
+        return message
+
+    async def _heard(self, listening: asyncio.Task[Message]) -> Message:
+        """What was received instead of the app, or will be."""
         early, self._early = self._early, None
         if early is not None:
             return early
@@ -54,19 +62,14 @@ class Work:
             await asyncio.wait((listening,))  # which leaves it alone when the app is cancelled here
         message = listening.result()
         if message["type"] == "http.request":
-            self._listening = None
-        return self._noted(message)
-
-    def _noted(self, message: Message) -> Message:
-        if message["type"] == "http.request" and not message.get("more_body"):
-            self._has_all = True
+            self.listening = None
         return message
 
     def look(self) -> None:
         """Cancel it if nobody waits. An app that receives by itself hears of that by itself, and is left alone."""
-        listening = self._listening
+        listening = self.listening
         if listening is not None and listening.cancelled():  # by an app that cancels whatever it finds
-            listening = self._listening = None
+            listening = self.listening = None
         if listening is None:
             if self._was_seen and self._has_all and not self._receives:
                 self._listen()
@@ -84,12 +87,12 @@ class Work:
         async def receive() -> Message:
             return await self._receive()
 
-        self._listening = asyncio.get_running_loop().create_task(receive())
+        self.listening = asyncio.get_running_loop().create_task(receive())
 
     def leave(self) -> None:
         """Nobody needs to know any more."""
-        if self._listening is not None and not self._listening.cancel() and not self._listening.cancelled():
-            self._listening.exception()  # looked at, so that nobody is warned of it
+        if self.listening is not None and not self.listening.cancel() and not self.listening.cancelled():
+            self.listening.exception()  # looked at, so that nobody is warned of it
 
 
 def look(at_work: set[Work]) -> None:

@@ -12,6 +12,7 @@ import contextlib
 import os
 import signal
 import time
+from asyncio import current_task
 from collections.abc import Awaitable, Callable, Iterable
 from time import monotonic_ns
 from typing import Any
@@ -124,6 +125,7 @@ class Layer:
         self._ended = 0
         self._raised = 0
         self._works: set[Work] = set()  # of the classes that are cancelled
+        self._loop: asyncio.AbstractEventLoop | None = None  # that serves; to find it out is paid for each time
         self._cap = _NO_CAP
         self._clock = WallClock()
         self._ahead_ns = NOTHING_IS_DUE
@@ -170,7 +172,7 @@ class Layer:
             receive = self._bounded(receive)
         work: Work | None = None
         if tally.cancels:
-            work = Work(receive, scope["method"] not in _NO_BODY)
+            work = Work(receive, scope["method"] in _NO_BODY, current_task(self._loop))
             self._works.add(work)
             receive = work.receive
         request = asked.begin(int(due), self._ahead_ns, headers, began_ns) if asked.is_used else None
@@ -230,7 +232,8 @@ class Layer:
             tally.in_flight -= 1
             if work is not None:
                 self._works.discard(work)
-                work.leave()
+                if work.listening is not None:
+                    work.leave()
             self._ended = ended = self._ended + 1
             is_kept = _KEPT in scope  # then a failure is not the app's
             if 0 < status < 500 or (is_kept and status > 0):
@@ -402,7 +405,7 @@ class Layer:
     def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
         # The counts of requests are written here and not where they change: that costs a request nothing. The edge
         # counts open requests exactly, and a replica is taken for idle only when both say so.
-        slots = self._slots
+        slots, self._loop = self._slots, loop
         now_ns = monotonic_ns()
         lag_ns = max(0, now_ns - self._beat_due_ns) if self._beat_due_ns else 0
         self._ahead_ns = self._clock.look(now_ns, time.time_ns())
