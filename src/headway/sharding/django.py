@@ -5,6 +5,7 @@ What is there already is seen by plain SQL before any process looks at a shard, 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -221,7 +222,7 @@ def _cannot_begin(database: str, django: Django, failed: Failed) -> HeadwayError
     missing = str(failed.get("missing") or "").partition(".")[0]
     if missing in ("django", "psycopg", "headway"):
         return EngineError(
-            f"{path}: {django.python} has no {missing}", hint=f"{django.python} -m pip install {missing}"
+            f"{path}: {django.python} has no {missing}", hint=f"{shlex.quote(django.python)} -m pip install {missing}"
         )
     if failed["kind"] == "NoAlias":
         return AppError(f"{path}: {failed['message']}", hint=_NO_ALIAS.format(database))
@@ -229,7 +230,8 @@ def _cannot_begin(database: str, django: Django, failed: Failed) -> HeadwayError
         return AppError(f"{path}: {failed['message']}", hint=_NO_CONNECTION.format(database))
     if failed["kind"] == "NotManage":
         return AppError(f"{path}: {failed['message']}", hint="Name the manage.py of a Django project.")
-    hint = f"Try it there: cd {django.place}; {django.python} {Path(django.file).name} check"
+    command = shlex.join([django.python, Path(django.file).name, "check"])
+    hint = f"Try it there: cd {shlex.quote(django.place)}; {command}"
     return AppError(f"{path}: {failed['message']}", hint=hint)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from headway.sharding.django import Django, _cannot_begin
 from headway.sharding.django_migrations import (
     DjangoMigration,
     DjangoTable,
@@ -85,3 +86,11 @@ def test_tables_that_shards_are_not_given_are_told():
     assert found is not None
     assert found.path == "keys.carts"
     assert lost(KEYS, frozenset({"orders"})) is None
+
+
+def test_commands_of_hints_work_in_folders_with_blanks() -> None:
+    django = Django("/srv/my site/manage.py", "/srv/my site/.venv/bin/python", "/srv/my site")
+    broken = _cannot_begin("main", django, {"kind": "", "message": "settings.py:3: '(' was never closed"})
+    assert broken.hint == "Try it there: cd '/srv/my site'; '/srv/my site/.venv/bin/python' manage.py check"
+    lacking = _cannot_begin("main", django, {"message": "", "missing": "django.db"})
+    assert lacking.hint == "'/srv/my site/.venv/bin/python' -m pip install django"
