@@ -19,6 +19,8 @@ from headway.caching.client import leases
 from headway.caching.client.cache import Cache
 from headway.caching.client.link import Away
 
+TIMEOUT_S = 0.1
+
 
 def test_races_leave_nobody_with_a_value_that_is_overtaken(server: Server) -> None:
     """A write and a void against readers in two processes, over and over; when all is calm, all agree."""

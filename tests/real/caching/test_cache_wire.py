@@ -14,6 +14,8 @@ from cache_wire import CHANGES, COMMANDS, Wire, wire_to
 from headway.caching.client.cache import Cache
 from headway.caching.place import CACHES_VARIABLE
 
+TIMEOUT_S = 0.1
+
 
 @pytest.fixture
 def wire(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
