@@ -11,13 +11,13 @@ from typing import Literal
 from headway.cli.preflight import DESCRIPTORS_MIN
 from headway.model.units import format_bytes
 from headway.process.machine import DESCRIPTORS_RAISED
-from headway.runtimes.local.edge_plan import connections
+from headway.runtimes.local.edge_plan import CONNECTIONS_MIN, connections
 
 CheckState = Literal["good", "warning", "bad"]
 
 GRANIAN_MIN, GRANIAN_BELOW = (2, 7), (3,)
 GRANIAN_INSTALL = 'pip install "granian>=2.7,<3"'
-CONNECTIONS_GOOD = 5_000
+CONNECTIONS_GOOD = 10_000
 SOMAXCONN_GOOD = 4096  # a burst of 3,000 new connections on a worker filled a backlog of 1,024
 MEMORY_BAD_BYTES, MEMORY_LOW_BYTES = 128 << 20, 512 << 20
 DISK_BAD_BYTES, DISK_LOW_BYTES = 100 << 20, 1 << 30
@@ -51,12 +51,13 @@ def granian(name: str, python: str, version: str | None, error: str = "") -> Che
     return Check(name, "good", f"{version} in {python}")
 
 
-def descriptors(soft: int, allowed: int, *, has_calls: bool = False) -> Check:
+def descriptors(soft: int, allowed: int, clients: int | None = None) -> Check:
     """Files and sockets a process may open, and the connections of clients that leaves the edge.
 
-    `has_calls`: some are kept for services that call others.
+    `clients`: what the declared system's edge gets; None without one.
     """
-    clients, _calls = connections(allowed, has_calls=has_calls)
+    if clients is None:
+        clients, _calls = connections(allowed, CONNECTIONS_MIN, has_calls=False)
     raise_it = f"ulimit -n {DESCRIPTORS_RAISED}, or LimitNOFILE={DESCRIPTORS_RAISED} in the systemd unit"
     value = f"{allowed:,} a process (soft limit {soft:,}): {clients:,} connections of clients at once"
     if allowed < DESCRIPTORS_MIN:

@@ -20,11 +20,11 @@ from headway.cli import checks
 from headway.cli.checks import Check, overall
 from headway.cli.preflight import check_certificate
 from headway.cli.start import System
-from headway.declaration.calls import callers
 from headway.declaration.load import Loaded, load
 from headway.declaration.sources import find
 from headway.edge.haproxy import find_haproxy
 from headway.errors import DeclarationError, HeadwayError, MachineError
+from headway.lab.wall_look import connections_max
 from headway.process.identity import engine_identity
 from headway.process.linux import is_same
 from headway.process.listeners import check_address, port_owner
@@ -65,9 +65,9 @@ def _look(system: System) -> Iterator[Check]:
     yield _valkey(loaded)
     yield from _granian(loaded)
     yield _user()
-    has_calls = loaded is not None and bool(callers(loaded.system))
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    yield checks.descriptors(soft, descriptors_allowed(), has_calls=has_calls)
+    clients = connections_max(loaded.system, look()) if loaded is not None else None
+    yield checks.descriptors(soft, descriptors_allowed(), clients)
     yield checks.somaxconn(look().somaxconn)
     yield checks.cores(available_cores(), os.cpu_count() or 1)
     memory = psutil.virtual_memory()

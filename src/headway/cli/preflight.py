@@ -16,13 +16,12 @@ from headway.errors import MachineError
 from headway.model.declared import System as Declared
 from headway.process.listeners import check_address
 from headway.process.machine import DESCRIPTORS_RAISED, descriptors_allowed
-from headway.runtimes.local.edge_plan import RESERVE, addresses
+from headway.runtimes.local.edge_plan import CONNECTIONS_MIN, addresses
 from headway.sharding.engine import find_postgresql
 
-# Each of the fewest connections the edge is of use with, and the request it carries at a replica; the rest is sockets,
+# Each of the fewest connections the edge is made for, and the request it carries at a replica; the rest is sockets,
 # logs and pipes. Lower, and the system would start only to fail under its first load.
-_CONNECTIONS_MIN = 768
-DESCRIPTORS_MIN = 2 * _CONNECTIONS_MIN + RESERVE
+DESCRIPTORS_MIN = 2 * CONNECTIONS_MIN + 48
 
 
 def check_start(declared: Declared, *, check_addresses: bool) -> None:

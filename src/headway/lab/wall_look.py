@@ -80,7 +80,7 @@ def look_at_declared(system: System, state: Path) -> Facts:
             for name, cache in system.caches.items()
         ),
         has_edge=any(service.is_at_edge for service in services),
-        connections_max=_connections_max(system, machine),
+        connections_max=connections_max(system, machine),
         edge_threads=max(1, int(machine.cores) // REPLICAS_PER_THREAD),
         files=(FilesUsed("each process", None, machine.descriptors_max),),
         **_of_machine(machine, state, used_bytes=None, logs=total + len(databases) + 4),
@@ -152,7 +152,7 @@ class _Found:
             edge_cores=self._cores.get("edge"),
             edge_threads=max(1, int(machine.cores) // REPLICAS_PER_THREAD),
             connections=max(document["traffic"]["connections"] for document in self._documents),
-            connections_max=_declared_maxconn(self._folders) or _connections_max(self._system, machine),
+            connections_max=_declared_maxconn(self._folders) or connections_max(self._system, machine),
             backlog_now=waiting_to_be_accepted(edge, self._now["edge"]["urls"]),
             replica_bytes=max(sizes, default=None),
             **_of_machine(machine, self._folders.state, used_bytes=memory_bytes(entries), logs=len(entries) + 1),
@@ -245,8 +245,14 @@ def _of_machine(machine: Machine, state: Path, *, used_bytes: int | None, logs: 
     }
 
 
-def _connections_max(system: System, machine: Machine) -> int:
-    return connections(machine.descriptors_max, has_calls=bool(callers(system)))[0]
+def connections_max(system: System, machine: Machine) -> int:
+    """Connections of clients that the edge of a system gets, with as many replicas as are declared."""
+    replicas = wanting.replicas_declared(system, machine)
+    total = sum(replicas.values())
+    at_replicas = sum(
+        wanting.request_limit(system.services[name], total, machine) * replicas[name] for name in at_edge(system)
+    )
+    return connections(machine.descriptors_max, at_replicas, has_calls=bool(callers(system)))[0]
 
 
 def _declared_maxconn(folders: Folders) -> int | None:

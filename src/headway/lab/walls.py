@@ -264,7 +264,7 @@ def _of_edge(facts: Facts) -> Iterator[Wall]:
         "connections",
         rate,
         "new connections wait in the kernel until others close",
-        "idle_timeout in [edge]; ulimit -n 131072 (LimitNOFILE=) for 50,000 connections; after that another machine",
+        "idle_timeout in [edge]; ulimit -n (LimitNOFILE=) up to 50,000 connections; after that another machine",
         _known(facts, facts.connections, rate),
     )
     cores = facts.edge_cores

@@ -247,6 +247,7 @@ class Edge:
             folder=str(self._folders.edge),
             machine=self._machine,
             certificate=str(self._certificate) if system.edge.tls else None,
+            at_replicas=sum(service.limit * service.replicas for service in wanted.services if service.is_at_edge),
             replicas={
                 (name, number): edge_replicas(replicas, name, self._told.limits_of(number), socket)
                 for name, service in system.services.items()

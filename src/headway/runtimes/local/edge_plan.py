@@ -13,8 +13,9 @@ from headway.model.replica import Phase, Replica, stays_in_edge
 from headway.process.machine import Machine
 from headway.process.spec import FIRST_LISTENER_FD
 
-RESERVE = 512  # descriptors of the edge that are neither a client's nor a replica's: listeners, a check of each server
-CONNECTIONS_MAX = 50_000
+RESERVE = 512  # descriptors of the edge that are neither a client's nor a replica's
+CONNECTIONS_MIN, CONNECTIONS_MAX = 1000, 50_000
+AT_REPLICAS_MAX = 8192
 CALL_CONNECTIONS_MIN, CALL_CONNECTIONS_MAX = 256, 4096  # of services that call others, which no flood takes from them
 UNBOUND = QueueBound(QUEUE_MAX_UNKNOWN)
 REPLICAS_PER_THREAD = 4  # cores: one thread of HAProxy feeds several replicas' worth of requests
@@ -89,16 +90,15 @@ def class_numbers(service: Service) -> tuple[int, ...]:
     return (SLOW, *(FIRST_AT + index for index in range(len(service.at))))
 
 
-def connections(descriptors_max: int, *, has_calls: bool) -> tuple[int, int]:
+def connections(descriptors_max: int, at_replicas: int, *, has_calls: bool) -> tuple[int, int]:
     """Connections at once: of clients, and beside them of services that call others (0 without `has_calls`).
 
-    Each may take two descriptors, its own and one to a replica: of those that stream all do. HAProxy reckons so too,
-    and writes an alert at its start where they do not fit. More would fit where nearly all wait in a queue, but how
-    many do is known only when it is too late.
+    `at_replicas` is how many requests replicas may hold together, each with a second descriptor. All others wait in a
+    queue or say nothing, and have one: with two for each, ten thousand silent clients would fill the edge.
     """
-    free = (descriptors_max - RESERVE) // 2
+    free = descriptors_max - min(at_replicas, AT_REPLICAS_MAX) - RESERVE
     calls = min(CALL_CONNECTIONS_MAX, max(CALL_CONNECTIONS_MIN, free // 4)) if has_calls else 0
-    return min(CONNECTIONS_MAX, free - calls), calls
+    return max(CONNECTIONS_MIN, min(CONNECTIONS_MAX, free - calls)), calls
 
 
 def edge_plan(
@@ -107,19 +107,21 @@ def edge_plan(
     folder: str,
     machine: Machine,
     certificate: str | None,
+    at_replicas: int,
     replicas: Mapping[tuple[str, int], Sequence[EdgeReplica]],
     bounds: Mapping[tuple[str, int], QueueBound],
     learned: Mapping[str, tuple[str, ...]],
     called_at: Mapping[str, Sequence[str]],
     exports: bool = False,
 ) -> EdgePlan:
-    """The whole plan. `exports`: spans are sent to a collector.
+    """The whole plan. `at_replicas` is how many requests replicas may hold together, a descriptor each; `exports`:
+    spans are sent to a collector.
 
     Replicas and bounds come by service and class; `called_at`: by service that is called, the addresses of its ways.
     """
     edge = system.edge
     ways = call_listeners(system, called_at)
-    connections_max, calls_max = connections(machine.descriptors_max, has_calls=bool(ways))
+    connections_max, calls_max = connections(machine.descriptors_max, at_replicas, has_calls=bool(ways))
     called = callers(system)
     call = {caller for by in called.values() for caller in by}
     return EdgePlan(
