@@ -125,6 +125,7 @@ keys = { orders = "customer_id" }
 schema = "schema.sql"
 active_max = 3
 [caches.hot]
+timeout = "2s"
 """
 
 

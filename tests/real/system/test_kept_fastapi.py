@@ -81,6 +81,7 @@ replicas = 1
 ttl = "60s"
 [caches.hot]
 memory_max = "16MiB"
+timeout = "2s"
 """
 
 

@@ -98,6 +98,7 @@ tags = ["product:{id}"]
 ttl = "60s"
 [caches.hot]
 memory_max = "16MiB"
+timeout = "2s"
 """
 
 

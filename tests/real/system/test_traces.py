@@ -135,6 +135,7 @@ deadline = "2s"
 [databases.main]
 
 [caches.hot]
+timeout = "2s"
 """
 FULL = """
 import time
