@@ -34,6 +34,7 @@ from headway.sharding.move.look import tables_of
 from headway.sharding.move.record import open_moves, try_lock
 from headway.sharding.move.sessions import connect as connect_for_long
 from headway.sharding.move.statements import PRINTING, fenced, open_fence
+from headway.sharding.publication import drop_publication
 from headway.sharding.reference import replace_rows
 from headway.sharding.remnants import SOURCE
 from headway.sharding.repair import Copy, Pair, Plan, Record, Seen, propose, to_compare
@@ -319,7 +320,7 @@ class Repairer:
         elif one.kind == "slot":
             _drop_slot(connection, one.name)
         elif one.kind == "publication":
-            connection.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(one.name)))
+            drop_publication(connection, one.name)
         elif one.kind == "corner":
             clearing.clear_corner(connection, wanted.name, one.name, _LOCK_MS)
         elif one.kind == "half" and one.shard is not None:

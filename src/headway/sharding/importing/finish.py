@@ -15,6 +15,7 @@ from headway.sharding.importing.switch import open_source
 from headway.sharding.importing.work import Work, ask, rows, run
 from headway.sharding.layout import REFERENCE_SCHEMA, identifier
 from headway.sharding.move.sessions import Connection
+from headway.sharding.publication import drop_publication
 
 _PAUSE_S, _PAUSE_MAX_S = 0.02, 1.0
 _LOCK_MS = 100
@@ -59,7 +60,7 @@ def take_back(work: Work) -> None:
 def _unlink_source(work: Work) -> None:
     for server in work.servers:
         drop_slots(work, work.at_source, server)
-        run(work.at_source, f"DROP PUBLICATION IF EXISTS {identifier(work.link(server))}")
+        drop_publication(work.at_source, work.link(server))
 
 
 def _empty(work: Work, server: str, connection: Connection) -> None:

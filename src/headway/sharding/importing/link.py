@@ -18,6 +18,7 @@ from headway.sharding.layout import REFERENCE_SCHEMA, identifier
 from headway.sharding.move.link import drop_subscription, marker_arrived, subscription_id, write_marker
 from headway.sharding.move.look import copying, lost_copies, oldest_writer
 from headway.sharding.move.sessions import NO_TIMEOUTS, Connection, connect, scalar
+from headway.sharding.publication import drop_publication
 
 _POLL_S, _POLL_MAX_S = 0.02, 0.5
 _SLOTS_GONE_S = 10.0
@@ -109,7 +110,7 @@ def _subscribe(work: Work, server: str, connection: Connection) -> None:
     source, name = work.at_source, work.link(server)
     # A slot without a subscription may be half made by a carrier that was killed: nobody has read from it.
     drop_slots(work, source, server)
-    run(source, f"DROP PUBLICATION IF EXISTS {identifier(name)}")
+    drop_publication(source, name)
     run(source, statements.create_publication(work.plan, name, work.map.on(server)))
     _make_slot(work, name)
     way = conninfo_to_dict(work.source.replication)

@@ -12,7 +12,6 @@ from headway.model.sharding import FENCE
 from headway.sharding.catalog import set_fenced
 from headway.sharding.move.compare import Reader, compare
 from headway.sharding.move.link import (
-    drop_publication,
     drop_schema_of_ours,
     drop_slots,
     drop_subscription,
@@ -23,6 +22,7 @@ from headway.sharding.move.sessions import Connection, Side, scalar
 from headway.sharding.move.statements import fenced, open_fence
 from headway.sharding.move.switch import fence_closed, files_of
 from headway.sharding.move.work import Work
+from headway.sharding.publication import drop_publication
 
 _PAUSE_S, _PAUSE_MAX_S = 0.02, 1.0
 _DROP_LOCK_MS = 500
@@ -39,7 +39,7 @@ def unlink(work: Work) -> None:
         )
     drop_subscription(target, work.link)
     drop_slots(work, source)
-    drop_publication(work, source)
+    drop_publication(source, work.link)
     remove_fence(work, "target")
     target.execute(sql.SQL("COMMENT ON SCHEMA {} IS NULL").format(sql.Identifier(work.schema)))
     work.advance("unlinked")
@@ -117,7 +117,7 @@ def undo(work: Work) -> str:
             f"and a schema {work.schema} may be left there; the next move to it removes them"
         )
     drop_slots(work, source)
-    drop_publication(work, source)
+    drop_publication(source, work.link)
     remove_fence(work, "source")
     return left
 

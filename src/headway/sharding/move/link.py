@@ -18,6 +18,7 @@ from headway.sharding.move.record import add_facts
 from headway.sharding.move.sessions import NO_TIMEOUTS, Connection, connect, number, scalar
 from headway.sharding.move.statements import create_fence, create_publication, create_subscription, ddl_for_target
 from headway.sharding.move.work import Work
+from headway.sharding.publication import drop_publication
 
 _SLOTS_GONE_S = 10.0
 # What the target's server says when it will never get in.
@@ -67,7 +68,7 @@ def make_link(work: Work) -> None:
     if not subid:
         # A slot without a subscription may be half made by a mover that was killed: nobody has read from it.
         drop_slots(work, source)
-        source.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(name))
+        drop_publication(source, work.link)
         source.execute(create_publication(work.link, work.schema, tables_of(source, work.schema)))
         _make_slot(work)
         way = conninfo_to_dict(work.sessions.servers["source"].replication)
@@ -150,10 +151,6 @@ def drop_slots(work: Work, source: Connection) -> None:
         if time.monotonic() > deadline_s:
             raise psycopg.OperationalError(f"slot {rows[0][0]} on server {work.move.source} cannot be dropped")
         time.sleep(0.005)
-
-
-def drop_publication(work: Work, source: Connection) -> None:
-    source.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(work.link)))
 
 
 def drop_schema_of_ours(target: Connection, schema: str, mark: str) -> None:
