@@ -199,7 +199,7 @@ def migrate(system: System, name: str, folder: str | None, stamp: str | None, *,
         click.echo(f"nothing to apply: {have} all {files} migrations")
     else:
         word = "would be applied" if dry_run else "applied"
-        click.echo(f"{len(done['applied'])} of {files} migrations {word} to {where}")
+        click.echo(f"{len(done['applied'])} of {files} migration{'' if files == 1 else 's'} {word} to {where}")
 
 
 def follow(system: System, verb: str, asked: dict[str, Any], *, quiet: bool) -> dict[str, Any]:

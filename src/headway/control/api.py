@@ -125,7 +125,15 @@ def build(controller: Controller, applying: Applying) -> Starlette:
         )
         return Starlette(
             routes=db_api.routes(
-                controller.tended, plain, plain.names, controller.tasks, servers, departures, body, _told
+                controller.tended,
+                plain,
+                plain.names,
+                controller.not_up,
+                controller.tasks,
+                servers,
+                departures,
+                body,
+                _told,
             )
         )
 

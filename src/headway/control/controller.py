@@ -314,6 +314,11 @@ class Controller:
             self.call(self._tend)
         return dict(self.tenders)
 
+    def not_up(self) -> dict[str, str]:
+        """The states of sharded databases that have no map yet. For other threads."""
+        held = list(self.databases.held.items())
+        return {name: one.state for name, one in held if getattr(one, "map", one) is None}
+
     def _engine_failure(self) -> dict[str, str] | None:
         for engine in (*self.databases.held.values(), *self.caches.held.values()):
             if engine.error is not None and not engine.ready_once:

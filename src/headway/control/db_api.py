@@ -37,6 +37,7 @@ def routes(
     tenders: Callable[[], Mapping[str, Tender]],
     plain_work: PlainWork,
     plain_names: Callable[[], Sequence[str]],
+    not_up: Callable[[], Mapping[str, str]],
     tasks: Tasks,
     servers: Servers,
     departures: Departures,
@@ -44,12 +45,17 @@ def routes(
     told: Callable[[Endpoint], Endpoint],
 ) -> list[Route]:
     """Its routes; `body` reads a request, `told` turns errors into answers, `plain_work` is what can be done to a
-    database that is not sharded, None where it is; `plain_names` are those that are not."""
+    database that is not sharded, None where it is; `plain_names` are those that are not; `not_up` are the states of
+    sharded ones that nobody looks after yet: at their start, and for a moment while their servers change."""
 
     def tender(name: object, verb: str = "") -> Tender:
         known, plain = tenders(), plain_names()
         if name in known:
             return known[str(name)]
+        if name in (coming := not_up()):
+            raise EngineError(
+                f"database {name} cannot be asked yet: its state is {coming[str(name)]}", hint="headway status says why"
+            )
         if name in plain:
             raise HeadwayError(
                 f"database {name} is not sharded, and this is about shards",

@@ -101,7 +101,7 @@ def test_they_get_their_tables_and_go_into_shards_without_what_says_so(system):
     applied = {"0001_orders.sql": 1, "0002_rows.sql": 1}
     assert done == {"applied": applied, "files": 2, "shards": 0, "dry_run": False}
     assert system.ok("db", "migrate", "main") == "nothing to apply: main has all 2 migrations\n"
-    assert "1 of 1 migrations applied to stock" in system.ok("db", "migrate", "stock")
+    assert "1 of 1 migration applied to stock" in system.ok("db", "migrate", "stock")
     assert system.ok("db", "migrate", "stock") == "nothing to apply: stock has all 1 migrations\n"
     assert httpx.get(f"{system.url}/count", timeout=30).json() == [50, 0]
     told = [entry["reason"] for entry in system.journal() if entry["what"] == "migrated"]

@@ -4,6 +4,9 @@ made, and a start while a server is away."""
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -130,6 +133,26 @@ def test_a_system_starts_while_a_server_is_away(system, servers, place):
     wait_until_ready(servers["b"], is_alive=lambda: as_superuser_later.poll() is None)
     system.wait_ready()
     assert logins(system)["b"]["user"] == "keeper"
+
+
+def test_one_that_is_not_up_is_told_as_that(system, servers, place):
+    """A controller that begins while the server of the catalog is away knows no shard yet."""
+    stop(place.processes[0])
+    before = system.pid("controller")
+    os.kill(before, signal.SIGKILL)
+    wait_for(
+        lambda: (found := system.quick_status()) and found["controller"]["pid"] != before, 60, "another controller"
+    )
+    done = system.run("db", "status", "orders")
+    again = place.spawn(servers["a"])
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"error: database orders cannot be asked yet: its state is \w+\nhint: headway status says why\n",
+        done.stderr,
+    )
+    wait_until_ready(servers["a"], is_alive=lambda: again.poll() is None)
+    system.wait_ready()
+    assert system.ok("db", "status", "orders").startswith("orders  8 shards")
 
 
 def test_a_shard_leaves_a_server_only_where_the_app_can_be_kept_out(system, servers):
