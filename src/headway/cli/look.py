@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections.abc import Collection
 from typing import Any
 
 import click
@@ -61,7 +62,7 @@ def scale(system: System, service: str, count: int | None, *, wait: bool, as_jso
             raise HeadwayError(
                 f"{service} was scaled to {found['wanted']} meanwhile", hint=f"headway explain {service}"
             )
-        failing = next((r for r in found["replicas"] if r["failure"] and r["restarts"] >= _TRIES), None)
+        failing = next((one for one in found["replicas"] if _does_not_start(one)), None)
         if failing is not None:
             raise HeadwayError(
                 f"{failing['name']} does not start: {failing['failure']}",
@@ -93,6 +94,7 @@ def reload(system: System, *, wait: bool, as_json: bool) -> None:
     """Have all replicas replaced by new ones, which run the source as it is now, and wait until they are."""
     former = _replicas(system.client.status())
     pids, failed = {one["pid"] for one in former if one["pid"]}, {one["name"] for one in former if one["failure"]}
+    releases = {one["release"] for one in former}
     system.client.ask("POST", "/reload", {})
     seen: Any = None
     until_s = 0.0
@@ -103,7 +105,7 @@ def reload(system: System, *, wait: bool, as_json: bool) -> None:
         if not wait or (settled and not any(one["pid"] in pids for one in replicas)):
             break
         for one in replicas:
-            if one["failure"] and one["restarts"] >= _TRIES and one["name"] not in failed:
+            if _does_not_start(one, releases) and one["name"] not in failed:
                 raise HeadwayError(
                     f"{one['name']} does not start: {one['failure']}",
                     hint=f"headway logs {one['name']}; what ran before goes on, and it is tried again and again",
@@ -120,6 +122,13 @@ def reload(system: System, *, wait: bool, as_json: bool) -> None:
         return
     for name, count in told.items():
         click.echo(f"{name}: {count} replica{'' if count == 1 else 's'} {'replaced' if wait else 'to be replaced'}")
+
+
+def _does_not_start(replica: dict[str, Any], former: Collection[str] | None = None) -> bool:
+    """Whether it fails at its start again and again. One that was ready and has died or hung since is replaced, and
+    that is no news of a start; of what it is (one of the `former` releases; None: all are) it has been ready once."""
+    was_ready = replica["ready_once"] and (former is None or replica["release"] in former)
+    return bool(replica["failure"]) and replica["restarts"] >= _TRIES and not was_ready
 
 
 def _replicas(document: dict[str, Any]) -> list[dict[str, Any]]:

@@ -262,6 +262,7 @@ def _replica(replica: Replica, observed: Observed, facts: Facts) -> dict[str, An
         "streams": seen.streams if seen and alive else 0,
         "cancelled": sum(cls.cancelled for cls in seen.counts.classes) if seen and alive and seen.counts else 0,
         "restarts": replica.restarts,
+        "ready_once": replica.ready_once,
         "rss_bytes": seen.rss_bytes if seen and alive else 0,
         "failure": replica.failure.message if replica.failure and replica.phase is not Phase.READY else None,
         "retire": replica.retire or None,
