@@ -18,11 +18,19 @@ SERVICES = ("web", "inventory", "pricing")
 SLOWEST_S = 6.0  # a replica that hangs is found within two seconds, and a chain may meet one at each level
 
 
+def _is_at_work(pid: int) -> bool:
+    """Whether it lives, and was not stopped by a deed before: that may not have been seen yet."""
+    try:
+        return is_alive(pid) and Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"T"
+    except OSError:
+        return False
+
+
 def _deed(system: Running, dice: random.Random) -> str:
     """One random deed; its name."""
     service = dice.choice(SERVICES)
     ready = [
-        replica for replica in system.replicas(service) if replica["state"] == "ready" and is_alive(replica["pid"])
+        replica for replica in system.replicas(service) if replica["state"] == "ready" and _is_at_work(replica["pid"])
     ]
     deed = dice.choice(("kill", "kill", "hang", "scale", "controller"))
     if deed == "controller":
