@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import psycopg
+
 from headway.errors import AppError, Conflict
 from headway.model.sharding import LEDGER_TABLE, ShardMap, ShardServer, schema_name
 from headway.sharding import layout
@@ -18,6 +20,7 @@ from headway.sharding.admin import AdminServer, Connection, connect, on_each
 from headway.sharding.catalog import HELD_LOCK, held, is_held, raise_epoch, read_map
 
 _LOCK = "SELECT pg_try_advisory_lock(hashtext('headway.migrate'))"
+_UNLOCK = "SELECT pg_advisory_unlock(hashtext('headway.migrate'))"
 # Held by an open transaction and not by a session: so it also holds behind a pooler that lends sessions by transaction.
 # It has no snapshot while it waits, so that nobody waits for it, neither VACUUM nor CREATE INDEX CONCURRENTLY.
 _PLAIN_LOCK = "SELECT pg_try_advisory_xact_lock(hashtext('headway.migrate'))"
@@ -108,8 +111,13 @@ def targets(database: str, servers: Sequence[AdminServer]) -> Iterator[Targets]:
             raise held("the migration")
         if catalog.execute(_LOCK).fetchone() != (True,):
             raise _migrated_already(database)
-        _nothing_moves(catalog, database)
-        yield Targets(database, tuple(servers), read_map(catalog))
+        try:
+            _nothing_moves(catalog, database)
+            yield Targets(database, tuple(servers), read_map(catalog))
+        finally:
+            # By itself it goes a moment after the connection, and whoever comes right then would be refused.
+            with contextlib.suppress(psycopg.Error):
+                catalog.execute(_UNLOCK)
 
 
 @contextlib.contextmanager
