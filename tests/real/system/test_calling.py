@@ -19,6 +19,8 @@ from called import logged
 from calling import APP, CHAIN, load
 from harness import HEADWAY, Running, die_with_parent, wait_for
 
+from headway.cli.show import status_lines
+
 DEADLINE = "x-envoy-expected-rq-timeout-ms"
 
 
@@ -110,12 +112,20 @@ def test_no_more_calls_are_under_way_than_are_declared(tmp_path: Path) -> None:
     (tmp_path / "hangs").touch()
     declared = CHAIN.replace('uses = ["inventory"]', 'uses = ["inventory"]\ncalls_max = 3')
     with Running(tmp_path, declared) as chain, load(f"{chain.url}/chain", 12) as made:
-        wait_for(lambda: calls(chain, "web", "inventory").get("refused"), 30, "more are refused")
-        told = calls(chain, "web", "inventory")
+
+        def full() -> dict[str, Any] | None:
+            """The status while all places are taken; later the breaker opens, and none is."""
+            document = chain.quick_status()
+            told = document["services"]["web"]["calls"].get("inventory", {}) if document else {}
+            return document if told.get("refused") and told["in_flight"] >= told["bound"] else None
+
+        document = wait_for(full, 60, "all places are taken, and more are refused", every_s=0.05)
+        told = document["services"]["web"]["calls"]["inventory"]
         assert told["bound_max"] == 3 * told["processes"]
         assert told["in_flight"] <= told["bound_max"]
-        assert calls(chain)["bound_max"] == 256 * calls(chain)["processes"]
-        wait_for(lambda: f"{3 * told['processes']} where it is quick" in chain.ok("status"), 60, "it is told")
+        assert f"{told['bound_max']} where it is quick" in "\n".join(status_lines(document))
+        others = document["services"]["inventory"]["calls"]["pricing"]
+        assert others["bound_max"] == 256 * others["processes"]
         wait_for(lambda: made.found[503], 30, "whoever found no place hears so")
         (tmp_path / "hangs").unlink()
 
