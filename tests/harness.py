@@ -6,6 +6,7 @@ guard process that takes it down when the test process is gone.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -90,7 +91,11 @@ class Running:
             self.up("--detach")
         else:
             self.start()
-            self.wait_ready()
+            try:
+                self.wait_ready()
+            except BaseException:
+                self.__exit__()  # nobody else does where the block is not entered
+                raise
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -197,8 +202,20 @@ class Running:
             document = self.quick_status()
             return document if document and document["state"] == "ready" else None
 
-        document: dict[str, Any] = wait_for(ready, timeout_s, "ready", every_s=0.05)
+        try:
+            document: dict[str, Any] = wait_for(ready, timeout_s, "ready", every_s=0.05)
+        except AssertionError as error:
+            told = self.output() if self.process is not None else ""
+            raise AssertionError(f"{error}; {self.quick_status()}\n{told}\n{self._where_it_stands()}") from None
         return document
+
+    def _where_it_stands(self) -> str:
+        """What the threads of the controller are at."""
+        with contextlib.suppress(KeyError, OSError):
+            os.kill(self.pid("controller"), signal.SIGUSR1)
+            time.sleep(0.5)
+            return (self.folders.logs / "controller.log").read_text()[-8000:]
+        return "no controller"
 
     def processes(self) -> dict[str, int]:
         """Names and pids of everything the supervisor started and that still lives, and its own."""

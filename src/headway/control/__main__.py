@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
@@ -27,6 +28,7 @@ def main() -> int:
     # whole system is another request, and comes from the supervisor or the API.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: os._exit(0))
+    faulthandler.register(signal.SIGUSR1)  # one that stands still tells where, in its log
     try:
         controller = Controller(folders, detached=settings["detached"])
         controller.start()

@@ -379,3 +379,12 @@ def test_on_a_terminal_the_end_stands_last_and_no_picture_that_says_otherwise(tm
         os.close(terminal)
     end = bytes(shown).rpartition(b"Ctrl-C stops everything in order")[2]
     assert b"stopped: everything has ended\r\nstopped\r\n" in end
+
+
+def test_a_controller_that_is_asked_where_it_stands_tells_it_and_goes_on(tmp_path: Path) -> None:
+    with Running(_folder(tmp_path), ONE) as system:
+        before = system.pid("controller")
+        os.kill(before, signal.SIGUSR1)
+        log = system.folders.logs / "controller.log"
+        wait_for(lambda: "most recent call first" in log.read_text(), 30, "the stack of each thread")
+        assert system.wait_ready()["controller"]["pid"] == before
