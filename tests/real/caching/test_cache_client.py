@@ -301,6 +301,19 @@ def test_what_cannot_be_is_refused_with_what_to_do(server: Server) -> None:
     hot.cached(ttl=1, tags=["shop", "{braces}"])(product)  # a text that speaks of no argument is one like any other
 
 
+def test_tags_of_a_generator_make_void_as_well(server: Server) -> None:
+    async def run() -> None:
+        origin, hot = Origin(1), Cache("hot")
+        product = product_of(hot, origin, tags=(tag for tag in ("shop", "goods")))
+        await trusted(hot)
+        assert (await product(1))["value"] == 1
+        origin.value = 2
+        await hot.invalidate("goods")
+        assert (await product(1))["value"] == 2
+
+    asyncio.run(run())
+
+
 def test_values_under_names_of_ones_own(server: Server) -> None:
     async def run() -> None:
         one, two = Cache("hot"), Cache("hot")

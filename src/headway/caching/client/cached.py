@@ -38,7 +38,8 @@ class Calls:
         signature = signature_of(function)
         self._names = tuple(signature.parameters) if signature is not None else ()
         self._folder = rule.name.encode()
-        if not callable(tags):
+        if not callable(tags) and not isinstance(tags, str):
+            tags = tuple(tags)  # read twice, and a generator gives its own once
             _refuse_places(tags, self._names)
         self._tags_of = tags if callable(tags) else None
         self._tags = () if callable(tags) else bounded(tag_names(tags))
@@ -217,7 +218,7 @@ def _refresh(parts: Parts, want: Want, load: Callable[[], Any], missed: Missed) 
 
 def _refuse_places(tags: Iterable[str], names: Sequence[str]) -> None:
     """ValueError for a tag that speaks of an argument: it would stand as it is, and no `invalidate` would find it."""
-    for tag in tags if not isinstance(tags, str) else ():
+    for tag in tags:
         spoken = [name for name in names if f"{{{name}}}" in tag]
         if spoken:
             raise ValueError(
