@@ -160,7 +160,8 @@ def _follow(system: System, loaded: Loaded, started: Started, *, detach: bool, a
     def interrupt(number: int, _frame: object) -> None:
         interrupted.append(number)
         if len(interrupted) == 1:
-            print("\nstopping: replicas finish what they have (Ctrl-C again to hurry)", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # print would fail in the middle of another print
+                os.write(2, b"\nstopping: replicas finish what they have (Ctrl-C again to hurry)\n")
         started.terminate()
 
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}

@@ -49,6 +49,7 @@ from headway.model.wanted import Wanted
 from headway.process import machine as machines
 from headway.process.folders import Folders
 from headway.process.identity import engine_identity
+from headway.process.spec import FORMER_CONTROLLER
 from headway.process.supervisor_client import SupervisorClient
 from headway.runtimes.local.all_databases import Databases
 from headway.runtimes.local.caches import Caches, WantedCache
@@ -65,6 +66,7 @@ if TYPE_CHECKING:  # what takes long to import, and a system without databases d
 
 _SLOW_EVERY_S = 1.0
 _ROTATE_EVERY_S = 5.0
+_TELL_EVERY_S = 5.0  # the supervisor has patience for several of it
 _EDGE_END_S = 2.0
 # While a start or an end is waited for, each step of which is seen a tick later. A long start goes at the usual pace.
 _HURRIED_TICK_S = 0.02
@@ -119,7 +121,7 @@ class Controller:
         self.finished = threading.Event()
         self.started_s = time.monotonic()
         self._calls = Calls()
-        self._slow_at_s = self._rotate_at_s = 0.0
+        self._slow_at_s = self._rotate_at_s = self._told_at_s = 0.0
         self._resolved: tuple[Any, ...] = ()
         self._stopping = False
         self._edge_ends_at_s = 0.0
@@ -131,7 +133,10 @@ class Controller:
         self.supervisor.connect()
         self.processes.table = self.supervisor.processes()
         adopted = sum(state.alive for name, state in self.processes.table.items() if name != "controller")
-        self.journal.write("controller", "start", f"adopts {adopted} processes" if adopted else "a fresh start")
+        began = f"adopts {adopted} processes" if adopted else "a fresh start"
+        if former := os.environ.pop(FORMER_CONTROLLER, ""):
+            self.journal.write("controller", "replaced", f"the one before {former}: headway logs controller", "warning")
+        self.journal.write("controller", "start", began)
         self.databases.want(self.wanted_databases(self.applied))
         self.caches.want(self.wanted_caches(self.applied))
         self.end_holds()
@@ -234,6 +239,7 @@ class Controller:
         next_s = time.monotonic()
         failed = ""
         while not self.finished.is_set():
+            self._tell_that_it_turns()
             try:
                 self._turn()
                 failed = ""
@@ -247,6 +253,12 @@ class Controller:
                 next_s, wait_s = time.monotonic(), 0.0
             self._calls.serve(wait_s)
         self.processes.close()
+
+    def _tell_that_it_turns(self) -> None:
+        now_s = time.monotonic()
+        if now_s >= self._told_at_s:
+            self._told_at_s = now_s + _TELL_EVERY_S
+            self.supervisor.turn()
 
     def _is_waited_for(self) -> bool:
         is_starting = not self.was_ready and time.monotonic() - self.started_s < _HURRIED_START_S

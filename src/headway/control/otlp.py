@@ -11,9 +11,9 @@ import contextlib
 import json
 import logging
 import os
+import queue
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,6 +35,7 @@ _READ_BYTES = 256 * 1024
 _PAUSE_S, _PAUSE_MAX_S = 1.0, 30.0
 _GIVE_UP_S = 300.0  # on one batch: a collector that never takes it must not keep all others from it
 _LAST_S = 2.0  # for what is left when it is to end
+_END_S = 10  # whatever it waits for: nobody is left to kill it where the controller is gone
 
 
 class Exporter:
@@ -46,21 +47,28 @@ class Exporter:
         self._positions = self._load()
         self._is_refused = False
         self._turn = 0
-        self.ends = threading.Event()
+        self._ends = False
+        # Not an event: a signal's handler that sets one stands still for ever where it interrupts who waits for it.
+        self._woken: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._until_s = float("inf")
 
     def end(self) -> None:
-        """Send what is there, if that is quick, and end."""
+        """Send what is there, if that is quick, and end. A signal's handler may call it."""
         self._until_s = time.monotonic() + _LAST_S
-        self.ends.set()
+        self._ends = True
+        self._woken.put(None)
 
     def run(self) -> None:
         """Until it is told to end."""
-        while not self.ends.is_set():
+        while not self._ends:
             if not self.round():
-                self.ends.wait(_EVERY_S)
+                self._pause(_EVERY_S)
         while time.monotonic() < self._until_s and self.round():
             pass
+
+    def _pause(self, pause_s: float) -> None:
+        with contextlib.suppress(queue.Empty):
+            self._woken.get(timeout=pause_s)
 
     def round(self) -> bool:
         """Read on in all files and send what is new; whether there may be more."""
@@ -80,7 +88,7 @@ class Exporter:
                 break
         for first in range(0, len(spans), _BATCH_MAX):
             self._deliver(spans[first : first + _BATCH_MAX])
-            if self.ends.is_set() and time.monotonic() > self._until_s:
+            if self._ends and time.monotonic() > self._until_s:
                 return False
         if any(self._positions.get(path) != position for path, position in moved.items()):
             self._positions |= moved
@@ -98,9 +106,7 @@ class Exporter:
             if now_s > min(give_up_s, self._until_s):
                 _say(f"{len(batch)} spans were given up")
                 return
-            self.ends.wait(pause_s)
-            if self.ends.is_set():
-                time.sleep(0.2)
+            self._pause(min(pause_s, 0.2) if self._ends else pause_s)
             pause_s = min(pause_s * 2, _PAUSE_MAX_S)
         if self._is_refused:
             self._is_refused = False
@@ -155,7 +161,12 @@ def main(state: str, system: str) -> int:
         return library.export(batch) is SpanExportResult.SUCCESS
 
     exporter = Exporter(Folders(Path(state), Path(state)), system, send)
-    signal.signal(signal.SIGTERM, lambda _number, _frame: exporter.end())
+
+    def end(_number: int, _frame: object) -> None:
+        signal.alarm(_END_S)  # which ends the process, whatever it is at
+        exporter.end()
+
+    signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     exporter.run()
     return 0

@@ -123,7 +123,7 @@ def _promises(broken: Broken) -> Iterator[Promise]:
             yield Promise("no request notices", f"{counted}, {broken.slow} were slow", unseen)
             yield Promise("back in 2 s", after(broken.restored_s), _within(broken.restored_s, AGAIN_S))
         case "controller", _:
-            yield Promise("nothing: while it hangs, nothing that dies is replaced", counted, None)
+            yield Promise("nothing: while it hangs, what dies is not replaced, for 30 s at most", counted, None)
         case "cache", how:
             yield Promise("no caller sees an error", counted, lost == 0)
             if how == "kill":

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 FIRST_LISTENER_FD = 200  # listeners are handed on under fixed numbers, so that a text can name them (`bind fd@200`)
+FORMER_CONTROLLER = "HEADWAY_FORMER_CONTROLLER"  # in a controller's environment: why the one before it was replaced
 
 
 @dataclass(frozen=True, slots=True)

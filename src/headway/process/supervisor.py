@@ -1,10 +1,11 @@
 """The supervisor: spawns, reaps, holds the listening sockets, restarts what died. It decides nothing else.
 
-It is small so that it does not fail: standard library only, one thread, no timers while nothing is under way. The
-controller asks it over a unix socket (JSON lines, see `headway.process.supervisor_client`) and may die and come back:
-its processes go on. In the foreground everything ends with the supervisor; detached, everything outlives it, and the
-next supervisor adopts what runs: processes by pid and start time, listening sockets from the controller, which keeps
-duplicates, else from the edge itself.
+It is small so that it does not fail: standard library only, one thread, no timers while nothing is under way but the
+one that watches the controller. That asks it over a unix socket (JSON lines, see `headway.process.supervisor_client`)
+and may die and come back: its processes go on. One that stands still is killed, for nobody else would notice. In the
+foreground everything ends with the supervisor; detached, everything outlives it, and the next supervisor adopts what
+runs: processes by pid and start time, listening sockets from the controller, which keeps duplicates, else from the
+edge itself.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from headway.process.adoption import Left, end_left, find_left, take_listeners
 from headway.process.leftovers import Leftovers
 from headway.process.listeners import close_listener, open_listener
 from headway.process.record import write_record
-from headway.process.spec import FIRST_LISTENER_FD, ProcessSpec
+from headway.process.silence import Silence
+from headway.process.spec import FIRST_LISTENER_FD, FORMER_CONTROLLER, ProcessSpec
 from headway.process.wire import Wire, WireClosed, serve
 
 _RESTART_FIRST_S = 0.05  # an engine's own start is longer; doubles up to _RESTART_MAX_S while it keeps dying young
@@ -38,6 +40,8 @@ _YOUNG_S = 10.0
 _HANDOVER_S = 2.0  # how long an adopted controller may take to hand its listening sockets over
 _FINISH_S = 3.0  # after SIGTERM to everything left, SIGKILL
 _LEFTOVERS_S = 1.0  # for killed processes to be gone
+_SILENT_MAX_S = 30.0  # a controller tells every few seconds that it turns; a turn may have to wait for an engine
+_LAST_WORDS_S = 0.5  # for one that stands still to write down where
 
 
 @dataclass(slots=True)
@@ -75,9 +79,11 @@ class Supervisor:
     restarts: dict[str, _Restart] = field(default_factory=dict)
     environ: dict[str, str] = field(default_factory=dict)
     leftovers: Leftovers = field(default_factory=Leftovers)
+    silence: Silence = field(default_factory=lambda: Silence(_SILENT_MAX_S))
     stopping: bool = False
     finish_at_s: float | None = None
     _finished: bool = False
+    _was_silent: bool = False
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
 
     # -- life -------------------------------------------------------------------------------------------------------
@@ -141,7 +147,7 @@ class Supervisor:
     # -- processes --------------------------------------------------------------------------------------------------
 
     def _spawn(self, spec: ProcessSpec, restarts: int = 0, replaces: int | None = None) -> _Child:
-        env = self.environ | spec.env if spec.name == "controller" else spec.env
+        env = self._controller_environ(spec) if spec.name == "controller" else spec.env
         parent = os.getpid()
         detached = self.detached
         sources = [self.listeners[address].fileno() for address in spec.listeners]
@@ -192,6 +198,12 @@ class Supervisor:
         self._save()
         return child
 
+    def _controller_environ(self, spec: ProcessSpec) -> dict[str, str]:
+        self.silence.end(time.monotonic())
+        former = {FORMER_CONTROLLER: f"did nothing for {self.silence.limit_s:g} s"} if self._was_silent else {}
+        self._was_silent = False
+        return self.environ | spec.env | former
+
     def _reap(self) -> None:
         while True:
             try:
@@ -238,11 +250,19 @@ class Supervisor:
         moments += self.leftovers.next_s()
         if self.finish_at_s:
             moments.append(self.finish_at_s)
+        if self._watches_controller():
+            moments.append(self.silence.next_s)
         return max(0.0, min(moments) - time.monotonic()) if moments else None
+
+    def _watches_controller(self) -> bool:
+        controller = self.children.get("controller")
+        return controller is not None and controller.alive and controller.stop_at_s is None
 
     def _timers(self) -> None:
         now_s = time.monotonic()
         self.leftovers.kill_due(now_s)
+        if self._watches_controller() and self.silence.is_too_long(now_s):
+            self._replace_controller(now_s)
         for name, restart in list(self.restarts.items()):
             if restart.at_s <= now_s:
                 del self.restarts[name]
@@ -266,6 +286,15 @@ class Supervisor:
             self.finish_at_s = now_s + _FINISH_S
             if not any(child.alive for child in self.children.values()):
                 self._finished = True
+
+    def _replace_controller(self, now_s: float) -> None:
+        """It stands still: have it write down where, and kill it; another one is started as after any death."""
+        print(f"supervisor: the controller did nothing for {self.silence.limit_s:g} s", file=sys.stderr, flush=True)
+        controller = self.children["controller"]
+        self._was_silent = True
+        self.silence.end(now_s)
+        self._signal(controller, signal.SIGUSR1)
+        controller.stop_at_s = now_s + _LAST_WORDS_S
 
     def _finish(self) -> None:
         """End everything that is left, then ourselves."""
@@ -351,6 +380,9 @@ class Supervisor:
     def _converse(self, wire: Wire) -> None:
         try:
             for message, fds in wire.receive():
+                if message["do"] == "turn":  # no answer: who tells it does not wait for one
+                    self.silence.end(time.monotonic())
+                    continue
                 reply, gives = self._answer(message, fds)
                 wire.send({"reply": message.get("id"), **reply}, gives)
         except (WireClosed, ValueError):

@@ -142,6 +142,16 @@ class SupervisorClient:
         """Environment for the next start of the controller; kept in the supervisor's memory alone."""
         self._ask({"do": "environ", "set": values})
 
+    def turn(self) -> None:
+        """Tell that the caller's loop turns: a controller whose loop does not for long is replaced. Never waits."""
+        with self._lock:
+            if self._wire is not None:
+                try:
+                    self._wire.sock.setblocking(False)
+                    self._wire.send({"do": "turn"})
+                except WireClosed:
+                    self._drop()
+
     def keep_appending(self, name: str) -> None:
         """Set the append flag of a process's standard output again, which the process itself has dropped."""
         self._ask({"do": "append", "name": name})

@@ -124,7 +124,7 @@ def test_no_more_calls_are_under_way_than_are_declared(tmp_path: Path) -> None:
         assert told["bound_max"] == 3 * told["processes"]
         assert told["in_flight"] <= told["bound_max"]
         assert f"{told['bound_max']} where it is quick" in "\n".join(status_lines(document))
-        others = document["services"]["inventory"]["calls"]["pricing"]
+        others = wait_for(lambda: calls(chain), 30, "the next ones of the chain have called")
         assert others["bound_max"] == 256 * others["processes"]
         wait_for(lambda: made.found[503], 30, "whoever found no place hears so")
         (tmp_path / "hangs").unlink()
