@@ -15,10 +15,13 @@ run: $(STAMP)
 	cd examples/shop && ../../$(BIN)/headway up
 
 ## Everything that CI runs: style, types, layers, docs, and all tests with the real engines.
-## What measures times or loads has the machine to itself, after all else, which runs side by side.
+## What measures times or loads has the machine to itself, after all else, which runs side by side; whatever fails there,
+## it is run too.
 test: check
-	$(BIN)/pytest -m "not long and not alone" -n 4 --dist loadfile tests
-	$(BIN)/pytest -m "alone and not long" tests/real
+	@status=0; \
+	$(BIN)/pytest -m "not long and not alone" -n 4 --dist loadfile tests || status=$$?; \
+	$(BIN)/pytest -m "alone and not long" tests/real || status=$$?; \
+	exit $$status
 
 ## Many seeds and long faults; writes the table in docs/reliability.md.
 test-long: $(STAMP)

@@ -23,7 +23,7 @@ from typing import Any
 
 from headway.control.client import ControlClient
 from headway.errors import HeadwayError
-from headway.process.folders import Folders, folders_for
+from headway.process.folders import Folders, folders_for, remove_run
 
 HEADWAY = (sys.executable, "-m", "headway.cli.main")
 READY_S = 60.0
@@ -108,6 +108,7 @@ class Running:
                 self.guard.stdin.close()
                 self.guard.wait(STOP_S)
             self.kill_leftovers()
+            remove_run(self.folders)  # where the supervisor was killed, nobody else does
 
     # -- the command ------------------------------------------------------------------------------------------------
 

@@ -154,6 +154,7 @@ def await_ready(
             document = system.client.status()
         except NotRunning:
             if not answered and time.monotonic() > until_s - patience_s + _SUPERVISOR_S:
+                patience_s = _SUPERVISOR_S
                 break
             time.sleep(_POLL_S)
             continue

@@ -183,23 +183,28 @@ def test_who_waits_for_anothers_response_is_told_before_long(system: Running) ->
 
 
 @contextlib.contextmanager
-def stopped(system: Running) -> Iterator[None]:
+def stopped(system: Running) -> Iterator[int]:
+    """Its pid; after some seconds the controller replaces it."""
     pid = system.pid("cache.hot")
     os.kill(pid, signal.SIGSTOP)
     try:
-        yield
+        yield pid
     finally:
-        with contextlib.suppress(ProcessLookupError):  # the controller replaces one that hangs
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
 
 
 def test_kept_responses_go_on_while_their_server_stands_still(system: Running) -> None:
     assert httpx.get(f"{system.url}/products/3").status_code == 200
     text = httpx.get(f"{system.url}/products/3").text
-    with stopped(system):
+    with stopped(system) as pid:
         for number in range(4, 9):
             answer = httpx.get(f"{system.url}/products/3")
-            assert (answer.status_code, answer.text) == (200, text)
+            assert answer.status_code == 200
+            if answer.text != text:  # a busy machine: another server has come meanwhile, which is empty
+                assert number > 4
+                assert system.processes().get("cache.hot") != pid
+                break
             fresh = httpx.get(f"{system.url}/products/{number}")
             assert (fresh.status_code, fresh.headers["x-headway-cache"]) == (200, "miss")
             assert fresh.elapsed.total_seconds() < 1
