@@ -15,7 +15,9 @@ from headway.cli.start import System, adopt, only_start, stop_and_wait
 from headway.cli.view import View, is_terminal
 from headway.control.stored import Store
 from headway.errors import HeadwayError
-from headway.process.record import has_leftovers, read_record, supervisor_runs
+from headway.process.folders import remove_run
+from headway.process.hung import end_if_it_hangs
+from headway.process.record import has_leftovers, has_processes, read_record, supervisor_runs
 
 _WAIT_S = 120.0
 _STOP_S = 120.0
@@ -138,17 +140,26 @@ def _replicas(document: dict[str, Any]) -> list[dict[str, Any]]:
 def down(system: System, *, as_json: bool) -> None:
     """Stop the system and wait for its end; what outlived its supervisor is adopted first, to be stopped in order."""
     folders = system.folders
-    record = read_record(folders)
+    name = Store(folders.state, folders.run).name() or "the system"
+    _stop(system)
+    if as_json:
+        click.echo(json.dumps({"system": name, "stopped": True}))
+    else:
+        click.echo(f"{name} has stopped; its data stays in {folders.state}")
+
+
+def _stop(system: System) -> None:
+    record = read_record(system.folders)
+    if record is not None and supervisor_runs(record) and end_if_it_hangs(system.folders, record):
+        if not has_processes(record):  # in the foreground all has ended with it
+            remove_run(system.folders)
+            return
+        record = read_record(system.folders)
     if not supervisor_runs(record):
         if not has_leftovers(record):
             system.client.status()  # raises that nothing runs
         else:
             with only_start(system):
                 adopt(system)
-    name = Store(folders.state, folders.run).name() or "the system"
     if not stop_and_wait(system, None, _STOP_S):
         raise HeadwayError(f"still stopping after {_STOP_S:.0f} s", hint="headway status --watch")
-    if as_json:
-        click.echo(json.dumps({"system": name, "stopped": True}))
-    else:
-        click.echo(f"{name} has stopped; its data stays in {folders.state}")

@@ -85,8 +85,9 @@ def status_lines(document: dict[str, Any]) -> list[str]:
     lines += _overload_lines(document)
     held = [(name, service["hold"]) for name, service in document["services"].items() if service["hold"]]
     lines += ["", *(f"  {held_line(name, hold)}" for name, hold in held)] if held else []
-    if document["supervisor"] == "gone":
-        lines += ["", "the supervisor is gone: traffic goes on, nothing can be started", "hint: headway up --detach"]
+    if document["supervisor"] != "ready":
+        what = "is gone" if document["supervisor"] == "gone" else "does not answer"
+        lines += ["", f"the supervisor {what}: traffic goes on, nothing can be started", "hint: headway up --detach"]
     return lines
 
 

@@ -23,6 +23,7 @@ from headway.declaration.load import Loaded, load
 from headway.declaration.references import parse, resolve_servers
 from headway.errors import Conflict, DeclarationError, EngineError, HeadwayError, NotRunning
 from headway.process.detach import Started
+from headway.process.hung import end_if_it_hangs
 from headway.process.record import has_leftovers, has_processes, read_record, supervisor_runs
 
 _APPLY_S = 3600.0
@@ -50,16 +51,31 @@ def up(
     record = read_record(system.folders)
     check_start(loaded.system, check_addresses=running is None and not has_processes(record))
     with only_start(system):
+        if running is not None and running["supervisor"] == "silent":
+            _end_what_hangs(system)
         running = _running(system)
         if running is not None and running["supervisor"] == "ready":
             _check_reload(system, reload)
-            return _apply(system, loaded), True  # another `up` has just started it
+            return _apply(system, loaded), True  # another `up` has just started it, or its supervisor goes on
         adopts = running is not None or has_leftovers(record)
         started = start(system, loaded, detached=detach, reload=reload, keep_applied=adopts)
         if adopts and detach:
             await_controller(system, started)
             return _apply(system, loaded), True
         return _follow(system, loaded, started, detach=detach, adopts=adopts), detach
+
+
+def _end_what_hangs(system: System) -> None:
+    record = read_record(system.folders)
+    if record is None or not supervisor_runs(record):
+        return
+    print("the supervisor does not answer: it is told to go on, or ended", file=sys.stderr, flush=True)
+    if end_if_it_hangs(system.folders, record):
+        return
+    with contextlib.suppress(HeadwayError):  # it goes on: the controller hears of it in a moment
+        until_s = time.monotonic() + _CONTROLLER_S
+        while system.client.status()["supervisor"] == "silent" and time.monotonic() < until_s:
+            time.sleep(0.05)
 
 
 def _check_reload(system: System, reload: bool) -> None:

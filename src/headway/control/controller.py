@@ -122,6 +122,7 @@ class Controller:
         self.started_s = time.monotonic()
         self._calls = Calls()
         self._slow_at_s = self._rotate_at_s = self._told_at_s = 0.0
+        self._supervisor = "ready"
         self._resolved: tuple[Any, ...] = ()
         self._stopping = False
         self._edge_ends_at_s = 0.0
@@ -259,6 +260,15 @@ class Controller:
         if now_s >= self._told_at_s:
             self._told_at_s = now_s + _TELL_EVERY_S
             self.supervisor.turn()
+            self._tell_of_the_supervisor()
+
+    def _tell_of_the_supervisor(self) -> None:
+        before, self._supervisor = self._supervisor, self.supervisor.state
+        if self._supervisor == "silent" != before:
+            reason = "it does not answer: traffic goes on, nothing can be started; headway up --detach replaces it"
+            self.journal.write("supervisor", "silent", reason, "warning")
+        elif before == "silent" and self._supervisor == "ready":
+            self.journal.write("supervisor", "ready", "it answers again")
 
     def _is_waited_for(self) -> bool:
         is_starting = not self.was_ready and time.monotonic() - self.started_s < _HURRIED_START_S
@@ -506,7 +516,7 @@ class Controller:
             system=system.name,
             source=self.applied.source,
             controller_pid=os.getpid(),
-            supervisor_gone=not self.supervisor.connected,
+            supervisor=self.supervisor.state,
             edge_urls=self.edge.urls,
             edge_reloads=self.edge.reloads,
             detached=self.detached,

@@ -52,7 +52,7 @@ class Facts:
     system: str
     source: str
     controller_pid: int
-    supervisor_gone: bool
+    supervisor: str  # ready, silent or gone
     edge_urls: tuple[str, ...]
     edge_reloads: int
     detached: bool
@@ -137,7 +137,7 @@ def document(wanted: Wanted, replicas: Mapping[str, Replica], observed: Observed
         "state": state_of(wanted, replicas, observed, facts),
         "mode": "detached" if facts.detached else "foreground",
         "controller": {"pid": facts.controller_pid},
-        "supervisor": "gone" if facts.supervisor_gone else "ready",
+        "supervisor": facts.supervisor,
         "edge": {
             "url": facts.edge_urls[0] if facts.edge_urls else None,
             "urls": list(facts.edge_urls),

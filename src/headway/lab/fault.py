@@ -130,9 +130,10 @@ def find_part(words: Sequence[str], parts: Sequence[Part]) -> Part:
 
 def check_ready(document: Mapping[str, Any]) -> None:
     """Conflict unless all is well: what something broken does can only be told from a whole system."""
-    if document["supervisor"] == "gone":
+    if document["supervisor"] != "ready":
+        what = "is gone" if document["supervisor"] == "gone" else "does not answer"
         raise Conflict(
-            "the supervisor is gone: what breaks now is not started again", hint="headway up --detach brings it back"
+            f"the supervisor {what}: what breaks now is not started again", hint="headway up --detach brings it back"
         )
     if document["state"] != "ready":
         raise Conflict(

@@ -29,6 +29,7 @@ class Started:
         """Ask it for an orderly stop; a second time it hurries."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
+            self.process.send_signal(signal.SIGCONT)  # a stopped one cannot end
 
 
 def spawn_supervisor(settings: str, log: str, *, detached: bool) -> Started:

@@ -380,8 +380,9 @@ class Supervisor:
     def _converse(self, wire: Wire) -> None:
         try:
             for message, fds in wire.receive():
-                if message["do"] == "turn":  # no answer: who tells it does not wait for one
+                if message["do"] == "turn":  # each hears from the other that it is there, and neither waits for it
                     self.silence.end(time.monotonic())
+                    wire.send({"event": "turn"})
                     continue
                 reply, gives = self._answer(message, fds)
                 wire.send({"reply": message.get("id"), **reply}, gives)

@@ -14,6 +14,7 @@ from headway.process.spec import ProcessSpec, ProcessState
 from headway.process.wire import Wire, WireClosed, connect
 
 _ANSWER_S = 5.0
+_SILENT_S = 15.0  # nothing heard for so long after the caller's loop told that it turns
 
 
 class SupervisorGone(HeadwayError):
@@ -23,6 +24,16 @@ class SupervisorGone(HeadwayError):
         super().__init__("the supervisor is gone", hint="headway up --detach starts one that adopts what runs")
 
 
+class SupervisorSilent(HeadwayError):
+    """The supervisor lives and does not answer: stopped, or starved of processor or disk."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the supervisor does not answer",
+            hint="headway down ends it; a detached one is replaced by: headway up --detach",
+        )
+
+
 class SupervisorClient:
     """Asks the supervisor to start and signal processes. Safe to use from several threads.
 
@@ -30,11 +41,12 @@ class SupervisorClient:
     one is gone, so that no connection is refused meanwhile.
     """
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, path: str, patience_s: float = _ANSWER_S) -> None:
+        self._path, self._patience_s = path, patience_s
         self._lock = threading.RLock()
         self._wire: Wire | None = None
         self._next = 0
+        self._waits_since_s: float | None = None  # for a sign of life
         self.events: deque[dict[str, Any]] = deque(maxlen=10_000)
         self.listeners: dict[str, int] = {}
 
@@ -45,12 +57,28 @@ class SupervisorClient:
                 self._wire = connect(self._path, 0.5)
             except OSError as error:
                 raise SupervisorGone from error
+            self._waits_since_s = None
             if self.listeners:
-                self._ask({"do": "hand over", "addresses": list(self.listeners)}, list(self.listeners.values()))
+                try:
+                    self._ask({"do": "hand over", "addresses": list(self.listeners)}, list(self.listeners.values()))
+                except SupervisorSilent:
+                    self._drop()
+                    raise SupervisorGone from None
 
     @property
     def connected(self) -> bool:
         return self._wire is not None
+
+    @property
+    def state(self) -> str:
+        """`ready`; `silent` when it does not answer; `gone`."""
+        return ("silent" if self.is_silent else "ready") if self.connected else "gone"
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it lives, and has not been heard of for too long. What it is asked then is refused at once."""
+        since_s = self._waits_since_s
+        return self.connected and since_s is not None and time.monotonic() - since_s > _SILENT_S
 
     def poll(self) -> list[dict[str, Any]]:
         """Events that arrived since the last call; never waits. SupervisorGone once when the connection is lost."""
@@ -59,14 +87,26 @@ class SupervisorClient:
                 self._wire.sock.setblocking(False)
                 try:
                     while messages := self._wire.receive():
-                        for message, _fds in messages:
-                            self.events.append(message)
+                        self._waits_since_s = None
+                        for message, given in messages:
+                            self._put_by(message, given)
                 except WireClosed as error:
                     self._drop()
                     raise SupervisorGone from error
             found = list(self.events)
             self.events.clear()
             return found
+
+    def close(self) -> None:
+        """Hang up."""
+        with self._lock:
+            self._drop()
+
+    def _put_by(self, message: dict[str, Any], given: list[int]) -> None:
+        """An event; or an answer that came when nobody waited for it any more."""
+        self.events.append(message)
+        for fd in given:
+            os.close(fd)
 
     def _drop(self) -> None:
         if self._wire:
@@ -77,18 +117,21 @@ class SupervisorClient:
         with self._lock:
             if self._wire is None:
                 raise SupervisorGone
+            if self.is_silent:
+                raise SupervisorSilent
             self._next += 1
             try:
-                self._wire.sock.settimeout(_ANSWER_S)
+                self._wire.sock.settimeout(self._patience_s)
                 self._wire.send({"id": self._next, **request}, fds)
-                until_s = time.monotonic() + _ANSWER_S
+                until_s = time.monotonic() + self._patience_s
                 while time.monotonic() < until_s:
                     found: tuple[dict[str, Any], list[int]] | None = None
                     for message, given in self._wire.receive():
+                        self._waits_since_s = None
                         if message.get("reply") == self._next:
                             found = message, given
                         else:
-                            self.events.append(message)
+                            self._put_by(message, given)
                     if found:
                         if "error" in found[0]:
                             raise MachineError(found[0]["error"], hint=found[0]["hint"])
@@ -96,8 +139,8 @@ class SupervisorClient:
             except WireClosed as error:
                 self._drop()
                 raise SupervisorGone from error
-            self._drop()
-            raise SupervisorGone
+            self._waits_since_s = time.monotonic() - 2 * _SILENT_S  # until it is heard of again
+            raise SupervisorSilent
 
     def spawn(self, spec: ProcessSpec, *, replaces: bool = False) -> ProcessState:
         """Start a process; MachineError when it cannot be started."""
@@ -146,6 +189,8 @@ class SupervisorClient:
         """Tell that the caller's loop turns: a controller whose loop does not for long is replaced. Never waits."""
         with self._lock:
             if self._wire is not None:
+                if self._waits_since_s is None:
+                    self._waits_since_s = time.monotonic()
                 try:
                     self._wire.sock.setblocking(False)
                     self._wire.send({"do": "turn"})

@@ -59,7 +59,7 @@ def _facts(was_ready, **more):
         system="shop",
         source="",
         controller_pid=1,
-        supervisor_gone=False,
+        supervisor="ready",
         edge_urls=(),
         edge_reloads=0,
         detached=True,

@@ -89,7 +89,7 @@ class Processes:
     @property
     def can_start(self) -> bool:
         """Whether somebody is there who can start processes."""
-        return self.supervisor.connected
+        return self.supervisor.connected and not self.supervisor.is_silent
 
     def refresh(self) -> None:
         """Take in what happened since the last tick; without a supervisor, look for ourselves and try to reconnect."""
