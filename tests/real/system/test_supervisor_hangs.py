@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from harness import Running, die_with_parent, is_alive, wait_for
+from harness import HEADWAY, Running, descendants_of_session, die_with_parent, is_alive, wait_for
 
 from headway.process.folders import Folders
 from headway.process.hung import end_if_it_hangs
@@ -67,6 +67,19 @@ def test_it_is_told_and_what_dies_meanwhile_comes_when_it_goes_on(folder: Path) 
         wait_for(lambda: [entry["what"] for entry in told(system)] == ["silent", "ready"], 60, "it answers again")
         assert system.pid("supervisor") == supervisor
         assert httpx.get(system.url, timeout=30).status_code == 200
+
+
+def test_what_it_starts_late_is_no_second_one(folder: Path) -> None:
+    with Running(folder, ONE, detached=True) as system:
+        supervisor = system.pid("supervisor")
+        os.kill(supervisor, signal.SIGSTOP)
+        with subprocess.Popen([*HEADWAY, "scale", "web", "2"], cwd=folder, stdout=subprocess.DEVNULL) as scale:
+            wait_for(lambda: "start failed" in {entry["what"] for entry in system.journal()}, 60, "nobody answers")
+            os.kill(supervisor, signal.SIGCONT)
+            assert scale.wait(120) == 0
+        assert [each["state"] for each in system.replicas()] == ["ready"] * 2
+        assert len(descendants_of_session(system.folders.replicas)) == 2
+        assert not any("runs already" in entry["reason"] for entry in system.journal())
 
 
 def test_up_has_it_go_on_and_applies(folder: Path) -> None:

@@ -262,9 +262,11 @@ class Processes:
         # A copy is looked through: threads that bring up databases add theirs.
         strays = {name for name in tuple(self.table) if name not in replicas and _REPLICA.fullmatch(name)}
         for name in (*replicas, *strays):
-            if name in self.unstartable:
+            state = self.table.get(name)
+            # What a supervisor began that answered too late for us lives, though its start is taken for failed.
+            if name in self.unstartable and not (state is not None and state.alive):
                 found[name] = ReplicaObserved(0, False, None, failure=self.unstartable[name])
-            elif name in self.table:
+            elif state is not None:
                 found[name] = self._observe(name, now_s)
         return found
 
