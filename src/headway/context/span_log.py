@@ -8,6 +8,7 @@ that were forked share the file.
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import threading
 import time
@@ -97,7 +98,7 @@ class SpanLog:
         told, count = self._dropped, len(batch)
         if told:
             batch.append({DROPPED: told, "since": round(self._dropped_s, 3), "time": round(time.time(), 3)})
-        lines = b"\n".join(map(self._encode, batch)) + b"\n"
+        lines = b"\n".join(map(self._line, batch)) + b"\n"
         if self._is_torn:
             lines = b"\n" + lines
         try:
@@ -116,3 +117,9 @@ class SpanLog:
             return
         self._is_torn = False
         self._dropped -= told
+
+    def _line(self, document: dict[str, Any]) -> bytes:
+        try:
+            return self._encode(document)
+        except (ValueError, OverflowError):  # half of a surrogate pair, say, as the JSON of a client may bring it
+            return json.dumps(document, ensure_ascii=False, default=str).encode(errors="replace")

@@ -7,7 +7,7 @@ import contextvars
 import json
 import os
 import sys
-import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -232,6 +232,20 @@ def test_a_full_disk_loses_spans_and_nothing_else(tmp_path: Path) -> None:
     assert told["dropped"] == 3
 
 
+def test_a_text_that_is_none_is_written_as_far_as_it_is_one_and_ends_nothing(tmp_path: Path) -> None:
+    """Half of a surrogate pair: JSON from a client brings it, and no encoding of text has it."""
+    path = tmp_path / "web.1.jsonl"
+    log = span_log.SpanLog(str(path))
+    path.touch()
+    for name in ("/stock/\ud800", "after it"):
+        log.add({"name": name})
+        until_s = time.monotonic() + 60
+        while name[:7] not in path.read_text():  # by the thread
+            assert time.monotonic() < until_s
+            time.sleep(0.01)
+    assert [json.loads(line) for line in path.read_bytes().splitlines()] == [{"name": "/stock/?"}, {"name": "after it"}]
+
+
 def test_the_queue_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = span_log.SpanLog(str(tmp_path / "web.1.jsonl"))
     monkeypatch.setattr(log, "_wake", lambda: None)  # nobody writes
@@ -266,11 +280,10 @@ def test_it_is_written_without_being_asked_and_goes_on_after_a_fork(tmp_path: Pa
         log.flush()
         os._exit(0)
     os.waitpid(child, 0)
-    until = threading.Event()
-    for _ in range(100):
+    for _ in range(1200):
         if path.read_bytes().count(b"\n") == 2:
             break
-        until.wait(0.05)
+        time.sleep(0.05)
     assert sorted(json.loads(line)["name"] for line in path.read_bytes().splitlines()) == ["child", "parent"]
 
 
