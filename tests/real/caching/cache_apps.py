@@ -6,6 +6,8 @@ Two `Cache` objects share nothing, and so stand for two processes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import json
 import signal
 import subprocess
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from harness import die_with_parent, free_port, wait_for
 
 from headway.caching.asking import Asking
@@ -23,6 +26,8 @@ from headway.caching.engine import find_valkey
 from headway.caching.place import CACHES_VARIABLE, place_of_url
 
 PREFIX = "hw:t:hot:"
+# For a test of a server that hangs: silence is told from a busy machine, and is not waited for long.
+SOON_SILENT = pytest.mark.parametrize("timeout_s", [0.5], ids=["soon silent"])
 
 
 class Server:
@@ -41,7 +46,7 @@ class Server:
 
     def start(self) -> None:
         self._process = subprocess.Popen(self._argv, stdout=subprocess.DEVNULL, preexec_fn=die_with_parent)
-        wait_for(self.answers, 10.0, "the server answers")
+        wait_for(self.answers, 60.0, "the server answers")
 
     def answers(self) -> bool:
         try:
@@ -51,7 +56,7 @@ class Server:
         return True
 
     def ask(self, *command: Any) -> Any:
-        with Asking(place_of_url(self.url)) as asking:
+        with Asking(place_of_url(self.url), 30.0) as asking:
             return asking.ask(*command)
 
     def send(self, number: int) -> None:
@@ -75,6 +80,9 @@ def environment_at(url: str, **entry: Any) -> dict[str, str]:
     return {CACHES_VARIABLE: json.dumps({"hot": {"url": url, "prefix": PREFIX} | entry})}
 
 
+_marks = itertools.count()
+
+
 @dataclass
 class Origin:
     """What values are loaded from; counts how often it is asked."""
@@ -82,11 +90,14 @@ class Origin:
     value: int = 0
     asked: int = 0
     takes_s: float = 0.0
+    held: asyncio.Event | None = None  # what it is asked from then on is answered when this is set
 
     async def read(self) -> int:
         self.asked += 1
         found = self.value
         await asyncio.sleep(self.takes_s)
+        if self.held is not None:
+            await self.held.wait()
         return found
 
 
@@ -111,3 +122,26 @@ async def trusted(*caches: Cache) -> None:
                     break
                 except Away:
                     await asyncio.sleep(0.01)
+
+
+async def heard(*caches: Cache) -> None:
+    """Until they have heard of all that was written: whatever the server tells last is this."""
+    for each in caches:
+        parts, mark = each._parts(), b"mark %d" % next(_marks)
+        async with asyncio.timeout(60):
+            while mark not in parts.near._changed:
+                with contextlib.suppress(Away):
+                    link = await parts.loads().up()
+                    await link.call(b"SET", parts.told.prefix + b"v:" + mark, b"", b"PX", b"1")
+                for _ in range(500):  # the stream of changes may have begun anew meanwhile: then once more
+                    if mark in parts.near._changed:
+                        break
+                    await asyncio.sleep(0.001)
+        parts.near._changed.pop(mark)
+
+
+async def no_lease_is_left(server: Server) -> None:
+    """Until all are given back, of which nobody waits for the answer; in time they would run out only much later."""
+    async with asyncio.timeout(30):
+        while await asyncio.to_thread(server.ask, "KEYS", f"{PREFIX}l:*"):
+            await asyncio.sleep(0.01)

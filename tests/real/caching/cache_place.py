@@ -16,7 +16,7 @@ from headway.caching.asking import Asking, Unanswered
 from headway.caching.engine import find_valkey
 from headway.caching.place import Place
 
-READY_S = 10.0
+READY_S = 60.0
 
 
 @contextmanager

@@ -28,7 +28,7 @@ class Wire:
 
     def cut(self, kind: bytes) -> int:
         """End the connections of a kind; how many there were."""
-        return asyncio.run_coroutine_threadsafe(self._cut(kind), self._loop).result(5)
+        return asyncio.run_coroutine_threadsafe(self._cut(kind), self._loop).result(30)
 
     async def _cut(self, kind: bytes) -> int:
         found = [writer for writer, its in self._open.items() if its == kind]
@@ -41,14 +41,14 @@ class Wire:
         thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         thread.start()
         serving = asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
-        server = asyncio.run_coroutine_threadsafe(serving, self._loop).result(5)
+        server = asyncio.run_coroutine_threadsafe(serving, self._loop).result(30)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
         finally:
-            asyncio.run_coroutine_threadsafe(self._end(server), self._loop).result(5)
+            asyncio.run_coroutine_threadsafe(self._end(server), self._loop).result(30)
             self._loop.call_soon_threadsafe(self._loop.stop)
-            thread.join(5)
+            thread.join(30)
             self._loop.close()
 
     async def _end(self, server: asyncio.Server) -> None:

@@ -9,18 +9,25 @@ from pathlib import Path
 import pytest
 from cache_apps import Server, environment_at
 
+from headway.caching.client import leases
 from headway.caching.client.tracking import Tracking
 from headway.caching.place import CACHES_VARIABLE
 
-# A server that is not given a core for a tenth of a second, the usual time-out, would pass for one that hangs. Tests of
-# just that say the usual one in their module.
-_PATIENCE_S = 2.0
+# A server that is not given a core for a tenth of a second, the usual time-out, would pass for one that hangs, and a
+# process that stands still for two loses its leases.
+_PATIENCE_S, _LEASE_S = 10.0, 60.0
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Server]:
+def timeout_s() -> float:
+    """How long a server may be silent; tests of just that say another one (`SOON_SILENT`)."""
+    return _PATIENCE_S
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timeout_s: float) -> Iterator[Server]:
     made = Server(tmp_path)
-    timeout_s = getattr(request.module, "TIMEOUT_S", _PATIENCE_S)
+    monkeypatch.setattr(leases, "LEASE_S", _LEASE_S)
     monkeypatch.setenv(CACHES_VARIABLE, environment_at(made.url, timeout_s=timeout_s)[CACHES_VARIABLE])
     yield made
     made.end()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -53,6 +54,7 @@ class Shop:
     file: str = ""  # instead of a body, where the server can send files (ASGI)
     raises: Exception | None = None
     takes_s: float = 0.0
+    held: threading.Event | None = None  # who asks by GET from then on is answered when this is set
     asked: int = 0
     seen: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
 
@@ -66,6 +68,8 @@ class Shop:
         parts = self.answer(scope["method"], scope["query_string"].decode(), headers)
         assert (await receive())["type"] == "http.request"
         await asyncio.sleep(self.takes_s)
+        while self.held is not None and not self.held.is_set() and scope["method"] == "GET":
+            await asyncio.sleep(0.005)
         if self.raises is not None:
             raise self.raises
         raw = [(name.encode(), value.encode()) for name, value in self.headers.items()]
@@ -81,6 +85,8 @@ class Shop:
         names = {name[5:].lower().replace("_", "-"): environ[name] for name in environ if name.startswith("HTTP_")}
         parts = self.answer(environ["REQUEST_METHOD"], environ["QUERY_STRING"], names)
         time.sleep(self.takes_s)
+        if self.held is not None and environ["REQUEST_METHOD"] == "GET":
+            self.held.wait(60)
         if self.raises is not None:
             raise self.raises
         start(f"{self.status} Told", [(name, value.encode().decode("latin-1")) for name, value in self.headers.items()])

@@ -20,6 +20,7 @@ from headway.caching.asking import Asking, Refused, Unanswered, check_server
 from headway.caching.place import Place, place_of_url
 
 P = "hw:t:hot:"
+WAIT_S = 30.0  # for servers that answer
 HEAD = struct.Struct(">BBQII8sB")
 
 
@@ -29,16 +30,16 @@ def at(port: int, more: str = "") -> Place:
 
 def test_a_server_that_can_be_one_is_let_pass(tmp_path: Path) -> None:
     with valkey(tmp_path) as port:
-        check_server(at(port), P)
-        check_server(place_of_url(f"redis://127.0.0.1:{port}/3"), P)
+        check_server(at(port), P, WAIT_S)
+        check_server(place_of_url(f"redis://127.0.0.1:{port}/3"), P, WAIT_S)
 
 
 def test_who_asks_without_the_right_password_is_told_so_and_not_which(tmp_path: Path) -> None:
     with valkey(tmp_path, "requirepass right-one") as port:
-        check_server(at(port, ":right-one@"), P)
+        check_server(at(port, ":right-one@"), P, WAIT_S)
         for who in ("", ":wrong-one@"):
             with pytest.raises(Refused, match="does not let us in") as refused:
-                check_server(at(port, who), P)
+                check_server(at(port, who), P, WAIT_S)
             assert "user and password" in refused.value.hint
             assert "wrong-one" not in refused.value.message
 
@@ -46,7 +47,7 @@ def test_who_asks_without_the_right_password_is_told_so_and_not_which(tmp_path: 
 def test_an_access_list_that_keeps_clients_from_changes_is_refused(tmp_path: Path) -> None:
     with valkey(tmp_path, "user app on >pw ~* &* +@all -client|tracking") as port:
         with pytest.raises(Refused, match="refuses CLIENT TRACKING") as refused:
-            check_server(at(port, "app:pw@"), P)
+            check_server(at(port, "app:pw@"), P, WAIT_S)
         assert "access list" in refused.value.hint
 
 
@@ -55,14 +56,14 @@ def test_a_copy_of_another_server_takes_no_writes(tmp_path: Path) -> None:
         valkey(tmp_path, f"replicaof 127.0.0.1 {free_port()}", "replica-serve-stale-data yes") as port,
         pytest.raises(Refused, match="is a copy of another server"),
     ):
-        check_server(at(port), P)
+        check_server(at(port), P, WAIT_S)
 
 
 def test_a_part_of_a_cluster_is_refused(tmp_path: Path) -> None:
     # Its second port is the first plus 10,000 otherwise, which may be none.
     lines = ("cluster-enabled yes", f"cluster-port {free_port()}")
     with valkey(tmp_path, *lines) as port, pytest.raises(Refused, match="is part of a Cluster"):
-        check_server(at(port), P)
+        check_server(at(port), P, WAIT_S)
 
 
 @pytest.mark.parametrize(
@@ -75,21 +76,21 @@ def test_a_part_of_a_cluster_is_refused(tmp_path: Path) -> None:
 )
 def test_old_servers_are_refused_with_what_to_do(replies: dict[bytes, bytes], told: str) -> None:
     with listener(scripted(replies)) as port, pytest.raises(Refused, match=told) as refused:
-        check_server(at(port), P)
+        check_server(at(port), P, WAIT_S)
     assert "Redis from 6.2" in refused.value.hint
 
 
 def test_nobody_is_waited_for_longer_than_asked(tmp_path: Path) -> None:
     with pytest.raises(Unanswered, match="Connection refused"):
-        check_server(at(free_port()), P)
+        check_server(at(free_port()), P, WAIT_S)
     began_s = time.monotonic()
-    with listener(lambda sock: time.sleep(5)) as port, pytest.raises(Unanswered, match="it is silent"):
+    with listener(lambda sock: time.sleep(60)) as port, pytest.raises(Unanswered, match="it is silent"):
         check_server(at(port), P, timeout_s=0.2)
-    assert time.monotonic() - began_s < 2
+    assert time.monotonic() - began_s < 30
     with listener(lambda sock: None) as port, pytest.raises(Unanswered):
-        check_server(at(port), P)
+        check_server(at(port), P, WAIT_S)
     with pytest.raises(Unanswered, match="No such file"):
-        check_server(Place(path=str(tmp_path / "nowhere.sock")), P)
+        check_server(Place(path=str(tmp_path / "nowhere.sock")), P, WAIT_S)
 
 
 def test_sentinels_are_asked_until_one_knows(tmp_path: Path) -> None:
@@ -97,9 +98,9 @@ def test_sentinels_are_asked_until_one_knows(tmp_path: Path) -> None:
         watch = f"sentinel monitor mymaster 127.0.0.1 {port} 1"
         with valkey(tmp_path, watch, is_sentinel=True) as watcher:
             hosts = (("127.0.0.1", free_port()), ("127.0.0.1", watcher))
-            check_server(Place(host="mymaster", master="mymaster", sentinels=hosts), P)
+            check_server(Place(host="mymaster", master="mymaster", sentinels=hosts), P, WAIT_S)
             with pytest.raises(Unanswered, match="no Sentinel knows where other is"):
-                check_server(Place(host="other", master="other", sentinels=hosts), P)
+                check_server(Place(host="other", master="other", sentinels=hosts), P, WAIT_S)
 
 
 def test_tls_believes_whom_the_machine_believes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,32 +116,32 @@ def test_tls_believes_whom_the_machine_believes(tmp_path: Path, monkeypatch: pyt
     with listener(secretly) as port:
         place = place_of_url(f"rediss://localhost:{port}")
         with pytest.raises(Unanswered, match="certificate verify failed"):
-            check_server(place, P)
+            check_server(place, P, WAIT_S)
         authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-        check_server(place, P)
+        check_server(place, P, WAIT_S)
 
 
 # -- contents ---------------------------------------------------------------------------------------------------------
 
 
-def put(asking: Asking, key: str, generation: bytes, *tags: bytes, age_s: float = 5, ttl_s: float = 30) -> None:
+def put(asking: Asking, key: str, generation: bytes, *tags: bytes, age_s: float = 5, ttl_s: float = 300) -> None:
     """A value as a process of an app stores it."""
     stored_ms = int((time.time() - age_s) * 1000)
     blob = HEAD.pack(1, 0, stored_ms, int(ttl_s * 1000), 12, generation, len(tags)) + b"".join(tags) + b"payload"
-    asking.ask("SET", f"{P}v:{key}", blob, "PX", 60_000)
+    asking.ask("SET", f"{P}v:{key}", blob, "PX", 600_000)
 
 
 def test_values_are_seen_with_what_holds_of_them(tmp_path: Path) -> None:
-    with valkey(tmp_path) as port, Asking(at(port)) as asking:
+    with valkey(tmp_path) as port, Asking(at(port), WAIT_S) as asking:
         now, before, tag = os.urandom(8), os.urandom(8), os.urandom(8)
         asking.ask("SET", f"{P}g", now)
         asking.ask("SET", f"{P}t:product:7", tag)
         put(asking, "shop.product(7)", now, tag)
-        put(asking, "shop.product(8)", now, os.urandom(8), age_s=40)
+        put(asking, "shop.product(8)", now, os.urandom(8), age_s=400)
         put(asking, "shop.product(9)", before)
-        asking.ask("SET", f"{P}v:shop.product(10)", b"of another age", "PX", 60_000)
-        asking.ask("SET", f"{P}l:shop.product(7)", b"token", "PX", 4_000)
+        asking.ask("SET", f"{P}v:shop.product(10)", b"of another age", "PX", 600_000)
+        asking.ask("SET", f"{P}l:shop.product(7)", b"token", "PX", 90_000)
         asking.ask("SET", "hw:t:cold:v:shop.product(7)", b"another cache's")
         found = contents.inspect(asking, P, "product(")
         assert found["complete"]
@@ -148,9 +149,9 @@ def test_values_are_seen_with_what_holds_of_them(tmp_path: Path) -> None:
         assert list(by_key) == ["product(10)", "product(7)", "product(8)", "product(9)"]
         seven, eight, nine = by_key["product(7)"], by_key["product(8)"], by_key["product(9)"]
         assert (seven["is_current"], seven["tags"], seven["tags_passed"]) == (True, ("product:7",), 0)
-        assert 4.9 < seven["age_s"] < 8
-        assert 22 < seven["ttl_left_s"] < 25.1
-        assert 3 < seven["lease_s"] <= 4
+        assert 4.9 < seven["age_s"] < 60
+        assert 240 < seven["ttl_left_s"] < 295.1
+        assert 30 < seven["lease_s"] <= 90
         assert (eight["is_current"], eight["tags_passed"], eight["lease_s"]) == (False, 1, None)
         assert eight["ttl_left_s"] < 0
         assert not nine["is_current"]
@@ -160,7 +161,7 @@ def test_values_are_seen_with_what_holds_of_them(tmp_path: Path) -> None:
 
 
 def test_a_flush_voids_all_and_gives_back_the_room_of_this_cache_alone(tmp_path: Path) -> None:
-    with valkey(tmp_path) as port, Asking(at(port)) as asking:
+    with valkey(tmp_path) as port, Asking(at(port), WAIT_S) as asking:
         generation = os.urandom(8)
         asking.ask("SET", f"{P}g", generation)
         asking.ask_all([("SET", f"{P}v:key {number}", b"x") for number in range(5_000)])
@@ -171,7 +172,7 @@ def test_a_flush_voids_all_and_gives_back_the_room_of_this_cache_alone(tmp_path:
 
 
 def test_a_flush_of_a_tag_leaves_the_others(tmp_path: Path) -> None:
-    with valkey(tmp_path) as port, Asking(at(port)) as asking:
+    with valkey(tmp_path) as port, Asking(at(port), WAIT_S) as asking:
         now, one, other = (os.urandom(8) for _ in range(3))
         for name, generation in (("g", now), ("t:one", one), ("t:other", other)):
             asking.ask("SET", P + name, generation)
@@ -184,10 +185,10 @@ def test_a_flush_of_a_tag_leaves_the_others(tmp_path: Path) -> None:
 
 
 def test_a_flush_is_told_to_those_who_follow_changes(tmp_path: Path) -> None:
-    with valkey(tmp_path) as port, socket.create_connection(("127.0.0.1", port), 5) as app:
+    with valkey(tmp_path) as port, socket.create_connection(("127.0.0.1", port), WAIT_S) as app:
         app.sendall(f"HELLO 3\r\nCLIENT TRACKING ON BCAST PREFIX {P}g PREFIX {P}v:\r\n".encode())
         told = b""
-        with Asking(at(port)) as asking:
+        with Asking(at(port), WAIT_S) as asking:
             wait_for(lambda: asking.info()["tracking_clients"] == "1", 30, "tracking")
             asking.ask("SET", f"{P}v:key", b"x")
             contents.flush(asking, P, None)
@@ -196,7 +197,7 @@ def test_a_flush_is_told_to_those_who_follow_changes(tmp_path: Path) -> None:
 
 
 def test_counts_of_processes_are_added_and_a_server_full_of_others_does_not_hide_them(tmp_path: Path) -> None:
-    with valkey(tmp_path, "maxmemory 64mb") as port, Asking(at(port)) as asking:
+    with valkey(tmp_path, "maxmemory 64mb") as port, Asking(at(port), WAIT_S) as asking:
         asking.ask_all([("SET", f"other:{number}", b"x") for number in range(20_000)])
         asking.ask("HSET", f"{P}s:host:1", "top:hits_near", 90, "top:loads", 10, "*:bytes_near", 100)
         asking.ask("HSET", f"{P}s:host:2", "top:hits_near", 100, "*:bytes_near", 50)
@@ -209,9 +210,9 @@ def test_counts_of_processes_are_added_and_a_server_full_of_others_does_not_hide
 
 
 def test_a_server_that_is_stopped_in_the_middle_is_given_up(tmp_path: Path) -> None:
-    with valkey(tmp_path) as port, Asking(at(port), 0.3) as asking:
+    with valkey(tmp_path) as port, Asking(at(port), 2.0) as asking:
         os.kill(int(asking.info()["process_id"]), signal.SIGSTOP)
         began_s = time.monotonic()
         with pytest.raises(Unanswered, match="it is silent"):
             asking.ask("PING")
-        assert time.monotonic() - began_s < 2
+        assert time.monotonic() - began_s < 30

@@ -10,16 +10,15 @@ import subprocess
 import sys
 import threading
 import time
+from statistics import median
 
 import pytest
-from cache_apps import PREFIX, Origin, Server, environment, product_of, trusted
+from cache_apps import PREFIX, SOON_SILENT, Origin, Server, environment, heard, product_of, trusted
 from harness import die_with_parent
 
 from headway.caching.client import leases
 from headway.caching.client.cache import Cache
 from headway.caching.client.link import Away
-
-TIMEOUT_S = 0.1
 
 
 def test_races_leave_nobody_with_a_value_that_is_overtaken(server: Server) -> None:
@@ -45,7 +44,7 @@ def test_races_leave_nobody_with_a_value_that_is_overtaken(server: Server) -> No
                 await caches[voids].forget(calls[voids], number % 7)
             await asyncio.gather(*readers)
             wrong += (await calls[voids](number % 7))["value"] != origin.value  # who made it void knows it at once
-            until = time.monotonic() + 5  # a busy machine tells the other later; what stayed wrong would do so for long
+            until = time.monotonic() + 30  # a busy machine tells the other later; what is wrong would stay so for long
             while (await calls[1 - voids](number % 7))["value"] != origin.value:
                 if time.monotonic() > until:
                     wrong += 1
@@ -66,28 +65,25 @@ def test_a_server_that_is_killed_costs_no_error_and_few_loads(server: Server) ->
             for number in range(10):
                 await here(number)
                 await there(number)
-            await asyncio.sleep(0.2)  # until each has heard of the other's writes, and of its own
+            await heard(one, two)  # of the other's writes, and of its own
         assert one._parts().near.count == two._parts().near.count == 10, "ten that are known"
         server.send(signal.SIGKILL)
-        asked, calls, slowest = origin.asked, 0, 0.0
-        until = time.monotonic() + 1.0
-        while time.monotonic() < until:
+        asked, took_s = origin.asked, []
+        for _ in range(25):
             began = time.monotonic()
             for number in range(20):  # ten that are known, ten that are not
                 assert (await here(number))["value"] == 1
                 assert (await there(number))["value"] == 1
-            slowest = max(slowest, time.monotonic() - began)
-            calls += 40
+            took_s.append(time.monotonic() - began)
             await asyncio.sleep(0.01)
         assert origin.asked - asked <= 20 + 2, "one load a key and process"
-        assert calls > 400
-        assert slowest < 1.0
+        assert median(took_s) < 1.0, "nobody waits for it: not one in forty"
         # What is made void meanwhile is void here at once, and elsewhere when the server is back.
         origin.value = 2
         await one.invalidate("product:1")
         assert (await here(1))["value"] == 2
         server.start()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (await there(1))["value"] != 2:
                 await asyncio.sleep(0.01)
         await trusted(one, two)
@@ -96,6 +92,7 @@ def test_a_server_that_is_killed_costs_no_error_and_few_loads(server: Server) ->
     asyncio.run(run())
 
 
+@SOON_SILENT
 def test_a_server_that_hangs_is_left_alone_in_a_moment(server: Server) -> None:
     async def run() -> None:
         origin = Origin(1)
@@ -107,14 +104,14 @@ def test_a_server_that_hangs_is_left_alone_in_a_moment(server: Server) -> None:
         try:
             began = time.monotonic()
             assert (await product(2))["value"] == 1
-            assert time.monotonic() - began < 3.0
+            assert time.monotonic() - began < 10.0
             began = time.monotonic()
             for number in range(3, 50):
                 await product(number)
-            assert time.monotonic() - began < 3.0, "nobody waits for it a second time: 47 would for 4.7 s"
+            assert time.monotonic() - began < 10.0, "nobody waits for it a second time: 47 would for 23 s"
         finally:
             server.send(signal.SIGCONT)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not (hot._parts().near.is_trusted and hot._parts().loads()._link.is_up):
                 await asyncio.sleep(0.05)
         asked = origin.asked
@@ -125,6 +122,7 @@ def test_a_server_that_hangs_is_left_alone_in_a_moment(server: Server) -> None:
     asyncio.run(run())
 
 
+@SOON_SILENT
 def test_what_is_made_void_while_a_new_connection_is_made_is_void(server: Server) -> None:
     async def run() -> None:
         origin = Origin(1)
@@ -136,7 +134,7 @@ def test_what_is_made_void_while_a_new_connection_is_made_is_void(server: Server
         server.send(signal.SIGSTOP)
         try:
             await product(2)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while link.is_up:
                     await asyncio.sleep(0.001)
             # The next connection has been greeted by now, and the server is about to answer it.
@@ -151,14 +149,20 @@ def test_what_is_made_void_while_a_new_connection_is_made_is_void(server: Server
     asyncio.run(run())
 
 
-def test_a_server_that_hangs_lets_go_of_those_who_wait_for_a_load_elsewhere(server: Server) -> None:
+@SOON_SILENT
+def test_a_server_that_hangs_lets_go_of_those_who_wait_for_a_load_elsewhere(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def run() -> None:
-        origin = Origin(1, takes_s=1.0)
+        monkeypatch.setattr(leases, "LEASE_S", 2.0)
+        origin = Origin(1, takes_s=4.0)
         one, two = Cache("hot"), Cache("hot")
         here, there = product_of(one, origin), product_of(two, origin)
         await trusted(one, two)
         first = asyncio.ensure_future(here(1))
-        await asyncio.sleep(0.1)
+        async with asyncio.timeout(30):
+            while not origin.asked:
+                await asyncio.sleep(0.01)
         waiting = [asyncio.ensure_future(there(1)) for _ in range(20)]
         await asyncio.sleep(0.1)
         assert origin.asked == 1
@@ -166,7 +170,7 @@ def test_a_server_that_hangs_lets_go_of_those_who_wait_for_a_load_elsewhere(serv
         try:
             began = time.monotonic()
             assert {each["value"] for each in await asyncio.gather(first, *waiting)} == {1}
-            assert time.monotonic() - began < 5, "a lease's time, the time-out, and a load"
+            assert time.monotonic() - began < 30, "a lease's time, the time-out, and a load"
             assert origin.asked == 2, "one load in each process"
         finally:
             server.send(signal.SIGCONT)
@@ -175,21 +179,24 @@ def test_a_server_that_hangs_lets_go_of_those_who_wait_for_a_load_elsewhere(serv
 
 
 def test_a_load_that_takes_too_long_is_waited_for_no_more(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "LOAD_MAX_S", 0.5)
-    monkeypatch.setattr(leases, "LEASE_S", 0.3)
+    monkeypatch.setattr(leases, "LOAD_MAX_S", 2.0)
+    monkeypatch.setattr(leases, "LEASE_S", 1.5)
 
     async def run() -> None:
-        slow, quick = Origin(1, takes_s=3.0), Origin(2)
+        slow, quick = Origin(1, held=asyncio.Event()), Origin(2)
         one, two = Cache("hot"), Cache("hot")
         here, there = product_of(one, slow), product_of(two, quick)
         await trusted(one, two)
         began = time.monotonic()
         first = asyncio.ensure_future(here(1))
-        await asyncio.sleep(0.1)
-        assert (await there(1))["value"] == 2
-        assert 0.4 < time.monotonic() - began < 2.5, "its lease was kept for as long as a load may take"
+        async with asyncio.timeout(60):
+            while not slow.asked:
+                await asyncio.sleep(0.01)
+            assert (await there(1))["value"] == 2
+        assert time.monotonic() - began > 1.9, "its lease was kept for as long as a load may take"
         assert not first.done()
         assert (await here(1))["value"] == 2, "in its own process neither"
+        slow.held.set()
         assert (await first)["value"] == 1, "who began it gets it"
         assert (one._rules["product"].counts.overtaken, slow.asked, quick.asked) == (1, 1, 1)
         assert (await here(1))["value"] == (await there(1))["value"] == 2
@@ -255,7 +262,7 @@ def test_processes_share_one_load_and_outlive_its_holder(server: Server) -> None
         said = [hear(each) for each in others]
         said += [hear(each) for each, first in zip(others, said, strict=True) if first == "load"]
         assert sorted(said) == ["got [2]", "got [2]", "got [2]", "load"]
-        assert time.monotonic() - began < 4.0, "its lease runs out two seconds after its last word"
+        assert time.monotonic() - began < 30, "its lease runs out two seconds after its last word"
     finally:
         for each in (holder, *others):
             each.kill()
@@ -278,7 +285,7 @@ def test_a_server_that_is_full_and_evicts_nothing_costs_no_error(server: Server)
         assert (await product(1))["value"] == 2
         server.ask("CONFIG", "SET", "maxmemory", 0)
         await trusted(hot)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while server.ask("EXISTS", f"{PREFIX}t:product:1") == 0:
                 await asyncio.sleep(0.05)
                 await product(1)
@@ -320,12 +327,12 @@ def test_what_does_not_decode_is_a_miss_and_replaced(server: Server) -> None:
         good = server.ask("GET", name)
         for bad in (b"", b"\x00", b"junk" * 20, good[:-3], good[:27] + b"\xc1\xc1"):
             server.ask("SET", name, bad)
-            await asyncio.sleep(0.05)
+            await heard(hot)
             assert (await product(1))["value"] == 1
             assert (await product(1))["value"] == 1
         assert origin.asked == 6
         server.ask("FLUSHALL")
-        await asyncio.sleep(0.1)
+        await heard(hot)
         assert (await product(1))["value"] == 1
         assert origin.asked == 7
 

@@ -8,7 +8,7 @@ import signal
 from typing import Any
 
 import pytest
-from cache_apps import PREFIX, Server, trusted
+from cache_apps import PREFIX, Server, heard, trusted
 
 from headway.caching.blob import TAGS_MAX
 from headway.caching.client import named
@@ -37,7 +37,7 @@ def test_a_tag_makes_them_void_everywhere(server: Server) -> None:
             for _ in range(2):
                 assert await each.get_many(names) == there
                 assert await each.get("rates") == {"chf": 1.1}
-            await asyncio.sleep(0.1)
+            await heard(each)
             await each.get_many(names)
             asked = each._named.rule.counts.hits_shared
             assert await each.get_many(names[:5]) == there
@@ -106,7 +106,7 @@ def test_races_leave_nobody_with_one_that_is_void(server: Server) -> None:
             await who.invalidate("t")
             assert await who.get("a") is None
             await asyncio.gather(*readers)
-            await asyncio.sleep(0.02)
+            await heard(*caches)
             assert [await each.get("a") for each in caches] == [None, None]
 
     asyncio.run(run())
@@ -119,7 +119,7 @@ def test_without_a_server_what_was_there_is_void(server: Server) -> None:
         await hot.set("a", 1, ttl=60, tags=["t"])
         await hot.set("b", 1, ttl=60, tags=["u"])
         await hot.get_many("ab")
-        await asyncio.sleep(0.1)
+        await heard(hot)
         assert await hot.get_many("ab") == {"a": 1, "b": 1}
         server.send(signal.SIGKILL)
         await asyncio.sleep(0.3)

@@ -20,6 +20,7 @@ from headway.caching.client.cache import Cache
 from headway.caching.place import CACHES_VARIABLE, place_of_url
 
 SECRET = "not-for-logs"
+PATIENCE_S = 3.0  # whoever is not answered for so long says another reason than the one that is looked for
 
 
 @pytest.fixture(scope="module")
@@ -38,23 +39,26 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
 
 
-async def goes_on_without(hot: Cache) -> None:
+async def goes_on_without(hot: Cache, caplog: pytest.LogCaptureFixture) -> None:
     """Calls are loaded at once, and kept in the process; long enough for several looks at the server."""
     origin = Origin(1)
     product = product_of(hot, origin)
     began = time.monotonic()
     for _ in range(3):
         assert (await product(1))["value"] == 1
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
     assert origin.asked == 1
     await hot.invalidate("product:1")
     assert await hot.get("a") is None
+    async with asyncio.timeout(60):
+        while not warnings(caplog):
+            await asyncio.sleep(0.05)
     await asyncio.sleep(1.0)
 
 
 def test_it_is_let_in_by_tls_with_a_password(wire: tuple[Wire, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"rediss://:{SECRET}@localhost:{wire[0].port}"
-    monkeypatch.setenv(CACHES_VARIABLE, environment_at(url)[CACHES_VARIABLE])
+    monkeypatch.setenv(CACHES_VARIABLE, environment_at(url, timeout_s=10.0)[CACHES_VARIABLE])
     monkeypatch.setenv("SSL_CERT_FILE", str(wire[1]))
 
     async def run() -> None:
@@ -69,7 +73,7 @@ def test_it_is_let_in_by_tls_with_a_password(wire: tuple[Wire, Path], monkeypatc
         assert (await here(1))["value"] == (await there(1))["value"] == 1
         origin.value = 2
         await one.invalidate("product:1")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (await there(1))["value"] != 2:
                 await asyncio.sleep(0.001)
         assert (await here(1))["value"] == 2
@@ -98,10 +102,10 @@ def test_who_is_not_let_in_says_so_once_and_goes_on(
 ) -> None:
     who = f":{password}-{SECRET}@" if password == "wrong" else f":{password}@" if password else ""
     url = f"rediss://{who}localhost:{wire[0].port}"
-    monkeypatch.setenv(CACHES_VARIABLE, environment_at(url)[CACHES_VARIABLE])
+    monkeypatch.setenv(CACHES_VARIABLE, environment_at(url, timeout_s=PATIENCE_S)[CACHES_VARIABLE])
     if knows_authority:
         monkeypatch.setenv("SSL_CERT_FILE", str(wire[1]))
-    asyncio.run(goes_on_without(Cache("hot")))
+    asyncio.run(goes_on_without(Cache("hot"), caplog))
     (told,) = warnings(caplog)
     assert told.startswith(f"cache hot: rediss://localhost:{wire[0].port} ")
     assert says in told
@@ -117,10 +121,10 @@ def test_a_server_that_repeats_what_it_does_not_know_repeats_no_password(
     with listener(scripted({b"HELLO": said.encode()})) as port:
         url = f"redis://:{SECRET}@127.0.0.1:{port}"
         with pytest.raises(Refused, match="does not speak RESP3") as refused:
-            check_server(place_of_url(url), "hw:t:hot:")
+            check_server(place_of_url(url), "hw:t:hot:", 30.0)
         assert SECRET not in refused.value.message
-        monkeypatch.setenv(CACHES_VARIABLE, environment_at(url)[CACHES_VARIABLE])
-        asyncio.run(goes_on_without(Cache("hot")))
+        monkeypatch.setenv(CACHES_VARIABLE, environment_at(url, timeout_s=PATIENCE_S)[CACHES_VARIABLE])
+        asyncio.run(goes_on_without(Cache("hot"), caplog))
     (told,) = warnings(caplog)
     assert "does not speak RESP3" in told
     assert SECRET not in caplog.text

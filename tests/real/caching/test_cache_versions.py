@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import pytest
-from cache_apps import Origin, Server, environment, product_of, trusted
+from cache_apps import Origin, Server, environment, heard, product_of, trusted
 from harness import die_with_parent
 
 from headway.caching.client.cache import Cache
@@ -43,11 +43,6 @@ class Renamed:
     title: str
 
 
-async def settled(*caches: Cache) -> None:
-    """Until all have heard of what the others wrote."""
-    await asyncio.sleep(0.1)
-
-
 @pytest.mark.parametrize(
     ("made", "loads"),
     [(WithDefault(1, "lamp", 2.5), 1), (Without(1, "lamp", 2.5), 2), (Renamed(1, "lamp"), 10)],
@@ -75,11 +70,11 @@ def test_two_versions_at_one_server_get_what_their_code_says(server: Server, mad
                 found = await call(1)
                 assert type(found) is kind
                 assert found.number == 1  # type: ignore[attr-defined]
-            await settled(before, after)
+            await heard(before, after)
         # What is not there has its default, what is too much is left out; else each replaces what the other stored.
         assert asked == (["Old", type(made).__name__] * 5)[:loads]
         await before.invalidate("products")
-        await settled(before, after)
+        await heard(before, after)
         assert await new(1) == made
         # With a version of its own neither sees the other's.
         asked.clear()
@@ -87,11 +82,11 @@ def test_two_versions_at_one_server_get_what_their_code_says(server: Server, mad
         await trusted(third)
         for _ in range(3):
             assert await apart(1) == made
-            await settled(third)
+            await heard(third)
             await new(1)
         assert asked == [type(made).__name__]
         await before.invalidate("products")
-        await settled(third)
+        await heard(third)
         assert await apart(1) == made
         assert asked == [type(made).__name__] * 2, "a tag is the tag of all versions"
 
@@ -112,7 +107,7 @@ def test_a_clock_that_is_set_costs_a_load_and_no_error(
         here, there = product_of(one, origin), product_of(two, origin)
         await trusted(one, two)
         await here(1)
-        await settled(one)
+        await heard(one)
         for _ in range(2):
             assert (await here(1))["value"] == 1
         ahead_s = step_s
@@ -120,13 +115,13 @@ def test_a_clock_that_is_set_costs_a_load_and_no_error(
         assert origin.asked == 1, "what is in the process goes by a clock that nobody sets"
         assert (await there(1))["value"] == 1
         assert origin.asked == 2, "what is at the server cannot be dated"
-        await settled(one, two)
+        await heard(one, two)
         for _ in range(3):
             assert (await here(1))["value"] == (await there(1))["value"] == 1
         assert origin.asked == 2
         origin.value = 2
         await two.invalidate("product:1")
-        await settled(one)
+        await heard(one)
         assert (await here(1))["value"] == (await there(1))["value"] == 2
 
     asyncio.run(run())
@@ -180,9 +175,9 @@ def test_a_machine_with_a_wrong_clock_disturbs_no_other(server: Server, ahead_s:
             assert (await here(1))["value"] in (1, -1)
             assert origin.asked <= asked + 1
             assert await asyncio.to_thread(there) in (["1"], ["-1"], ["load", "-1"])
-            await settled(hot)
+            await heard(hot)
             await hot.invalidate("product:1")
-            await settled(hot)
+            await heard(hot)
             assert (await here(1))["value"] == 1, "what was void is loaded"
             assert origin.asked >= round_ + 1
 

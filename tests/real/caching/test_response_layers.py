@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ BOTH = pytest.mark.parametrize("kind", ["asgi", "wsgi"])
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 20))  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(test(), 100))  # type: ignore[arg-type]
 
 
 @BOTH
@@ -31,7 +32,8 @@ def test_the_second_is_given_with_its_age_and_tag(server: Server, kind: str) -> 
         await client.trusted()
         first, second = await client.get(), await client.get()
         assert (first.status, first.body, first.how, "age" in first.headers) == (200, b"1", "miss", False)
-        assert (second.status, second.body, second.how, second.headers["age"]) == (200, b"1", "hit", "0")
+        assert (second.status, second.body, second.how) == (200, b"1", "hit")
+        assert 0 <= int(second.headers["age"]) < 60
         assert client.kept
         assert first.headers["etag"] == second.headers["etag"]
         assert second.headers["content-type"] == "text/plain"
@@ -128,16 +130,16 @@ def test_head_takes_what_is_kept_and_keeps_nothing(server: Server, kind: str) ->
 @BOTH
 def test_head_asks_the_app_while_a_get_does_and_where_the_server_is_away(server: Server, kind: str) -> None:
     async def test() -> None:
-        shop = Shop(takes_s=0.2)
+        shop = Shop(held=threading.Event())
         client = Client(kind, shop)
         await client.trusted()
         first = asyncio.ensure_future(client.get())
         while not shop.asked:
             await asyncio.sleep(0.01)
         assert (await client.get(method="HEAD")).how == "bypass"
+        shop.held.set()
         assert (await first).body == b"1"
         server.send(signal.SIGKILL)
-        shop.takes_s = 0.0
         head = await client.get("/products/8", method="HEAD")
         assert (head.status, head.how) == (200, "bypass")
         assert shop.asked == 3
@@ -339,7 +341,7 @@ def test_invalidation_reaches_every_process(server: Server, kind: str) -> None:
         assert (await two.get()).body == b"1"
         await two.cache.invalidate("product:7")
         assert (await two.get()).body == b"2"
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (await one.get()).body != b"2":
                 await asyncio.sleep(0.001)
         assert shop.asked == 2
@@ -361,7 +363,7 @@ def test_tags_that_the_app_names_make_it_void_everywhere(server: Server, kind: s
             assert (await two.get()).how == "hit"
             await two.cache.invalidate(tag)
             assert (await two.get()).body == b"%d" % number
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while (await one.get()).body != b"%d" % number:
                     await asyncio.sleep(0.001)
         assert shop.asked == 4
@@ -376,15 +378,17 @@ def test_tags_that_the_app_names_make_it_void_everywhere(server: Server, kind: s
 @BOTH
 def test_what_was_made_void_while_the_app_answered_is_not_kept(server: Server, kind: str) -> None:
     async def test() -> None:
-        shop = Shop(headers={"cache-tag": "list"}, takes_s=0.2)
+        shop = Shop(headers={"cache-tag": "list"})
         one, two = Client(kind, shop), Client(kind, shop)
         await one.trusted()
         await two.trusted()
         for number, (tag, path) in enumerate((("list", "/products/1"), ("product:2", "/products/2"))):
+            shop.held = threading.Event()
             answering = asyncio.ensure_future(one.get(path))
             while shop.asked <= 2 * number:
                 await asyncio.sleep(0.01)
             await two.cache.invalidate(tag)
+            shop.held.set()
             assert (await answering).how == "miss"
             assert (await two.get(path)).how == "miss"
             assert (await two.get(path)).how == "hit"
@@ -414,7 +418,7 @@ def test_stale_is_given_while_the_app_is_asked_once(server: Server, kind: str) -
         shop.takes_s = 0.1
         stale = await client.get()
         assert (stale.body, stale.how) == (b"1", "stale")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (await client.get()).body != b"2":
                 await asyncio.sleep(0.01)
         assert shop.asked == 2
@@ -454,7 +458,7 @@ def test_without_a_server_the_process_keeps_them(server: Server, kind: str) -> N
         assert {each.status for each in answers} == {200}
         assert shop.asked <= 3
         server.start()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not client.cache.parts().near.is_trusted:
                 await asyncio.sleep(0.01)
         assert (await client.get()).status == 200
@@ -469,7 +473,7 @@ def test_whoever_waits_for_anothers_answer_waits_no_longer_than_their_client(
     monkeypatch.setitem(sys.modules, "headway_worker.asked", worker)  # as in a worker
 
     async def test() -> None:
-        shop = Shop(takes_s=1.0)
+        shop = Shop(held=threading.Event())
         client = Client(kind, shop)
         await client.trusted()
         first = asyncio.ensure_future(client.get())
@@ -478,6 +482,7 @@ def test_whoever_waits_for_anothers_answer_waits_no_longer_than_their_client(
         worker.current.set(worker.Asked(int((time.monotonic() + 0.2) * 1e9)))
         late = await client.get()
         assert (late.status, late.headers["retry-after"], shop.asked) == (503, "1", 1)
+        shop.held.set()
         assert (await first).body == b"1"
 
     run(test)
@@ -514,22 +519,23 @@ def test_a_stream_comes_part_by_part_and_ends_with_its_client(server: Server) ->
         for _ in range(3):
             assert (await sent.get())["body"] == b"tick"
         request.cancel()
-        await asyncio.wait_for(ended.wait(), 5)
+        await asyncio.wait_for(ended.wait(), 60)
 
     run(test)
 
 
 def test_a_client_that_leaves_leaves_the_answer_to_others(server: Server) -> None:
     async def test() -> None:
-        shop = Shop(takes_s=0.2)
+        shop = Shop(held=threading.Event())
         client = Client("asgi", shop)
         await client.trusted()
         first = asyncio.ensure_future(client.get())
         while not shop.asked:
             await asyncio.sleep(0.01)
         second = asyncio.ensure_future(client.get())
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.1)
         first.cancel()
+        shop.held.set()
         assert (await second).body == b"1"
         assert shop.asked == 1
 

@@ -122,7 +122,10 @@ def blocking(parts: Parts, want: Want, load: Callable[[], Any], again: Callable[
             thread = threading.Thread(
                 target=context.copy().run, args=(_refresh, parts, want, again or load, missed), daemon=True
             )
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads: the next one who reads it tries again
+                parts.refreshing.release()
 
     found = parts.block(_in(context, _begin, parts, want))
     if isinstance(found, Found) and found.due is not None:

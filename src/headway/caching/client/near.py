@@ -114,11 +114,13 @@ class Near:
 
     def on_change(self, listener: Callable[[bytes | None], None]) -> None:
         """Be told of every change, by value key or `t:` tag; None for everything. From any thread."""
-        self._listeners = [*self._listeners, listener]
+        with self._lock:
+            self._listeners = [*self._listeners, listener]
 
     def off_change(self, listener: Callable[[bytes | None], None]) -> None:
         """Tell it no more."""
-        self._listeners = [other for other in self._listeners if other != listener]
+        with self._lock:
+            self._listeners = [other for other in self._listeners if other != listener]
 
     def look(self, key: bytes) -> Entry | None:
         """The value if there is one, and it counts as used; whether to believe it is the caller's to judge."""

@@ -56,7 +56,7 @@ class Parts:
         found = self._loads.get(loop)
         if found is None:
             with self._lock:
-                for ended in [other for other in self._loads if other.is_closed()]:
+                for ended in [other for other in list(self._loads) if other.is_closed()]:
                     self._let_go(*self._loads.pop(ended))
             link = Link(self.told, self.debt, self.outage, self.tracking.meets)
             self.tracking.on_server(link.leave_others)

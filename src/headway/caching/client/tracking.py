@@ -44,6 +44,7 @@ class Tracking(threading.Thread):
         self._outage = outage
         self._closed = threading.Event()
         self._sock: socket.socket | None = None
+        self._lock = threading.Lock()  # of the lists of listeners, which each event loop adds itself to
         self._released: list[Callable[[bytes], None]] = []
         self._on_server: list[Callable[[str], None]] = []
         self._place = f"s:{socket.gethostname()}:{os.getpid()}".encode()
@@ -52,19 +53,23 @@ class Tracking(threading.Thread):
 
     def on_release(self, listener: Callable[[bytes], None]) -> None:
         """Be told of every lease that was given, given back or ran out, by the key it is for. From this thread."""
-        self._released = [*self._released, listener]
+        with self._lock:
+            self._released = [*self._released, listener]
 
     def off_release(self, listener: Callable[[bytes], None]) -> None:
         """Tell it no more."""
-        self._released = [other for other in self._released if other != listener]
+        with self._lock:
+            self._released = [other for other in self._released if other != listener]
 
     def on_server(self, listener: Callable[[str], None]) -> None:
         """Be told which server tells of changes, before it is believed. From this thread."""
-        self._on_server = [*self._on_server, listener]
+        with self._lock:
+            self._on_server = [*self._on_server, listener]
 
     def off_server(self, listener: Callable[[str], None]) -> None:
         """Tell it no more."""
-        self._on_server = [other for other in self._on_server if other != listener]
+        with self._lock:
+            self._on_server = [other for other in self._on_server if other != listener]
 
     def meets(self, server: str) -> None:
         """From any thread: this server answers commands now. If another one tells of changes, look for it anew."""
@@ -133,8 +138,6 @@ class Tracking(threading.Thread):
         poll.register(sock, select.POLLIN)
         while not self._closed.is_set():
             at = time.monotonic()
-            if self._expected and at >= silent_at:
-                raise TimeoutError
             if at >= beat and not self._expected:
                 self._beat(sock)
                 silent_at = at + max(self._told.timeout_s * 2, 0.2)
@@ -146,6 +149,8 @@ class Tracking(threading.Thread):
                     raise ConnectionResetError("it closed the connection")
                 parser.feed(data)
                 self._read(sock, parser)
+            elif self._expected and time.monotonic() >= silent_at:
+                raise TimeoutError  # only once nothing is there to be read: this thread itself may have stood still
 
     def _beat(self, sock: socket.socket) -> None:
         """Ask for the cache's generation, which also keeps it from being evicted, and leave the counts."""
