@@ -28,7 +28,7 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         for thread in self._threads:
-            thread.join(20)
+            thread.join(90)
             assert not thread.is_alive(), "a request has no end"
 
     @property
@@ -47,7 +47,7 @@ class Load:
                 if connection is None or self.new:
                     if connection is not None:
                         connection.close()
-                    connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=15)
+                    connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
                 body = b"x=1" if self.method == "POST" else None
                 connection.request(self.method, f"{self.path}?{next(self._number)}", body=body)
                 answer = connection.getresponse()

@@ -17,15 +17,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from headway.edge.errors import EdgeUnreachable
+from headway.edge.errors import EdgeRefused, EdgeUnreachable
 from headway.edge.haproxy import argv, find_haproxy, validate
 from headway.edge.render import render
 from headway.edge.runtime_api import RuntimeApi
 from headway.edge.servers import draining_file, learned_file
 from headway.model.edge import EdgePlan, EdgeReplica, EdgeService, Listener
 
+# A HAProxy that lives answers within a millisecond, and on a busy machine when it is given a core.
+PATIENCE_S = 30.0
 
-def until(condition: Callable[[], Any], what: str, timeout_s: float = 8.0) -> Any:
+
+def until(condition: Callable[[], Any], what: str, timeout_s: float = 60.0) -> Any:
     """The first true value of `condition`, asked for until then."""
     give_up = time.monotonic() + timeout_s
     while not (value := condition()):
@@ -43,7 +46,7 @@ class Site:
         self.record = self.folder / "record.jsonl"
         self.access_log = self.folder / "access.log"
         self.messages = self.folder / "messages.log"
-        self.api = RuntimeApi(str(self.folder / "edge.sock"))
+        self.api = RuntimeApi(str(self.folder / "edge.sock"), PATIENCE_S)
         self.sockets: list[socket.socket] = []
         self.origins: dict[str, subprocess.Popen[bytes]] = {}  # the latest of each name
         self._started: list[subprocess.Popen[bytes]] = []
@@ -63,7 +66,7 @@ class Site:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(origin.pid, signal.SIGKILL)  # each leads a group of its own
         for process in [*self.processes, *self._started]:
-            process.wait(10)
+            process.wait(60)
         for listening in self.sockets:
             listening.close()
         os.close(self.log_fd)
@@ -162,7 +165,7 @@ class Site:
             assert process.poll() is None, self.messages.read_text()
             try:
                 return self.api.process().pid == process.pid
-            except EdgeUnreachable:
+            except (EdgeUnreachable, EdgeRefused):  # or the one before closes without an answer
                 return False
 
         until(answers, "HAProxy answers")
@@ -178,7 +181,7 @@ class Site:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def raw(self, data: bytes, *, timeout_s: float = 5.0) -> bytes:
+    def raw(self, data: bytes, *, timeout_s: float = 30.0) -> bytes:
         """What comes back for exactly these bytes, until the edge closes or is silent."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=timeout_s) as connection:
             connection.sendall(data)

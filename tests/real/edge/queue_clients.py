@@ -50,11 +50,11 @@ class Asking:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._thread.join(10)
+        self._thread.join(90)
 
     def _ask(self) -> None:
         self._over.wait(self._wait_s)
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30, source_address=(self._source, 0))
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60, source_address=(self._source, 0))
         with contextlib.closing(connection):
             while not self._over.is_set():
                 due_s = time.monotonic() + self._chance.expovariate(1 / self._every_s)
@@ -82,7 +82,7 @@ class Clients:
         self._pool.shutdown()
 
     def ask(self, path: str, *, source: str = "127.0.0.1", **headers: str) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.site.port, timeout=30, source_address=(source, 0))
+        connection = http.client.HTTPConnection("127.0.0.1", self.site.port, timeout=60, source_address=(source, 0))
         connection.request("GET", path, headers=headers)
         answer = connection.getresponse()
         told = Answer(

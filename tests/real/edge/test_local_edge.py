@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from edge_site import Site, until
+from edge_site import PATIENCE_S, Site, until
+from harness import free_port
 from queue_clients import Clients
 
-from headway.edge.errors import EdgeUnreachable
+from headway.edge.errors import EdgeRefused, EdgeUnreachable
 from headway.edge.runtime_api import RuntimeApi
 from headway.model.declared import System
 from headway.model.overload import MAIN, SLOW, QueueBound
@@ -68,7 +69,7 @@ class Starter(SupervisorClient):
         assert process.poll() is None, self.site.messages.read_text()
         try:
             return self.site.api.process().pid == process.pid
-        except EdgeUnreachable:
+        except (EdgeUnreachable, EdgeRefused):  # or the one before closes without an answer
             return False
 
 
@@ -80,11 +81,9 @@ class Place:
         self.folders = Folders(site.folder / "state", site.folder)
         for folder in (self.folders.logs, self.folders.edge):
             folder.mkdir(parents=True)
-        site.api = RuntimeApi(str(self.folders.edge / "edge.sock"))
+        site.api = RuntimeApi(str(self.folders.edge / "edge.sock"), PATIENCE_S)
         self.starter = Starter(site)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        self.address = f"127.0.0.1:{free_port()}"
         self.replicas = {
             name: Replica(name, "web", number, "k", Phase.READY, 0.0, ready_once=True)
             for number, name in ((1, "web.1"), (2, "web.2"))
@@ -120,7 +119,8 @@ class Place:
 
 
 @pytest.fixture
-def place() -> Iterator[Place]:
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    monkeypatch.setattr("headway.runtimes.local.edge._ANSWER_S", PATIENCE_S)
     with Site() as site:
         place = Place(site)
         place.apply(place.system(), running=False)
@@ -262,6 +262,7 @@ def test_what_cannot_be_is_told_and_breaks_nothing(place: Place) -> None:
     assert place.edge.bound("web", 0, QueueBound(-5)) == ""
     place.store()
     assert "queue_max.main.web int(0)" in place.config()
+    place.edge._api = RuntimeApi(place.site.api.path, 0.25)
     place.site.processes[-1].send_signal(signal.SIGSTOP)
     try:
         assert "did not answer" in place.edge.bound("web", 0, QueueBound(5))

@@ -64,7 +64,7 @@ def test_its_death_refuses_no_connection() -> None:
         assert httpx.get(site.url).status_code == 200
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        with socket.create_connection(("127.0.0.1", site.port), timeout=10) as early:
+        with socket.create_connection(("127.0.0.1", site.port), timeout=60) as early:
             early.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
             site.spawn()
             assert early.recv(100).startswith(b"HTTP/1.1 200 ")
@@ -79,7 +79,7 @@ def test_it_is_replaced_under_load_without_a_failed_request() -> None:
                 done = (kept.done, new.done)
                 replacement = site.start(plan, replaces_pid=process.pid)
                 until(lambda done=done: kept.done > done[0] + 30 and new.done > done[1] + 30, "the load goes on")
-                process.wait(10)
+                process.wait(60)
                 process = replacement
         assert kept.failed == {}
         assert new.failed == {}
@@ -93,14 +93,14 @@ def test_a_stream_survives_the_replacement_of_its_process() -> None:
         received: list[bytes] = []
 
         def read() -> None:
-            with httpx.stream("GET", site.url + "/stream/1000", timeout=5) as answer:
+            with httpx.stream("GET", site.url + "/stream/1000", timeout=60) as answer:
                 received.append(answer.read())
 
         reader = threading.Thread(target=read)
         reader.start()
         until(lambda: site.recorded(), "the stream has begun")
         site.start(plan, replaces_pid=process.pid)
-        reader.join(10)
+        reader.join(60)
         assert received == [b"data: 1\n\ndata: 2\n\n"]
 
 
@@ -128,7 +128,7 @@ def test_a_client_connection_may_use_all_descriptors_but_those_of_replicas() -> 
     with Site() as site:
         plan = dataclasses.replace(site.plan(site.service()), connections_max=300, descriptors_max=420)
         site.start(plan)
-        connections = [socket.create_connection(("127.0.0.1", site.port), timeout=5) for _ in range(290)]
+        connections = [socket.create_connection(("127.0.0.1", site.port), timeout=60) for _ in range(290)]
         try:
             connections[-1].sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
             assert connections[-1].recv(100).startswith(b"HTTP/1.1 200 ")

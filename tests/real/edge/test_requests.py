@@ -21,7 +21,15 @@ def site() -> Iterator[Site]:
         web = site.service("web")
         api = site.service("api", routes=("/api", "api.example.com", "both.example.com/v2"), body_max_bytes=1000)
         empty = site.service("empty", count=0, routes=("/empty",))
-        site.start(site.plan(web, api, empty, header_timeout_s=0.6, idle_timeout_s=5.0))
+        site.start(site.plan(web, api, empty, header_timeout_s=30.0, idle_timeout_s=60.0))
+        yield site
+
+
+@pytest.fixture(scope="module")
+def impatient() -> Iterator[Site]:
+    """An edge that waits for a request no longer than a moment. Whoever is held up when it asks is ended as well."""
+    with Site() as site:
+        site.start(site.plan(site.service("api", body_max_bytes=1000), header_timeout_s=0.6, idle_timeout_s=60.0))
         yield site
 
 
@@ -140,23 +148,22 @@ def test_takes_fifteen_kilobytes_of_headers(site: Site) -> None:
     assert httpx.get(site.url, headers={"X-Large": "x" * 14_000}).status_code == 200
 
 
-def test_ends_a_client_that_sends_its_headers_too_slowly(site: Site) -> None:
+def test_ends_a_client_that_sends_its_headers_too_slowly(impatient: Site) -> None:
     begun = time.monotonic()
-    assert site.raw(b"GET / HTTP/1.1\r\nHost: a\r\n").startswith(b"HTTP/1.1 408 ")
-    assert time.monotonic() - begun < 2
+    assert impatient.raw(b"GET / HTTP/1.1\r\nHost: a\r\n").startswith(b"HTTP/1.1 408 ")
+    assert time.monotonic() - begun < 30
 
 
-def test_a_small_body_that_trickles_occupies_no_replica(site: Site) -> None:
-    before = len(site.recorded())
-    answer = site.raw(b"POST /api HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nfour")
+def test_a_small_body_that_trickles_occupies_no_replica(impatient: Site) -> None:
+    answer = impatient.raw(b"POST /api HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nfour")
     assert answer.startswith(b"HTTP/1.1 408 ")
-    assert len(site.recorded()) == before
-    assert site.api.replicas("api")[0].in_flight == 0
+    assert impatient.recorded() == []
+    assert impatient.api.replicas("api")[0].in_flight == 0
 
 
 def test_an_expected_continue_is_answered(site: Site) -> None:
     head = b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\nConnection: close\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", site.port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", site.port), timeout=60) as connection:
         connection.sendall(head)
         assert connection.recv(100).startswith(b"HTTP/1.1 100 ")
         connection.sendall(b"hello")
@@ -168,16 +175,25 @@ def test_refuses_tunnels(site: Site) -> None:
     assert answer.startswith(b"HTTP/1.1 405 ")
 
 
-def test_logs_one_json_line_a_request_without_its_query(site: Site) -> None:
-    seen = len(site.log_lines())
+@pytest.fixture
+def unasked() -> Iterator[Site]:
+    """An edge that nobody has asked anything: no late line of an earlier request is in its log."""
+    with Site() as site:
+        site.start(site.plan(site.service("web"), site.service("api", routes=("/api",))))
+        yield site
+
+
+def test_logs_one_json_line_a_request_without_its_query(unasked: Site) -> None:
+    site = unasked
     answer = httpx.get(site.url + "/api/slow?token=secret")
     assert httpx.get(site.url + "/slow/120").status_code == 200
     site.raw(b'GET /q"uo\\te{\x7f} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n')
     site.raw(b'GET /q"uo\\te{} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n')
     site.raw(b"nonsense\r\n\r\n")
-    lines = until(lambda: len(site.log_lines()) >= seen + 5 and site.log_lines()[seen:], "five lines are logged")
-    first, slow, _, quoted, nonsense = (json.loads(line) for line in lines)
-    assert first | {"time": 0, "total_ms": 0, "ttfb_ms": 0, "bytes": 0} == {
+    lines = until(lambda: len(site.log_lines()) == 5 and site.log_lines(), "five lines are logged")
+    first, slow, _, quoted, nonsense = sorted((json.loads(line) for line in lines), key=lambda line: line["time"])
+    assert first["queue_ms"] <= first["total_ms"]
+    assert first | {"time": 0, "total_ms": 0, "ttfb_ms": 0, "queue_ms": 0, "bytes": 0} == {
         "time": 0,
         "client": "127.0.0.1",
         "method": "GET",
@@ -197,7 +213,7 @@ def test_logs_one_json_line_a_request_without_its_query(site: Site) -> None:
         "answered": "-",
     }
     assert re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-01", first["trace"])
-    assert all(abs(line["time"] / 1000 - time.time()) < 10 for line in (first, slow, quoted, nonsense))
+    assert all(abs(line["time"] / 1000 - time.time()) < 100 for line in (first, slow, quoted, nonsense))
     assert 119 <= slow["ttfb_ms"] <= slow["total_ms"] + 2
     assert quoted["path"] == '/q"uo\\te{}'
     assert nonsense["status"] == 400
@@ -225,32 +241,32 @@ def test_a_full_queue_ends_at_the_deadline_with_503() -> None:
         site.start(site.plan(site.service(limit=1, deadline_s=0.4)))
         with socket.create_connection(("127.0.0.1", site.port)) as busy:
             # An event stream may hold its place for longer than the deadline.
-            busy.sendall(b"GET /slow/6000 HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n")
+            busy.sendall(b"GET /slow/100000 HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n")
             until(lambda: site.api.replicas()[0].in_flight == 1, "the replica is busy")
             begun = time.monotonic()
             answer = httpx.get(site.url)
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-            assert 0.3 < time.monotonic() - begun < 4
+            assert 0.3 < time.monotonic() - begun < 50
 
 
 def test_nobody_waits_for_an_answer_beyond_the_deadline() -> None:
     with Site() as site:
         site.start(site.plan(site.service(deadline_s=0.4)))
         begun = time.monotonic()
-        assert httpx.get(site.url + "/slow/6000", timeout=20).status_code == 504
-        assert 0.3 < time.monotonic() - begun < 4
+        assert httpx.get(site.url + "/slow/100000", timeout=90).status_code == 504
+        assert 0.3 < time.monotonic() - begun < 50
 
 
 def test_streams_and_tunnels_outlive_idle_timeout_and_deadline() -> None:
     with Site() as site:
-        site.start(site.plan(site.service(deadline_s=0.3), idle_timeout_s=0.3))
+        site.start(site.plan(site.service(deadline_s=1.5), idle_timeout_s=1.5))
         accept = {"Accept": "text/event-stream"}
-        with httpx.stream("GET", site.url + "/stream/1200", timeout=5, headers=accept) as answer:
+        with httpx.stream("GET", site.url + "/stream/3500", timeout=60, headers=accept) as answer:
             assert answer.read() == b"data: 1\n\ndata: 2\n\n"
-        with socket.create_connection(("127.0.0.1", site.port), timeout=5) as tunnel:
+        with socket.create_connection(("127.0.0.1", site.port), timeout=60) as tunnel:
             tunnel.sendall(b"GET /upgrade HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
             assert b" 101 " in tunnel.recv(1000)
-            time.sleep(1.0)  # longer than every timeout but the tunnel's
+            time.sleep(3.5)  # longer than every timeout but the tunnel's
             tunnel.sendall(b"still here")
             assert tunnel.recv(100) == b"still here"
 

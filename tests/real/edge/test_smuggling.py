@@ -55,7 +55,7 @@ REFUSED = {
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     with Site() as site:
-        site.start(site.plan(site.service(), header_timeout_s=1.0))
+        site.start(site.plan(site.service(), header_timeout_s=30.0))
         yield site
 
 

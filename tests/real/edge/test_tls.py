@@ -42,7 +42,7 @@ class TlsSite(Site):
 
     def serial(self) -> str:
         with (
-            socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection,
+            socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection,
             self.trust.wrap_socket(connection, server_hostname="localhost") as secured,
         ):
             certificate = secured.getpeercert()
@@ -72,7 +72,7 @@ def test_refuses_old_tls(site: TlsSite) -> None:
     old.set_ciphers("DEFAULT@SECLEVEL=0")
     old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
     with (
-        socket.create_connection(("127.0.0.1", site.port), timeout=5) as connection,
+        socket.create_connection(("127.0.0.1", site.port), timeout=60) as connection,
         pytest.raises((ssl.SSLError, ConnectionError)),
     ):
         old.wrap_socket(connection)
