@@ -8,28 +8,29 @@ import time
 
 import psutil
 import pytest
+from harness import wait_for
 
 from headway.errors import EngineError
 from headway.process.run import OUTPUT_MAX_BYTES, run
 
 
 def test_status_and_both_outputs() -> None:
-    done = run(["/bin/sh", "-c", "cat; echo bad >&2; exit 3"], stdin="given", timeout_s=10)
+    done = run(["/bin/sh", "-c", "cat; echo bad >&2; exit 3"], stdin="given", timeout_s=60)
     assert (done.status, done.stdout, done.stderr) == (3, "given", "bad\n")
 
 
 def test_a_signal_is_a_negative_status() -> None:
-    assert run(["/bin/sh", "-c", "kill -9 $$"], timeout_s=10).status == -9
+    assert run(["/bin/sh", "-c", "kill -9 $$"], timeout_s=60).status == -9
 
 
 def test_input_and_output_larger_than_the_pipes() -> None:
     text = "x" * 900_000
-    assert run(["cat"], stdin=text, timeout_s=20).stdout == text
+    assert run(["cat"], stdin=text, timeout_s=60).stdout == text
 
 
 def test_only_the_end_of_a_flood_is_kept() -> None:
     flood = f"import sys; sys.stdout.write('a' * {3 * OUTPUT_MAX_BYTES} + 'end')"
-    done = run([sys.executable, "-c", flood], timeout_s=20)
+    done = run([sys.executable, "-c", flood], timeout_s=60)
     assert len(done.stdout) == OUTPUT_MAX_BYTES
     assert done.stdout.endswith("end")
 
@@ -45,7 +46,7 @@ def test_lines_are_heard_as_they_come() -> None:
 
     done = run(
         ["/bin/sh", "-c", f"echo one; read line < /proc/{os.getpid()}/fd/{reads}; printf 'two\\nrest'"],
-        timeout_s=20,
+        timeout_s=60,
         heard=hear,
     )
     assert heard == ["one", "two"]
@@ -53,17 +54,18 @@ def test_lines_are_heard_as_they_come() -> None:
 
 
 def test_a_program_that_does_not_want_its_input() -> None:
-    assert run(["true"], stdin="x" * 900_000, timeout_s=20).status == 0
+    assert run(["true"], stdin="x" * 900_000, timeout_s=60).status == 0
 
 
 def test_timeout_ends_the_whole_group() -> None:
     began_s = time.monotonic()
+    time_s = f"4711.{os.getpid()}"  # of this test alone
     with pytest.raises(EngineError, match=r"sh did not end within 0\.3 s"):
-        run(["/bin/sh", "-c", "sleep 4711.25 & sleep 4711.25"], timeout_s=0.3)
-    assert time.monotonic() - began_s < 5
-    deadline_s = time.monotonic() + 5
+        run(["/bin/sh", "-c", f"sleep {time_s} & sleep {time_s}"], timeout_s=0.3)
+    assert time.monotonic() - began_s < 60
+    deadline_s = time.monotonic() + 60
     while any(
-        "4711.25" in process.info["cmdline"] for process in psutil.process_iter(["cmdline"]) if process.info["cmdline"]
+        time_s in process.info["cmdline"] for process in psutil.process_iter(["cmdline"]) if process.info["cmdline"]
     ):
         assert time.monotonic() < deadline_s, "a child outlived the timeout"
         time.sleep(0.02)
@@ -71,14 +73,14 @@ def test_timeout_ends_the_whole_group() -> None:
 
 def test_a_child_left_behind_holds_nobody_up() -> None:
     began_s = time.monotonic()
-    done = run(["/bin/sh", "-c", "sleep 5 & echo $!"], timeout_s=20)
+    done = run(["/bin/sh", "-c", "sleep 100 & echo $!"], timeout_s=60)
     os.kill(int(done.stdout), 9)
-    assert time.monotonic() - began_s < 4
+    assert time.monotonic() - began_s < 50
 
 
 def test_closed_pipes_do_not_outwit_the_timeout() -> None:
     with pytest.raises(EngineError, match="did not end"):
-        run(["/bin/sh", "-c", "exec >&- 2>&-; sleep 30"], timeout_s=0.3)
+        run(["/bin/sh", "-c", "exec >&- 2>&-; sleep 100"], timeout_s=0.3)
 
 
 def test_a_missing_program() -> None:
@@ -91,5 +93,6 @@ def test_no_descriptor_stays_open() -> None:
     if before is None:
         pytest.skip("needs /proc")
     for _ in range(5):
-        run(["true"], timeout_s=10)
-    assert len(os.listdir("/proc/self/fd")) <= len(before)
+        run(["true"], timeout_s=60)
+    # Whatever else goes on in this process may open one for a moment.
+    wait_for(lambda: len(os.listdir("/proc/self/fd")) <= len(before), 30, "as many as before")

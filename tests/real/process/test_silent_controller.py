@@ -26,7 +26,7 @@ from headway.process.supervisor import Supervisor
 folder = Path(sys.argv[1])
 controller = ProcessSpec("controller", (sys.executable, str(folder / "controller.py"), str(folder)),
     stdout=str(folder / "controller.log"), stderr=str(folder / "controller.log"), restart=True)
-sys.exit(Supervisor(folder, controller, False, silence=Silence(4.0)).run())
+sys.exit(Supervisor(folder, controller, False, silence=Silence(6.0)).run())
 """
 CONTROLLER = """
 import faulthandler, os, signal, sys, time
@@ -77,9 +77,9 @@ class Watched:
         return (self.folder / "controller.log").read_text()
 
     def await_another(self, than: int) -> None:
-        wait_for(lambda: self.pid("controller") not in (0, than), 20, "another controller")
-        wait_for(lambda: not is_alive(than), 20, "the former one is gone")
-        wait_for(lambda: self.said.count("former:") == 2, 20, "it has begun")
+        wait_for(lambda: self.pid("controller") not in (0, than), 60, "another controller")
+        wait_for(lambda: not is_alive(than), 60, "the former one is gone")
+        wait_for(lambda: self.said.count("former:") >= 2, 60, "it has begun")
 
 
 @pytest.fixture
@@ -91,11 +91,11 @@ def watched(tmp_path: Path) -> Iterator[Watched]:
         )
     found = Watched(tmp_path, process)
     try:
-        wait_for(lambda: found.pid("worker"), 20, "all is started")
+        wait_for(lambda: found.pid("worker"), 60, "all is started")
         yield found
     finally:
         process.terminate()  # "stop" goes to the controller, which knows no such word: asked twice, nobody waits for it
-        wait_for(lambda: process.poll() is not None or process.send_signal(signal.SIGTERM), 20, "it ends", every_s=0.3)
+        wait_for(lambda: process.poll() is not None or process.send_signal(signal.SIGTERM), 60, "it ends", every_s=0.3)
 
 
 def test_one_whose_loop_stands_still_tells_where_and_is_replaced(watched: Watched) -> None:
@@ -103,8 +103,8 @@ def test_one_whose_loop_stands_still_tells_where_and_is_replaced(watched: Watche
     (watched.folder / "stands").touch()
     watched.await_another(controller)
     assert "in stands_still" in watched.said
-    assert "former: did nothing for 4 s" in watched.said
-    assert "did nothing for 4 s" in (watched.folder / "supervisor.log").read_text()
+    assert "former: did nothing for 6 s" in watched.said
+    assert "did nothing for 6 s" in (watched.folder / "supervisor.log").read_text()
     assert (watched.pid("worker"), is_alive(worker)) == (worker, True)
 
 
@@ -112,16 +112,16 @@ def test_one_that_is_stopped_is_replaced(watched: Watched) -> None:
     controller = watched.pid("controller")
     os.kill(controller, signal.SIGSTOP)
     watched.await_another(controller)
-    assert "former: did nothing for 4 s" in watched.said
+    assert "former: did nothing for 6 s" in watched.said
 
 
 def test_one_that_turns_is_left_alone_and_a_death_is_no_silence(watched: Watched) -> None:
     controller = watched.pid("controller")
     with pytest.raises(AssertionError):
-        wait_for(lambda: watched.pid("controller") != controller, 6, "another controller")
+        wait_for(lambda: watched.pid("controller") != controller, 7, "another controller")
     os.kill(controller, signal.SIGKILL)
     watched.await_another(controller)
-    assert watched.said.count("former: none") == 2
+    assert "former: did nothing" not in watched.said
 
 
 def test_a_supervisor_that_was_away_blames_nobody(watched: Watched) -> None:
@@ -129,9 +129,9 @@ def test_a_supervisor_that_was_away_blames_nobody(watched: Watched) -> None:
     os.kill(controller, signal.SIGSTOP)
     os.kill(watched.process.pid, signal.SIGSTOP)
     with pytest.raises(AssertionError):
-        wait_for(lambda: not is_alive(controller), 7, "the controller's death")
+        wait_for(lambda: not is_alive(controller), 9, "the controller's death")
     os.kill(controller, signal.SIGCONT)
     os.kill(watched.process.pid, signal.SIGCONT)
     with pytest.raises(AssertionError):
-        wait_for(lambda: watched.pid("controller") != controller, 6, "another controller")
+        wait_for(lambda: watched.pid("controller") != controller, 7, "another controller")
     assert json.loads((watched.folder / "processes.json").read_text())["supervisor"]["pid"] == watched.process.pid
