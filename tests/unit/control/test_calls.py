@@ -47,13 +47,20 @@ def asked(calls: Calls, function, begun_within_s: float) -> tuple[threading.Thre
     return thread, found
 
 
+def serve_the_first(calls: Calls) -> None:
+    """Carry out the call that is made next, or has been."""
+    while not calls.waiting:
+        time.sleep(0.001)
+    calls.serve(0.0)
+
+
 def test_a_loop_whose_every_turn_is_late_answers_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     controller = stopped_controller(tmp_path)
     monkeypatch.setattr(controller, "_turn", lambda: time.sleep(0.12))
     thread = threading.Thread(target=controller.run)
     thread.start()
     try:
-        assert [controller.call(lambda number=number: number, 5.0) for number in range(3)] == [0, 1, 2]
+        assert [controller.call(lambda number=number: number, 60.0) for number in range(3)] == [0, 1, 2]
     finally:
         controller.finished.set()
         thread.join()
@@ -73,14 +80,14 @@ def test_what_has_begun_at_the_last_moment_is_answered_by_what_came_of_it() -> N
 
     def slow() -> str:
         begun.set()
-        may_end.wait(5)
+        may_end.wait(60)
         return "done"
 
-    thread, found = asked(calls, slow, 0.05)
-    server = threading.Thread(target=calls.serve, args=(0.04,))
+    thread, found = asked(calls, slow, 2.0)
+    server = threading.Thread(target=serve_the_first, args=(calls,))
     server.start()
-    assert begun.wait(5)
-    time.sleep(0.06)  # the caller's patience is over
+    assert begun.wait(60)
+    time.sleep(2.1)  # the caller's patience is over
     may_end.set()
     thread.join()
     server.join()
@@ -89,7 +96,7 @@ def test_what_has_begun_at_the_last_moment_is_answered_by_what_came_of_it() -> N
 
 def test_one_turn_serves_all_that_wait_and_no_more() -> None:
     calls, served = Calls(), Counter()
-    threads = [asked(calls, lambda: served.update(["asked"]), 5.0)[0] for _ in range(3)]
+    threads = [asked(calls, lambda: served.update(["asked"]), 60.0)[0] for _ in range(3)]
     while calls.waiting < 3:
         time.sleep(0.001)
     calls.serve(0.0)
@@ -104,10 +111,10 @@ def test_an_error_is_raised_where_the_call_was_made() -> None:
     def fails() -> None:
         raise TimeoutError("of its own")
 
-    server = threading.Thread(target=calls.serve, args=(0.2,))
+    server = threading.Thread(target=serve_the_first, args=(calls,))
     server.start()
     with pytest.raises(TimeoutError, match="of its own"):
-        calls.ask(fails, 5.0)
+        calls.ask(fails, 60.0)
     server.join()
 
 

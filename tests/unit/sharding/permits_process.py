@@ -10,7 +10,7 @@ from pathlib import Path
 from headway.sharding.client.permits import Permits
 
 
-def acquire(permits: Permits, timeout_s: float = 10.0) -> int:
+def acquire(permits: Permits, timeout_s: float = 60.0) -> int:
     permit = permits.take()
     if permit >= 0:
         return permit
@@ -22,6 +22,8 @@ def acquire(permits: Permits, timeout_s: float = 10.0) -> int:
 
 def main(folder: str, most: int, threads: int, seconds: float, hold_s: float) -> None:
     permits = Permits("s1", most, Path(folder))
+    print("up", flush=True)
+    sys.stdin.readline()  # all begin at once, however long a busy machine takes to start each
     until_s = time.monotonic() + seconds
     counts = [0] * threads
     longest_s = [0.0] * threads
