@@ -138,7 +138,10 @@ def read_stat(text: str) -> EdgeObserved:
         if not line:
             found = _with_tables(found, lines[at:])
             break
-        row = pick(line.split(","))
+        try:
+            row = pick(line.split(","))
+        except IndexError:  # it died while it answered
+            raise ValueError(f"an answer to `show stat` that breaks off: {line[-80:]!r}") from None
         proxy, name, status = row[0], row[1], row[2]
         if name == "FRONTEND":
             frontends.append(row)

@@ -78,6 +78,18 @@ def test_refuses_what_is_no_answer(text: str) -> None:
         read_info(text)
 
 
+def test_an_answer_that_breaks_off_is_none_or_read_as_far_as_it_goes() -> None:
+    """HAProxy may be killed at any byte of it."""
+    whole = table(server(status="UP", scur=4), {"pxname": "web", "svname": "BACKEND", "status": "UP", "qcur": 9})
+    breaks_off = 0
+    for end in range(len(whole)):
+        try:
+            assert len(read_stat(whole[:end]).replicas) <= 1
+        except ValueError:
+            breaks_off += 1
+    assert breaks_off > len(whole) / 2
+
+
 def test_reads_the_process() -> None:
     text = (
         "Name: HAProxy\nVersion: 2.8.25-5cf5d0683\nPid: 77\nUptime_sec: 12\nMaxconn: 100\nCurrConns: 3\nStopping: 1\n"
