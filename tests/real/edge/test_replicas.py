@@ -98,7 +98,7 @@ def test_no_get_fails_when_one_of_two_replicas_is_killed() -> None:
             with Load(site.port, path, threads=12, new=new) as load:
                 until(lambda load=load: load.done > 50, "the load runs")
                 site.origins[victim].send_signal(signal.SIGKILL)
-                until(lambda victim=victim: state_of(site, victim).operational == "down", "it is noticed", 2.0)
+                until(lambda victim=victim: state_of(site, victim).operational == "down", "it is noticed", 5.0)
                 done = load.done
                 until(lambda load=load, done=done: load.done > done + 50, "the load goes on")
             assert load.failed == {}
@@ -114,13 +114,13 @@ def test_no_get_fails_when_one_of_two_replicas_hangs() -> None:
         with Load(site.port, threads=6) as load:
             until(lambda: load.done > 50, "the load runs")
             site.origins["web.1"].send_signal(signal.SIGSTOP)
-            until(lambda: state_of(site, "web.1").operational == "down", "it is noticed", 2.0)
+            until(lambda: state_of(site, "web.1").operational == "down", "it is noticed", 5.0)
             done = load.done
             until(lambda: load.done > done + 50, "the load goes on")
             site.origins["web.1"].send_signal(signal.SIGCONT)
-            until(lambda: state_of(site, "web.1").operational == "up", "it is taken back", 2.0)
+            until(lambda: state_of(site, "web.1").operational == "up", "it is taken back", 5.0)
         assert load.failed == {}
-        assert load.slowest_s < 3
+        assert load.slowest_s < 8, "nobody waits for the one that hangs until the deadline"
 
 
 def test_a_post_is_never_sent_twice() -> None:
@@ -130,7 +130,7 @@ def test_a_post_is_never_sent_twice() -> None:
         with Load(site.port, "/slow/20", method="POST", threads=8) as load:
             until(lambda: load.done > 50, "the load runs")
             site.origins["web.1"].send_signal(signal.SIGKILL)
-            until(lambda: state_of(site, "web.1").operational == "down", "it is noticed", 2.0)
+            until(lambda: state_of(site, "web.1").operational == "down", "it is noticed", 5.0)
             done = load.done
             until(lambda: load.done > done + 50, "the load goes on")
         arrivals = Counter(request["target"] for request in site.recorded())
