@@ -155,7 +155,7 @@ class Caller:
         began_s = monotonic()
         left_s = due_s - began_s
         if left_s <= 0:
-            self.target.count(Ended.SPENT)
+            self.target.came_too_late()
             raise self._spent()
         time_s = left_s if timeout_s is None or timeout_s > left_s else timeout_s
         out.headers[DEADLINE] = as_ms(time_s)

@@ -94,7 +94,7 @@ class Target:
                     self.breaker.let_go()
                     raise
             if not isinstance(error, TimeoutError):  # given up in the very moment that it had a place
-                self.leave(monotonic())
+                self.leave_unsent(monotonic())
                 raise
 
     def leave(self, now_s: float) -> None:
@@ -104,6 +104,12 @@ class Target:
             if self.bulkhead.leave(now_s) and self._waiters:
                 self._pass_on(now_s)
 
+    def leave_unsent(self, now_s: float) -> None:
+        """A call has ended with its place, and before anything was sent: as a probe, it leaves that to the next one."""
+        with self._lock:
+            self.breaker.let_go()
+        self.leave(now_s)
+
     def _pass_on(self, now_s: float) -> None:
         while self._waiters and self.bulkhead.enter(now_s):
             waiter = self._waiters.popleft()
@@ -111,6 +117,7 @@ class Target:
             try:
                 waiter.loop.call_soon_threadsafe(waiter.wake)
             except RuntimeError:  # its loop has ended
+                self.breaker.let_go()
                 self.bulkhead.leave(now_s)
 
     def _full(self, now_s: float) -> Refused:
@@ -166,6 +173,12 @@ class Target:
                 self.breaker.failed(began_s, now_s, random.random())
                 if ended in _LATE:  # what broke off was in the hands of a replica that died: that says nothing of room
                     self.bulkhead.missed(now_s)
+
+    def came_too_late(self) -> None:
+        """No time was left for an attempt, and it was not made; the call ends by `leave`."""
+        with self._lock:
+            self.spent += 1
+            self.breaker.let_go()
 
     def let_go(self) -> None:
         """An attempt ended without a word on the service: its caller gave up."""

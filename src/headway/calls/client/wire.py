@@ -164,7 +164,7 @@ class Wires:
         found = self._wires.get(loop)
         if found is None:
             with self._lock:
-                for ended in [other for other in self._wires if other.is_closed()]:
+                for ended in [other for other in list(self._wires) if other.is_closed()]:
                     self._wires.pop(ended).drop()
                 found = self._wires[loop] = Wire(self._service, self._socket)
             await found.open()
