@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from headway.declaration.load import Loaded
 
 _POLL_S = 0.05
-_SUPERVISOR_S = 15.0
-_CONTROLLER_S = 20.0
+_SUPERVISOR_S = 60.0  # of a controller that never answers; it takes a second, on a busy machine ten
+_CONTROLLER_S = 60.0
 _STOP_ANSWER_S = 5.0
 _LOCKED_STATUS = 3  # the supervisor's, when another one holds the state folder
 
@@ -158,6 +158,9 @@ def await_ready(
                 break
             time.sleep(_POLL_S)
             continue
+        except HeadwayError:
+            answered = True  # it is there, and has more to do than to answer
+            continue
         answered = True
         on_status(document)
         if document["state"] == "ready" or _serves(document) or is_interrupted():
@@ -241,8 +244,9 @@ def stop_and_wait(system: System, started: Started | None, patience_s: float) ->
         elif record is not None and supervisor_runs(record):
             supervisor = record["supervisor"]
             send_signal(supervisor["pid"], supervisor["ticks"], signal.SIGTERM)
-            time.sleep(_POLL_S)  # two signals at once would be one
-            send_signal(supervisor["pid"], supervisor["ticks"], signal.SIGTERM)
+            time.sleep(_POLL_S)
+            # Another one: of the same, a supervisor that stands still for that moment would see one alone.
+            send_signal(supervisor["pid"], supervisor["ticks"], signal.SIGINT)
         else:
             raise
     until_s = time.monotonic() + patience_s

@@ -27,7 +27,7 @@ from headway.process.hung import end_if_it_hangs
 from headway.process.record import has_leftovers, has_processes, read_record, supervisor_runs
 
 _APPLY_S = 3600.0
-_CONTROLLER_S = 10.0  # a controller that died is back within a second; one that cannot start stays away
+_CONTROLLER_S = 30.0  # one that died is back within a second, of a busy machine ten; one that cannot start stays away
 _SETTLE_S = 3.0  # until the edge shows what was applied; it may be degraded for other reasons
 _VIEW_EVERY_S = 0.5
 _PIPED_EVERY_S = 0.25
@@ -236,18 +236,21 @@ class _Journal:
 
     def fresh(self) -> list[dict[str, Any]]:
         try:
-            answer = self._system.client.ask("GET", f"/journal?after={self._after}", timeout_s=2.0)
+            answer = self._ask(self._after)
+            if self._pid and answer["pid"] != self._pid:
+                answer = self._ask(0)
         except HeadwayError:
-            return []
-        if answer["pid"] != self._pid:
-            if self._pid:
-                answer = self._system.client.ask("GET", "/journal?after=0", timeout_s=2.0)
-            self._pid = answer["pid"]
+            return []  # all of it comes with the next look, as long as nothing is noted of this one
+        self._pid = answer["pid"]
         entries: list[dict[str, Any]] = answer["entries"]
         if entries:
             self._after = entries[-1]["number"]
             self._last = {key: value for key, value in entries[-1].items() if key != "number"}
         return entries
+
+    def _ask(self, after: int) -> dict[str, Any]:
+        answer: dict[str, Any] = self._system.client.ask("GET", f"/journal?after={after}", timeout_s=2.0)
+        return answer
 
     def rest(self) -> list[dict[str, Any]]:
         """What was written after the last one given, from the file: an end may be quicker than the next look."""

@@ -34,7 +34,8 @@ class ControlClient:
             connection.request(method, path, body=body, headers={"Connection": "close"})
             answer = connection.getresponse()
             document = json.loads(answer.read())
-        except (FileNotFoundError, ConnectionError, http.client.HTTPException) as error:
+        except (FileNotFoundError, ConnectionError, BlockingIOError, http.client.HTTPException) as error:
+            # BlockingIOError: it stands still, and as many wait for it as the kernel lets wait.
             raise _nobody(self._folders) from error
         except TimeoutError as error:
             raise HeadwayError(

@@ -107,6 +107,8 @@ class Restores:
         self._tell(self._database.process, "restore", f"from {folder}", "note")
         found = self._wait(restore_id, say, stop)
         if found.stage == "undone":
+            if self._carrier is not None:
+                self._carrier.join(_AGAIN_S)  # who undid it says why a moment later
             if self._error is not None and self._error[0] == restore_id:
                 raise self._error[1]
             hint = str(found.facts.get("hint", ""))
