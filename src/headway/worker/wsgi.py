@@ -117,6 +117,7 @@ class Layer:
                 del environ["HTTP_TRANSFER_ENCODING"]
             body = self._app(environ, exchange.start)
             exchange.is_kept = _KEPT in environ
+            counted = None if isinstance(body, list) else _CountedBody(body, self, exchange)
         except BodyTooLarge:
             exchange.status = 413
             self._done(exchange)
@@ -132,10 +133,10 @@ class Layer:
             again = [("content-type", "text/plain"), *request.told_to_come_again()]
             start_response("503 Service Unavailable", again)
             return [COME_AGAIN]
-        if isinstance(body, list):
-            self._done(exchange)
-            return body
-        return _CountedBody(body, self, exchange)
+        if counted is not None:
+            return counted
+        self._done(exchange)
+        return body
 
     def _take_origin(self, environ: Environ) -> origin.Origin | None:
         value = environ.pop("HTTP_X_HEADWAY_FROM", None)

@@ -257,3 +257,12 @@ def test_an_app_that_lets_such_an_error_through_is_told_the_same(
             place.ask(path=path)
     place.layer.pulse()
     assert place.counts().classes[0].failed == 3
+
+
+def test_an_answer_that_is_no_body_gives_its_place_back(tmp_path: Path) -> None:
+    place = Place(tmp_path, lambda environ, start_response: None)
+    for _ in range(3):
+        with pytest.raises(TypeError):
+            place.ask(origin())
+    counts = place.counts().classes[0]
+    assert (counts.in_flight, counts.failed) == (0, 3)
