@@ -130,8 +130,9 @@ class Supervisor:
     def _signals(self, fd: int) -> None:
         with contextlib.suppress(BlockingIOError):
             numbers = os.read(fd, 4096)
-            if signal.SIGTERM in numbers or signal.SIGINT in numbers or signal.SIGHUP in numbers:
-                self._asked_to_stop()
+            for number in numbers:
+                if number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                    self._asked_to_stop()
         self._reap()
 
     def _asked_to_stop(self) -> None:
