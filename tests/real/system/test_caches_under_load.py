@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,11 +17,13 @@ ASGI = """
 import asyncio
 from headway import cache
 hot = cache("hot")
-lock, asked = asyncio.Lock(), 0
+lock, asked, loads = asyncio.Lock(), 0, 0
 
 @hot.cached(ttl=60)
 async def slow(number: int) -> int:
-    await asyncio.sleep(4)
+    global loads
+    loads += 1
+    await asyncio.sleep(7)
     return number
 
 async def app(scope, receive, send):
@@ -33,10 +34,10 @@ async def app(scope, receive, send):
     if path.startswith("/slow"):
         body = str(await slow(int(path.rpartition("/")[2])))
     elif path == "/asked":
-        body = str(asked)
+        body = f"{asked} {loads}"
     elif path.startswith("/late"):
         asked += 1
-        await asyncio.sleep(4)
+        await asyncio.sleep(7)
         body = f"{path} {asked}"
     else:
         async with lock:  # one at a time: ten a second, however many ask
@@ -50,11 +51,13 @@ WSGI = """
 import threading, time
 from headway import cache
 hot = cache("hot")
-lock, asked = threading.Lock(), 0
+lock, asked, loads = threading.Lock(), 0, 0
 
 @hot.cached(ttl=60)
 def slow(number: int) -> int:
-    time.sleep(4)
+    global loads
+    loads += 1
+    time.sleep(7)
     return number
 
 def app(environ, start_response):
@@ -63,10 +66,10 @@ def app(environ, start_response):
     if path.startswith("/slow"):
         body = str(slow(int(path.rpartition("/")[2])))
     elif path == "/asked":
-        body = str(asked)
+        body = f"{asked} {loads}"
     elif path.startswith("/late"):
         asked += 1
-        time.sleep(4)
+        time.sleep(7)
         body = f"{path} {asked}"
     else:
         with lock:
@@ -86,7 +89,7 @@ app = "loaded:app"
 replicas = 1
 limit = 4
 slo = "500ms"
-deadline = "2s"
+deadline = "4s"
 uses = ["hot"]
 [services.web.cache."/products/{id}"]
 ttl = "60s"
@@ -95,6 +98,7 @@ ttl = "60s"
 [caches.hot]
 memory_max = "16MiB"
 """
+# On a machine that is busy with other tests nothing is judged but the deadline: a load takes longer than that.
 
 
 @pytest.fixture(scope="module", params=["asgi", "wsgi"])
@@ -106,9 +110,24 @@ def system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield running
 
 
+def counts(system: Running) -> list[int]:
+    """How often the app was asked for what is or could be kept, and how often it began a load."""
+
+    def told() -> str:
+        answer = httpx.get(f"{system.url}/asked", timeout=30)
+        return answer.text if answer.status_code == 200 else ""  # what went before may be at work still
+
+    return [int(number) for number in wait_for(told, 60, "a place for it").split()]
+
+
 def asked(system: Running) -> int:
-    """How often the app was, for what is or could be kept."""
-    return int(httpx.get(f"{system.url}/asked").text)
+    """The first of these."""
+    return counts(system)[0]
+
+
+def is_kept(system: Running, path: str) -> bool:
+    """It is from now on, if it was not before."""
+    return httpx.get(f"{system.url}{path}", timeout=30).headers.get("x-headway-cache") == "hit"
 
 
 def ask_all(system: Running, paths: list[str]) -> list[httpx.Response]:
@@ -117,14 +136,14 @@ def ask_all(system: Running, paths: list[str]) -> list[httpx.Response]:
     new = httpx.Limits(max_keepalive_connections=0)
 
     def begin() -> None:
-        own.client = httpx.Client(base_url=system.url, timeout=10, limits=new, verify=False)
+        own.client = httpx.Client(base_url=system.url, timeout=30, limits=new, verify=False)
 
     with ThreadPoolExecutor(40, initializer=begin) as threads:
         return list(threads.map(lambda path: own.client.get(path), paths))
 
 
 def test_what_is_kept_goes_on_where_the_app_alone_would_refuse(system: Running) -> None:
-    httpx.get(f"{system.url}/products/1")  # from now on it is kept
+    wait_for(lambda: is_kept(system, "/products/1"), 30, "it is kept")
     before = asked(system)
 
     def all_are_given() -> bool:
@@ -153,27 +172,29 @@ def test_one_key_that_everybody_asks_for_at_once_is_one_request_of_the_app(syste
 
 
 def test_who_waits_for_anothers_load_is_told_before_long(system: Running) -> None:
-    began_s = time.monotonic()
+    before = counts(system)[1]
     answers = ask_all(system, ["/slow/1"] * 4)
     # The load takes longer than anybody waits: by the worker 503, by the edge, which looks at the same clock, 504.
     assert {each.status_code for each in answers} <= {503, 504}
-    assert time.monotonic() - began_s < 3.5
-    time.sleep(max(0.0, began_s + 4.5 - time.monotonic()))
-    late = httpx.get(f"{system.url}/slow/1")
-    assert (late.status_code, late.text) == (200, "1"), "the load went on, and what it gave is kept"
-    assert late.elapsed.total_seconds() < 1
+
+    def late() -> httpx.Response | None:
+        answer = httpx.get(f"{system.url}/slow/1", timeout=30)
+        return answer if answer.status_code == 200 else None
+
+    # The load went on, and what it gave is kept: whoever began another one would be told as those before.
+    assert wait_for(late, 30, "what it gave").text == "1"
+    assert counts(system)[1] == before + 1
 
 
 def test_who_waits_for_anothers_response_is_told_before_long(system: Running) -> None:
-    before, began_s = asked(system), time.monotonic()
+    before = asked(system)
     answers = ask_all(system, ["/late/1"] * 4)
     # By the worker, which says when to come again, or by the edge; both look at the same clock.
     assert {each.status_code for each in answers} <= {503, 504}
     assert all(each.headers["retry-after"] == "1" for each in answers if each.status_code == 503)
-    assert time.monotonic() - began_s < 3.5
 
     def kept() -> httpx.Response | None:
-        answer = httpx.get(f"{system.url}/late/1", headers={"cache-control": "only-if-cached"})
+        answer = httpx.get(f"{system.url}/late/1", headers={"cache-control": "only-if-cached"}, timeout=30)
         return answer if answer.status_code == 200 else None
 
     # The app went on, though nobody waited any more, and what it gave is there for whoever comes next.
@@ -195,27 +216,26 @@ def stopped(system: Running) -> Iterator[int]:
 
 
 def test_kept_responses_go_on_while_their_server_stands_still(system: Running) -> None:
-    assert httpx.get(f"{system.url}/products/3").status_code == 200
-    text = httpx.get(f"{system.url}/products/3").text
+    wait_for(lambda: is_kept(system, "/products/3"), 30, "it is kept")
+    text = httpx.get(f"{system.url}/products/3", timeout=30).text
     with stopped(system) as pid:
         for number in range(4, 9):
-            answer = httpx.get(f"{system.url}/products/3")
+            answer = httpx.get(f"{system.url}/products/3", timeout=30)
             assert answer.status_code == 200
             if answer.text != text:  # a busy machine: another server has come meanwhile, which is empty
                 assert number > 4
                 assert system.processes().get("cache.hot") != pid
                 break
-            fresh = httpx.get(f"{system.url}/products/{number}")
+            fresh = httpx.get(f"{system.url}/products/{number}", timeout=30)
             assert (fresh.status_code, fresh.headers["x-headway-cache"]) == (200, "miss")
-            assert fresh.elapsed.total_seconds() < 1
-            head = httpx.head(f"{system.url}/products/3")
+            head = httpx.head(f"{system.url}/products/3", timeout=30)
             assert (head.status_code, head.headers["content-length"]) == (200, str(len(text)))
     system.wait_ready()
-    assert httpx.get(f"{system.url}/products/9").status_code == 200
+    assert httpx.get(f"{system.url}/products/9", timeout=30).status_code == 200
 
 
 def test_many_at_once_meet_a_server_that_stands_still(system: Running) -> None:
-    wait_for(lambda: httpx.get(f"{system.url}/products/10").headers["x-headway-cache"] == "hit", 30, "it is kept")
+    wait_for(lambda: is_kept(system, "/products/10"), 30, "it is kept")
     before = asked(system)
     with stopped(system):
         answers = ask_all(system, ["/products/10"] * 100 + ["/products/11"] * 20)
