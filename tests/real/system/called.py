@@ -58,7 +58,7 @@ def socket_of(system: Running, service: str) -> str:
     return str(system.folders.calls / f"{service}.sock")
 
 
-def caller(system: Running, service: str, timeout_s: float = 10.0) -> httpx.Client:
+def caller(system: Running, service: str, timeout_s: float = 60.0) -> httpx.Client:
     """A client of nobody's: plain HTTP over the socket."""
     transport = httpx.HTTPTransport(uds=socket_of(system, service), limits=httpx.Limits(max_keepalive_connections=0))
     return httpx.Client(transport=transport, base_url=f"http://{service}", timeout=timeout_s)
@@ -72,7 +72,9 @@ def call(system: Running, service: str, path: str = "/", **headers: str) -> http
 
 def logged(system: Running, request_id: str) -> list[dict[str, Any]]:
     """Lines of the access log with an id."""
-    lines = (system.state / "logs" / "access.log").read_text().splitlines()
+    log = system.state / "logs" / "access.log"
+    whole, _, _ = log.read_text().rpartition("\n") if log.exists() else ("", "", "")  # the last one is being written
+    lines = whole.splitlines()
     entries = [json.loads(line) for line in lines if line.startswith("{")]
     return [entry for entry in entries if entry["id"] == request_id]
 

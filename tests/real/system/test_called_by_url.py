@@ -90,14 +90,14 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 def test_there_and_back(system: Running) -> None:
     """Flask asks Django, which asks Flask again before it answers."""
-    answer = httpx.get(system.url + "/products/kettle", timeout=20)
+    answer = httpx.get(system.url + "/products/kettle", timeout=60)
     assert answer.status_code == 200
     port = json.loads(system.folders.ports.read_text())["stock"]
     assert answer.text == f"kettle: 7 of KETTLE for 127.0.0.1 at 127.0.0.1:{port} in stock, 127.0.0.1"
 
 
 def test_a_body_and_a_status_come_through(system: Running) -> None:
-    answer = httpx.post(system.url + "/orders", content=b"x" * 300_000, timeout=20)
+    answer = httpx.post(system.url + "/orders", content=b"x" * 300_000, timeout=60)
     assert (answer.status_code, len(answer.content)) == (201, 300_000)
 
 

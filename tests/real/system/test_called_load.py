@@ -54,7 +54,7 @@ def test_calls_beyond_the_queues_bound_are_refused_at_once_the_least_critical_fi
             thread.start()
         for thread in threads:
             thread.join(60)
-        from_outside = httpx.get(system.url)
+        from_outside = httpx.get(system.url, timeout=30)
     counts = Counter((level, why) for level, why, _ in outcomes)
     assert {why for _, why, _ in outcomes} == {"200", "refused"}
     refused = sorted(took_s for _, why, took_s in outcomes if why == "refused")
