@@ -26,7 +26,9 @@ app = "browse:app"
 APP = """
 from datasette.app import Datasette
 app = Datasette(
-    immutables=["birds.db"], secret="not so secret", settings={"default_page_size": 50, "max_csv_mb": 0}
+    immutables=["birds.db"], secret="not so secret", settings={"default_page_size": 50, "max_csv_mb": 0,
+    # of what takes milliseconds, where the machine is busy
+    "sql_time_limit_ms": 5000, "facet_time_limit_ms": 5000}
 ).app()
 """
 

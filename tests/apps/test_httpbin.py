@@ -216,12 +216,12 @@ def test_streams_are_complete(client: httpx.Client) -> None:
 @walks("/drip")
 def test_dripping_bytes_arrive_as_they_fall(client: httpx.Client) -> None:
     arrivals = []
-    with client.stream("GET", "/drip?duration=1&numbytes=5&delay=0&code=203") as answer:
+    with client.stream("GET", "/drip?duration=4&numbytes=5&delay=0&code=203") as answer:
         assert (answer.status_code, answer.headers["content-length"]) == (203, "5")
         for piece in answer.iter_raw():
             arrivals += [time.monotonic()] * len(piece)
     assert len(arrivals) == 5
-    assert arrivals[-1] - arrivals[0] > 0.4  # 0.8 s apart when they were sent; 0 if anything had collected them
+    assert arrivals[-1] - arrivals[0] > 0.4  # 3.2 s apart when they were sent; 0 if anything had collected them
 
 
 def test_a_reader_that_leaves_early_does_no_harm(client: httpx.Client) -> None:
@@ -242,12 +242,12 @@ def test_slow_answers_are_waited_for(client: httpx.Client, bin_: Any, method: st
 def test_slow_requests_do_not_hold_up_each_other(bin_: Any) -> None:
     def wait(_: int) -> int:
         with bin_.client() as client:
-            return client.get("/delay/1").status_code
+            return client.get("/delay/4").status_code
 
     began = time.monotonic()
     with ThreadPoolExecutor(6) as pool:
         assert list(pool.map(wait, range(6))) == [200] * 6
-    assert time.monotonic() - began < 5  # six seconds one after the other
+    assert time.monotonic() - began < 23  # twenty-four seconds one after the other
 
 
 @walks("/bytes/<int:n>")

@@ -253,7 +253,7 @@ def test_stock_is_told_over_a_websocket(shop: Any) -> None:
             assert json.loads(await socket.recv()) == {"product_id": 31, "stock": before[31] - 2}
             assert await (await socket.ping()) >= 0
 
-    asyncio.run(asyncio.wait_for(watch(), 15))
+    asyncio.run(asyncio.wait_for(watch(), 100))
 
 
 def picture(size_bytes: int) -> Iterator[bytes]:

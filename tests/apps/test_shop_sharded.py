@@ -30,7 +30,7 @@ print(psycopg.connect(os.environ["DATABASE_URL"]).execute(sys.argv[1]).fetchall(
 def shop(request: pytest.FixtureRequest, serve: Callable[..., Any], example: Callable[..., Path]) -> Any:
     folder = example("shop-sharded", "shop")
     served = serve(folder, (folder / "headway.toml").read_text())
-    wait_for(lambda: served.system.run("db", "status", "orders").returncode == 0, 60, "the shards are laid out")
+    wait_for(lambda: served.system.run("db", "status", "orders").returncode == 0, 120, "the shards are laid out")
     served.run("python", "-c", PLAIN_ORDER)
     if request.param == "shards":
         served.system.ok("db", "import", "orders", "--from", "main", timeout_s=120)
@@ -73,4 +73,4 @@ def test_an_order_of_the_plain_shop_is_found_by_its_old_address(shop: Any) -> No
 
 
 def test_no_reservation_is_left(shop: Any) -> None:
-    assert shop.run("python", "-c", ASK_MAIN, "TABLE reservations").strip() == "[]"
+    wait_for(lambda: shop.run("python", "-c", ASK_MAIN, "TABLE reservations").strip() == "[]", 60, "all are settled")
