@@ -8,6 +8,7 @@ that were forked share the file.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import threading
@@ -108,8 +109,7 @@ class SpanLog:
                     self._is_torn = True
                     self._drop(count)
                     return
-                if os.fstat(fd).st_size > FILE_MAX_BYTES:
-                    os.replace(self._path, f"{self._path}.1")
+                self._turn_over(fd)
             finally:
                 os.close(fd)
         except OSError:
@@ -117,6 +117,14 @@ class SpanLog:
             return
         self._is_torn = False
         self._dropped -= told
+
+    def _turn_over(self, fd: int) -> None:
+        """Begin another file where this one is full, unless a process that shares it has done so meanwhile."""
+        status = os.fstat(fd)
+        if status.st_size > FILE_MAX_BYTES:
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(status, os.stat(self._path)):
+                    os.replace(self._path, f"{self._path}.1")
 
     def _line(self, document: dict[str, Any]) -> bytes:
         try:

@@ -270,6 +270,32 @@ def test_the_file_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert all(size < span_log.FILE_MAX_BYTES * 1.5 for size in sizes.values())
 
 
+def test_a_full_file_is_put_aside_by_one_of_those_who_share_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(span_log, "FILE_MAX_BYTES", 40)
+    path = tmp_path / "web.1.jsonl"
+    one, other = span_log.SpanLog(str(path)), span_log.SpanLog(str(path))
+    for log in (one, other):
+        monkeypatch.setattr(log, "_wake", lambda: None)  # each writes when it is told
+    opens = os.open
+
+    def the_other_is_quicker(*arguments: Any) -> int:
+        monkeypatch.setattr(os, "open", opens)
+        fd = opens(*arguments)
+        for name in ("second, which fills it: " + "x" * 40, "third"):
+            other.add({"name": name})
+            other.flush()
+        return fd
+
+    monkeypatch.setattr(os, "open", the_other_is_quicker)
+    one.add({"name": "first"})
+    one.flush()
+    one.add({"name": "fourth"})
+    one.flush()
+    files = (path.with_name("web.1.jsonl.1"), path)
+    told = [json.loads(line) for file in files for line in file.read_bytes().splitlines()]
+    assert [document["name"][:6] for document in told] == ["second", "first", "third", "fourth"]
+
+
 def test_it_is_written_without_being_asked_and_goes_on_after_a_fork(tmp_path: Path) -> None:
     path = tmp_path / "web.1.jsonl"
     log = span_log.SpanLog(str(path))

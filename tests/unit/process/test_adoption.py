@@ -42,7 +42,7 @@ def start() -> Iterator[Start]:
     yield begin
     for process in started:
         process.kill()
-        process.wait(10)
+        process.wait(60)
         assert process.stdout is not None
         process.stdout.close()
 
@@ -76,7 +76,7 @@ def test_only_what_still_runs_is_left(tmp_path: Path, start: Start, detached: bo
     ticks = ticks_of(alive.pid)
     gone = state("ended", ended.pid, ticks_of(ended.pid))
     ended.kill()
-    ended.wait(10)
+    ended.wait(60)
     write_record(
         tmp_path,
         detached,
@@ -97,7 +97,7 @@ def test_only_what_still_runs_is_left(tmp_path: Path, start: Start, detached: bo
     assert found[1].spec is None
     assert "SECRET" not in (tmp_path / "processes.json").read_text()
     alive.kill()
-    alive.wait(10)
+    alive.wait(60)
     assert not found[0].is_there
 
 
@@ -122,7 +122,7 @@ def test_the_first_that_gives_all_its_sockets_gives_them(start: Start) -> None:
         for address, listener in taken.items():
             assert not os.get_inheritable(listener.fileno())
             port = int(address.rpartition(":")[2])
-            with socket.create_connection(("127.0.0.1", port), timeout=5), listener.accept()[0]:
+            with socket.create_connection(("127.0.0.1", port), timeout=60), listener.accept()[0]:
                 pass
     finally:
         for listener in taken.values():
@@ -140,7 +140,7 @@ def test_nobody_gives_sockets_that_he_has_not(start: Start) -> None:
     process = start(WAITS, "SIGTERM")
     ended = left(process.pid, "127.0.0.1:80")
     process.kill()
-    process.wait(10)
+    process.wait(60)
     assert take_listeners([]) == {}
     assert take_listeners([ended]) == {}
 
@@ -149,9 +149,9 @@ def test_each_is_asked_by_its_own_signal_before_it_is_killed(start: Start) -> No
     app, engine, stubborn = start(WAITS, "SIGTERM"), start(WAITS, "SIGINT"), start(STUBBORN)
     quick = ProcessSpec(name="main", argv=("postgres",), stop_signal=signal.SIGINT, keep=True)
     end_left([left(app.pid), left(engine.pid, spec=quick)], patience_s=30)
-    assert (app.wait(10), engine.wait(10)) == (7, 7)
+    assert (app.wait(60), engine.wait(60)) == (7, 7)
     end_left([left(stubborn.pid)], patience_s=0.1)
-    assert stubborn.wait(10) == -signal.SIGKILL
+    assert stubborn.wait(60) == -signal.SIGKILL
 
 
 def test_nobody_else_is_ended(start: Start) -> None:
