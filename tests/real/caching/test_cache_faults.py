@@ -13,12 +13,24 @@ import time
 from statistics import median
 
 import pytest
-from cache_apps import PREFIX, SOON_SILENT, Origin, Server, environment, heard, product_of, trusted
+from cache_apps import (
+    PREFIX,
+    SOON_SILENT,
+    Origin,
+    Server,
+    environment,
+    environment_at,
+    heard,
+    product_of,
+    trusted,
+)
+from cache_place import listener
 from harness import die_with_parent
 
 from headway.caching.client import leases
 from headway.caching.client.cache import Cache
 from headway.caching.client.link import Away
+from headway.caching.place import CACHES_VARIABLE
 
 
 def test_races_leave_nobody_with_a_value_that_is_overtaken(server: Server) -> None:
@@ -382,3 +394,21 @@ def test_a_loop_comes_to_its_end_while_the_server_is_away(server: Server) -> Non
         whole.join(30)
         assert not whole.is_alive(), f"after {turns} turns"
         server.start()
+
+
+def test_who_waits_for_a_server_while_the_cache_is_closed_goes_on_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    with listener(lambda sock: time.sleep(60)) as port:
+        told = environment_at(f"redis://127.0.0.1:{port}", timeout_s=50.0)
+        monkeypatch.setenv(CACHES_VARIABLE, told[CACHES_VARIABLE])
+
+        async def run() -> None:
+            hot = Cache("hot")
+            call = asyncio.ensure_future(product_of(hot, Origin(1))(1))
+            link = hot._parts().loads()._link
+            async with asyncio.timeout(30):
+                while link._looking is None:
+                    await asyncio.sleep(0.01)
+                await hot.close()
+                assert (await call)["value"] == 1
+
+        asyncio.run(run())

@@ -93,9 +93,8 @@ class Link:
         task = self._look()
         if not self._first:
             raise Away("the server is away")
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._told.timeout_s):
-                await asyncio.shield(task)
+        # Not the task itself: that this connection is closed meanwhile ends it, and not who waits.
+        await asyncio.wait((task,), timeout=self._told.timeout_s)
         self._first = False
         if self.wire is None:
             raise Away("the server is away")
