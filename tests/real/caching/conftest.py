@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import threading
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cache_apps import Server, environment_at
 
 from headway.caching.client import leases
-from headway.caching.client.tracking import Tracking
+from headway.caching.client.parts import Parts
 from headway.caching.place import CACHES_VARIABLE
 
 # A server that is not given a core for a tenth of a second, the usual time-out, would pass for one that hangs, and a
@@ -34,9 +35,17 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timeout_s: float) ->
 
 
 @pytest.fixture(autouse=True)
-def _nobody_looks_for_a_server_that_has_gone() -> Iterator[None]:
+def _nobody_looks_for_a_server_that_has_gone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """And finds one of a later test at its port, to which it would tell what is void."""
+    made: list[Parts] = []
+    begin = Parts.__init__
+
+    def noted(self: Parts, *arguments: Any) -> None:
+        begin(self, *arguments)
+        made.append(self)
+
+    monkeypatch.setattr(Parts, "__init__", noted)
     yield
-    for thread in threading.enumerate():
-        if isinstance(thread, Tracking):
-            thread.close()
-            thread.join(2)
+    for parts in made:
+        with contextlib.suppress(RuntimeError):  # it was let go before
+            parts.end()
