@@ -228,6 +228,21 @@ def test_two_at_once_on_one_shard_take_no_other_shards_connection(orders):
     asyncio.run(use())
 
 
+def test_threads_prepare_anew_after_each_turn(orders):
+    """The driver does not see that a text it knows already has ended what it had prepared."""
+    database = orders.database(idle_max=1)
+    one, *others = (key_on("s1", skip) for skip in range(20))
+    other = next(key for key in others if shard_of(key, SHARDS, "int") != shard_of(one, SHARDS, "int"))
+    pids = set()
+    for key, times in ((one, 1), (other, 1), (one, 9), (other, 9), (one, 9), (other, 9)):
+        for _ in range(times):
+            with database.sync.at(key) as connection:
+                pids.add(connection.info.backend_pid)
+                connection.execute("SELECT count(*) FROM orders WHERE customer_id = %s", (key,))
+    assert len(pids) == 1
+    database.sync.close()
+
+
 def test_a_shards_own_connection_is_waited_for_when_all_are_in_use(orders):
     """A turn costs more than most transactions; one that takes long is not waited for."""
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 from client_place import Sharded, sharded
+from harness import wait_for
 from sqlalchemy import BigInteger, Text, func, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -300,6 +301,24 @@ def test_connections_stay_within_the_budget_and_serve_the_right_shard(orders):
 
     asyncio.run(use())
     assert {kind: len(pids) for kind, pids in seen.items()} == {"plain": 6, "asynchronous": 6}  # 3 to each server
+
+
+def test_sessions_prepare_anew_with_each_map(orders):
+    """The driver does not see that a text it knows already has ended what it had prepared."""
+    database = orders.database(idle_max=1)
+    key = key_on("s1")
+    look = text("SELECT pg_backend_pid() FROM (SELECT count(*) FROM orders WHERE customer_id = :key) AS found")
+    pids = set()
+    for times in (1, 1, 9, 9, 9):
+        for _ in range(times):
+            with database.sqlalchemy.session(key) as session:
+                pids.add(session.scalar(look, {"key": key}))
+                session.commit()  # a rollback would end what is prepared, and the driver knows of those
+        epoch = database._places.map.epoch
+        orders.tell("SELECT 1")
+        wait_for(lambda known=epoch: database._places.map.epoch > known, 30, "a newer map")
+    assert len(pids) == 1
+    database.sqlalchemy.close()
 
 
 # -- a shard that moves, by hand --------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from headway.context.trace import Span, span
 from headway.model.sharding import ShardMap
 from headway.sharding.client.permits import Permits
 from headway.sharding.client.place import FENCE_WAIT_S, Place, Places
+from headway.sharding.client.prepared import forget_prepared
 
 if TYPE_CHECKING:
     from headway.sharding.client.checkout import Pool as Loop
@@ -313,7 +314,7 @@ class ThreadsPool(ServerPool):
 
     def _turn(self, record: Record, place: Place) -> None:
         connection: Any = record.dbapi_connection
-        statement = "DEALLOCATE ALL"
+        statement = forget_prepared()
         if record.place.shard != place.shard:
             path = self.places.schemas(place.shard, place.server) or "DEFAULT"
             statement = f"SET search_path = {path}; {statement}"

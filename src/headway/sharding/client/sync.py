@@ -31,6 +31,7 @@ from headway.sharding.client.place import (
     RowId,
     pause_s,
 )
+from headway.sharding.client.prepared import forget_prepared
 
 _CONNECT_S = 2
 Result = TypeVar("Result")
@@ -87,7 +88,7 @@ class _Server:
             if kept.shard != shard:
                 text = self._places.schemas(shard, self.name) or "DEFAULT"
                 connection.execute(sql.SQL("SET search_path = ") + sql.SQL(text))
-            connection.execute("DEALLOCATE ALL")
+            connection.execute(forget_prepared())
             connection.commit()
         except psycopg.Error:
             connection.close()
