@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,12 +40,28 @@ if not sys.stdin.read():
 """
 
 
+def _own_ports() -> Iterator[int]:
+    """Below those that the kernel gives to who asks for any, and for each process that runs tests others: a port that
+    is free now must still be when the system that was given it has started."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 16
+    begin, first = 12_000 + _PORTS * worker, random.Random(os.getpid()).randrange(_PORTS)
+    return itertools.cycle(begin + (first + number) % _PORTS for number in range(_PORTS))
+
+
+_PORTS = 1_200
+_ports = _own_ports()
+_ports_lock = threading.Lock()
+
+
 def free_port() -> int:
-    """A TCP port that nobody listens on right now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A TCP port that nobody listens on right now, and that nobody else is given for a while."""
+    for _ in range(_PORTS):
+        with _ports_lock:
+            port = next(_ports)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def on_a_terminal() -> None:
