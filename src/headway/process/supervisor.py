@@ -200,7 +200,7 @@ class Supervisor:
         return child
 
     def _controller_environ(self, spec: ProcessSpec) -> dict[str, str]:
-        self.silence.end(time.monotonic())
+        self.silence.end(time.monotonic() + self.silence.limit_s)  # what it does first takes longer than any turn
         former = {FORMER_CONTROLLER: f"did nothing for {self.silence.limit_s:g} s"} if self._was_silent else {}
         self._was_silent = False
         return self.environ | spec.env | former
