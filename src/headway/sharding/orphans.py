@@ -32,6 +32,37 @@ def end_orphans(data_folder: Path) -> tuple[int, ...]:
     return tuple(ended)
 
 
+def clear_stale_number(data_folder: Path) -> bool:
+    """Remove a `postmaster.pid` whose process is gone, where another program has its number by now.
+
+    PostgreSQL itself sees a stale file of a process that is gone, but takes any living process of its own user for a
+    server and then refuses to start, for as long as that one lives: after a reboot, and in containers every time, the
+    same numbers come back; on a busy machine the number of one that was killed may, as another server's child.
+    """
+    path = data_folder / "postmaster.pid"
+    try:
+        text = path.read_text()
+        pid = abs(int(text.splitlines()[0]))
+    except (OSError, ValueError, IndexError):
+        return False  # not there, or half-written: PostgreSQL judges it
+    if not psutil.pid_exists(pid) or any(_is_in(other, data_folder) for other in psutil.pids()):
+        return False
+    try:
+        if path.read_text() != text:
+            return False  # a new one has begun
+        path.unlink()
+    except OSError:
+        return False
+    return True
+
+
+def _is_in(pid: int, data_folder: Path) -> bool:
+    try:
+        return works_in(psutil.Process(pid), data_folder)
+    except psutil.Error:
+        return False
+
+
 def _is_orphan(process: psutil.Process, data_folder: Path) -> bool:
     if not "".join(process.cmdline()[:1]).startswith(_TITLE) or process.cwd() != str(data_folder):
         return False

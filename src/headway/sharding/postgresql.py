@@ -28,7 +28,7 @@ from headway.sharding import settings, wire
 from headway.sharding.connection import Health, check_url_reachable, health
 from headway.sharding.engine import SHARED_FOLDER, Engine, data_major, find_postgresql, reachable_engine
 from headway.sharding.failures import explain_failure
-from headway.sharding.orphans import end_orphans, works_in
+from headway.sharding.orphans import clear_stale_number, end_orphans, works_in
 from headway.sharding.placement import (
     Record,
     leave_note,
@@ -275,11 +275,7 @@ class _Running:
 
 
 def _running(data_folder: Path) -> _Running | None:
-    """The server that runs on this data; clears a stale `postmaster.pid` whose number another program has now.
-
-    PostgreSQL itself sees a stale file of a process that is gone, but takes any living process of its own user for a
-    server and then refuses to start: after a reboot, and in containers every time, the same numbers come back.
-    """
+    """The server that runs on this data; clears a stale `postmaster.pid` whose number another program has now."""
     path = data_folder / "postmaster.pid"
     try:
         lines = path.read_text().splitlines()
@@ -292,13 +288,12 @@ def _running(data_folder: Path) -> _Running | None:
         return _Running(abs(pid), port, socket_folder)
     # Children of a killed server end by themselves within moments, or never; a new one refuses to start beside them.
     deadline_s = time.monotonic() + _CHILDREN_END_S
-    while left := any(_works_in(other, data_folder) for other in psutil.pids()):
+    while any(_works_in(other, data_folder) for other in psutil.pids()):
         end_orphans(data_folder)
         if time.monotonic() >= deadline_s:
             break
         time.sleep(_POLL_S)
-    if psutil.pid_exists(abs(pid)) and not left:
-        path.unlink(missing_ok=True)
+    clear_stale_number(data_folder)
     return None
 
 

@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from headway.errors import EngineError
 from headway.process.identity import Identity
-from headway.sharding.orphans import end_orphans
+from headway.sharding.failures import explain_failure
+from headway.sharding.orphans import clear_stale_number, end_orphans
 from headway.sharding.postgresql import (
     Server,
     ensure_database,
@@ -40,7 +42,7 @@ def die_with_parent(signal_number: int = signal.SIGQUIT) -> Callable[[], None]:
     return set_signal
 
 
-def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 15.0) -> None:
+def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
     """Poll until the condition holds; fail with `what` when it does not in time."""
     deadline_s = time.monotonic() + timeout_s
     while not condition():
@@ -90,25 +92,35 @@ class Place:
         return process
 
     def start(self, name: str = "main") -> tuple[Server, subprocess.Popen[bytes]]:
-        """Prepare, spawn, wait, create."""
-        server = self.prepare(name)
-        process = self.spawn(server)
-        wait_until_ready(server, timeout_s=30, is_alive=lambda: process.poll() is None)
+        """Prepare, spawn, wait, create. Where another one has taken its port in between, with another port."""
+        for last in (False, False, True):
+            server = self.prepare(name)
+            process = self.spawn(server)
+            try:
+                wait_until_ready(server, timeout_s=60, is_alive=lambda process=process: process.poll() is None)  # type: ignore[misc]
+                break
+            except EngineError:
+                taken = process.poll() is not None and "its port is taken" in explain_failure(self.log.read_text())[0]
+                if last or not taken:
+                    raise
         ensure_database(server)
         return server, process
 
     def start_again(self, server: Server) -> subprocess.Popen[bytes]:
         """After a kill, whose children may still be ending."""
-        deadline_s = time.monotonic() + 20
+        deadline_s = time.monotonic() + 90
+        process = self.spawn(server)
         while True:
-            process = self.spawn(server)
             try:
                 wait_until_ready(server, timeout_s=30, is_alive=lambda process=process: process.poll() is None)  # type: ignore[misc]
                 return process
-            except Exception:
+            except EngineError:
                 assert time.monotonic() < deadline_s, self.log.read_text()[-2000:]
-                end_orphans(server.data_folder)  # as the one does who watches it in a system
+            if process.poll() is not None:
+                clear_stale_number(server.data_folder)  # as the one does who watches it in a system
+                end_orphans(server.data_folder)
                 time.sleep(0.05)
+                process = self.spawn(server)
 
     def schema(self, text: str) -> Path:
         path = self.folder / "schema.sql"
@@ -122,10 +134,10 @@ class Place:
                 process.send_signal(signal.SIGQUIT)
         for process in self.processes:
             try:
-                process.wait(10)
+                process.wait(30)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait(10)
+                process.wait(30)
         for server in self.servers:
             remove_socket_folder(server)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -154,4 +166,4 @@ def as_user(identity: Identity | None) -> dict[str, object]:
 def stop(process: subprocess.Popen[bytes]) -> None:
     """The clean stop of a supervisor."""
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0

