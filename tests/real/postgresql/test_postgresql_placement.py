@@ -59,7 +59,7 @@ def test_data_and_socket_outside_a_closed_folder(place: Place) -> None:
     assert fresh.port != again.port
     assert fresh.password != again.password
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
 
 
 def test_an_open_folder_keeps_its_data(place: Place) -> None:
@@ -115,7 +115,7 @@ def test_programs_are_copied_once_when_out_of_reach(place: Place) -> None:
     assert copy.bin_folder.is_relative_to(place.shared_folder / "engines")
     assert (copy.version, copy.origin) == (engine.version, "copy of the wheel")
     for name in ("postgres", "psql", "initdb"):
-        done = run([copy.program(name), "--version"], timeout_s=10, identity=identity, cwd="/", env={})
+        done = run([copy.program(name), "--version"], timeout_s=60, identity=identity, cwd="/", env={})
         assert done.status == 0, done.stderr
     assert copy.bin_folder.stat().st_uid == 0
     made_s = copy.bin_folder.stat().st_ctime

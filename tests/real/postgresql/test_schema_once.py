@@ -155,6 +155,9 @@ def test_many_at_the_same_time(empty: Server, files: Path) -> None:
     assert states == ["applied", "unchanged", "unchanged", "unchanged"]
 
 
+GATE = "SELECT pg_advisory_xact_lock(4711)"  # the test holds it, so that the file waits in its middle
+
+
 _APPLY = """
 import sys; from pathlib import Path
 from headway.sharding.engine import find_postgresql; from headway.sharding.schema import apply_schema_once
@@ -174,25 +177,30 @@ def _begin_to_apply(server: Server, file: Path) -> subprocess.Popen[bytes]:
     child.stdin.write(server.url.encode())
     child.stdin.close()
     with psycopg.connect(server.url, autocommit=True) as connection:
-        query = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(%' AND pid <> pg_backend_pid()"
+        query = (
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
+            "AND wait_event IN ('PgSleep', 'advisory')"
+        )
         wait_for(lambda: connection.execute(query).fetchone(), "the file in its middle")
     return child
 
 
 @pytest.mark.parametrize(
-    ("sleep", "state"),
+    ("gate", "state"),
     [
         # psql has nothing to say and ends its work: the next one waits for it, and then has nothing to do.
-        ("DO 'BEGIN PERFORM pg_sleep(1); END'", "unchanged"),
+        (f"DO 'BEGIN PERFORM {GATE.removeprefix('SELECT ')}; END'", "unchanged"),
         # psql finds nobody to tell the result and dies: nothing was applied, the next one does it.
-        ("SELECT pg_sleep(1)", "applied"),
+        (GATE, "applied"),
     ],
 )
-def test_who_applies_is_killed_and_psql_is_left_alone(empty: Server, files: Path, sleep: str, state: str) -> None:
-    file = _file(files, f"CREATE TABLE a (id int);\n{sleep};\nINSERT INTO a VALUES (1);\n")
-    child = _begin_to_apply(empty, file)
-    child.kill()
-    child.wait()
+def test_who_applies_is_killed_and_psql_is_left_alone(empty: Server, files: Path, gate: str, state: str) -> None:
+    file = _file(files, f"CREATE TABLE a (id int);\n{gate};\nINSERT INTO a VALUES (1);\n")
+    with psycopg.connect(empty.url) as keeper:
+        keeper.execute(GATE)
+        child = _begin_to_apply(empty, file)
+        child.kill()
+        child.wait()
     assert apply_schema_once(empty.url, file, empty.engine).state == state
     with psycopg.connect(empty.url) as connection:
         assert connection.execute("SELECT count(*) FROM a").fetchone() == (1,)
@@ -203,7 +211,7 @@ def test_psql_is_killed_in_the_middle(empty: Server, files: Path) -> None:
     child = _begin_to_apply(empty, file)
     for process in psutil.Process(child.pid).children(recursive=True):
         process.kill()
-    assert child.wait(20) != 0
+    assert child.wait(60) != 0
     # The server notices by itself that nobody waits for the answer any more, and gives up the lock.
     query = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(6%' AND pid <> pg_backend_pid()"
     with psycopg.connect(empty.url, autocommit=True) as connection:
@@ -219,7 +227,7 @@ def test_the_server_is_killed_in_the_middle(place: Place) -> None:
     child = _begin_to_apply(server, file)
     process.kill()
     process.wait()
-    assert child.wait(20) != 0
+    assert child.wait(60) != 0
     server, process = place.start()
     assert _tables(server.url) == set()
     assert apply_schema_once(server.url, place.schema("CREATE TABLE a ();"), server.engine).state == "applied"
