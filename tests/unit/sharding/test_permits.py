@@ -168,3 +168,23 @@ def test_threads_of_one_process_are_all_served(tmp_path):
     assert len(served) == 400
     assert permits.at_work == 0
     assert permits.waiting == 0
+
+
+def test_one_of_an_app_with_many_clients_hears_what_another_process_gives_up(tmp_path):
+    """Its descriptors are above 1023 then."""
+    other = Permits("s1", 1, tmp_path)
+    held = other.take()
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    many = [os.dup(nothing) for _ in range(1100)]
+    try:
+        permits = Permits("s1", 1, tmp_path)
+        woken = threading.Event()
+        assert permits.take() == -1
+        waiter = permits.wait(woken.set)
+        assert not woken.wait(0.1)
+        other.give_back(held)
+        assert woken.wait(60)
+        assert permits.leave(waiter) == held
+    finally:
+        for descriptor in (nothing, *many):
+            os.close(descriptor)

@@ -12,7 +12,7 @@ import os
 import select
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import psycopg
 
@@ -99,7 +99,7 @@ class MapWatch:
                     while True:
                         self._load(connection)
                         pause_s = _RETRY_S
-                        select.select([connection.fileno(), self._pipe[0]], [], [], self._look_s())
+                        _wait([connection.fileno(), self._pipe[0]], self._look_s())
                         with contextlib.suppress(OSError):
                             os.read(self._pipe[0], 4096)
             except (psycopg.Error, OSError, RuntimeError, ValueError) as error:
@@ -143,3 +143,12 @@ class MapWatch:
         for call in calls:
             with contextlib.suppress(RuntimeError):  # its event loop is closed
                 call()
+
+
+def _wait(descriptors: Sequence[int], timeout_s: float) -> None:
+    """Until one can be read. By poll: select takes no descriptor above 1023, and an app with as many clients has none
+    below."""
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    poll.poll(timeout_s * 1000)
