@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -29,6 +29,7 @@ from headway.sharding.keys import shard_sql
 from headway.sharding.postgresql import Server
 from headway.sharding.url import without_password
 
+CONNECT_S = 20  # what a connection may take in these tests, see `patient`
 TABLES = """
 CREATE TABLE "{schema}".orders (
     customer_id bigint NOT NULL, id bigint NOT NULL, note text NOT NULL DEFAULT '', count int NOT NULL DEFAULT 0,
@@ -118,3 +119,18 @@ def sharded(shards: int = 16, servers: int = 2) -> Iterator[Sharded]:
             found.servers[f"s{number}"], found.processes[f"s{number}"] = place.start(f"orders.s{number}")
         found.create()
         yield found
+
+
+# What a transaction does that is to be seen at work: its beginning and its end, by the server's clock.
+AT_WORK = "SELECT extract(epoch FROM clock_timestamp()), pg_sleep({}), extract(epoch FROM clock_timestamp())"
+
+
+def at_once(spans: Iterable[tuple[float, float]]) -> int:
+    """How many were at work at one moment, at most. Who looks at the server now and then sees one that has ended
+    beside the one that followed it."""
+    moments = sorted(moment for began_s, ended_s in spans for moment in ((began_s, 1), (ended_s, -1)))
+    most = now = 0
+    for _, change in moments:
+        now += change
+        most = max(most, now)
+    return most

@@ -7,12 +7,24 @@ from pathlib import Path
 
 import pytest
 from backup_place import ACCOUNTS, Bank, another, two_engines
+from client_place import CONNECT_S
 from empty_servers import empty_servers
 from plain_place import new_plain, new_site
 from postgresql_place import Place, in_memory
 
 from headway.sharding.admin import AdminServer
 from headway.sharding.postgresql import Server
+
+
+@pytest.fixture(autouse=True, scope="module")
+def patient() -> Iterator[None]:
+    """An app is told after two seconds that a server does not answer; a machine that is busy with other tests as well
+    may take longer for a connection."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("connections", "sync", "sqlalchemy_pool"):
+            patch.setattr(f"headway.sharding.client.{module}._CONNECT_S", CONNECT_S)
+        patch.setattr("headway.sharding.client.connections._CLEAN_S", CONNECT_S)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ transaction.
 
 from __future__ import annotations
 
-import select
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ from headway.model.sharding import ShardMap
 from headway.sharding.client.permits import Permits
 from headway.sharding.client.place import FENCE_WAIT_S, Place, Places
 from headway.sharding.client.prepared import forget_prepared
+from headway.sharding.client.sync import is_alive
 
 if TYPE_CHECKING:
     from headway.sharding.client.checkout import Pool as Loop
@@ -305,12 +305,7 @@ class ThreadsPool(ServerPool):
 
     def _is_alive(self, record: Record) -> bool:
         connection: Any = record.dbapi_connection
-        if connection is None or connection.closed:
-            return False
-        # An idle server says nothing, unless it says goodbye.
-        poll = select.poll()
-        poll.register(connection.fileno(), select.POLLIN)
-        return not poll.poll(0)
+        return connection is not None and is_alive(connection)
 
     def _turn(self, record: Record, place: Place) -> None:
         connection: Any = record.dbapi_connection

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import threading
 import time
 from collections import OrderedDict
@@ -59,28 +60,39 @@ class _Server:
     def take(self, shard: int, epoch: int) -> _Kept:
         """One that serves the shard: kept, turned to it, or opened."""
         turned = None
-        with self._lock:
-            idle = self._idle.get(shard)
-            if idle:
-                kept = idle.pop()
-                self._count -= 1
-                if not idle:
-                    del self._idle[shard]
-                if not kept.connection.closed:
-                    if kept.epoch != epoch:  # the tables may have changed since
-                        kept.epoch = epoch
-                        turned = kept
-                    else:
-                        return kept
-            elif self._count >= self._places.told.idle_max:
-                oldest = next(iter(self._idle))
-                turned = self._idle[oldest].pop(0)
-                self._count -= 1
-                if not self._idle[oldest]:
-                    del self._idle[oldest]
+        while (kept := self._pop(shard)) is not None:
+            if not is_alive(kept.connection):  # the server was restarted since, say
+                kept.connection.close()
+                continue
+            if kept.epoch == epoch:
+                return kept
+            kept.epoch, turned = epoch, kept  # the tables may have changed since
+            break
+        else:
+            turned = self._oldest()
         if turned is not None and self._turn(turned, shard):
             return turned
         return _Kept(self._connect(shard), shard, epoch)
+
+    def _pop(self, shard: int) -> _Kept | None:
+        """An idle one that serves the shard."""
+        with self._lock:
+            return self._out(shard, -1) if shard in self._idle else None
+
+    def _oldest(self) -> _Kept | None:
+        """One of the shard that was needed longest ago, when there are as many as may be kept."""
+        with self._lock:
+            if self._count < self._places.told.idle_max or not self._idle:
+                return None
+            return self._out(next(iter(self._idle)), 0)
+
+    def _out(self, shard: int, position: int) -> _Kept:
+        idle = self._idle[shard]
+        kept = idle.pop(position)
+        self._count -= 1
+        if not idle:
+            del self._idle[shard]
+        return kept
 
     def _turn(self, kept: _Kept, shard: int) -> bool:
         connection = kept.connection
@@ -190,9 +202,12 @@ class SyncDatabase:
         url = self._places.url(map_, name)
         found = self._servers.get(name)
         if found is None or found.url != url:
+            former = None
             with self._lock:
-                former, found = found, _Server(self._places, name, url)
-                self._servers[name] = found
+                found = self._servers.get(name)
+                if found is None or found.url != url:  # no other thread was first
+                    former, found = found, _Server(self._places, name, url)
+                    self._servers[name] = found
             if former is not None:
                 former.close()
         return found, self._places.permits(name)
@@ -314,6 +329,16 @@ class SyncCheckOut:
                 raise found from error
         elif wrong := places.wrong_shard(self._place, error):
             raise wrong from error
+
+
+def is_alive(connection: Connection) -> bool:
+    """Whether the server has not closed one that is idle meanwhile, as far as one knows without asking it."""
+    if connection.closed:
+        return False
+    # An idle server says nothing, unless it says goodbye.
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return not poll.poll(0)
 
 
 def _is_idle(connection: Connection) -> bool:

@@ -132,9 +132,12 @@ class Connections(SyncDatabase):
         url = self._places.url(map_, name)
         found = self._servers.get(name)
         if found is None or found.url != url:
+            former = None
             with self._lock:
-                former, found = found, DjangoServer(self._places, name, url, self._options)
-                self._servers[name] = found
+                found = self._servers.get(name)
+                if found is None or found.url != url:  # no other thread was first
+                    former, found = found, DjangoServer(self._places, name, url, self._options)
+                    self._servers[name] = found
             if former is not None:
                 former.close()
         return found, self._places.permits(name)
