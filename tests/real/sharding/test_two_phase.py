@@ -100,7 +100,7 @@ def test_two_shards_of_one_server_need_one_place(orders):
             assert x is z
             await x.execute("INSERT INTO orders VALUES ($1, 10)", a)
             await y.execute("INSERT INTO orders VALUES ($1, 10)", b)
-        async with database.at(a, wait_s=0.5) as connection:
+        async with database.at(a, wait_s=30) as connection:
             assert await connection.fetchval("SELECT 1") == 1
 
     asyncio.run(use())
@@ -117,7 +117,7 @@ def test_transactions_against_each_other_end(orders):
 
         async def one(number: int) -> None:
             keys = (a, b) if number % 2 else (b, a)
-            async with database.transaction(*keys, wait_s=20) as (x, y):
+            async with database.transaction(*keys, wait_s=100) as (x, y):
                 for connection, key in ((x, keys[0]), (y, keys[1])):
                     await connection.execute("INSERT INTO orders VALUES ($1, $2)", key, 100 + number)
 
@@ -160,14 +160,17 @@ async def main():
     elif step == "half prepared" or step == "half committed":
         say, count = Transaction._say, 0
         words_of = "PREPARE" if step == "half prepared" else "COMMIT"
+        one_has_it = asyncio.Event()
         async def some(self, shard, words):
             nonlocal count
             if words.startswith(words_of):
                 count += 1
                 if count == 2:
-                    await asyncio.sleep(0.2)
+                    await one_has_it.wait()
                     die()
             await say(self, shard, words)
+            if words.startswith(words_of):
+                one_has_it.set()
         Transaction._say = some
     async with database("orders").transaction(a, b) as (x, y):
         await x.execute("INSERT INTO orders VALUES ($1, $2)", a, row)
@@ -189,12 +192,46 @@ asyncio.run(main())
 def test_a_client_that_dies_leaves_nothing_in_doubt(orders, step, row, is_there):
     (a,), (b,) = keys_on("s1", 1), keys_on("s2", 1)
     environ = {**os.environ, **orders.environ()}
-    done = subprocess.run([sys.executable, "-c", _DIES, step, str(a), str(b), str(row)], env=environ, timeout=60)
+    done = subprocess.run([sys.executable, "-c", _DIES, step, str(a), str(b), str(row)], env=environ, timeout=200)
     assert done.returncode == -9
     assert prepared(orders) >= 1
-    assert end(orders, patience_s=60.0) == []  # its client may still decide
-    wait_for(lambda: prepared(orders) == 0 or (end(orders), False)[1], 30, "all parts are ended")
+    assert end(orders, patience_s=600.0) == []  # its client may still decide
+    wait_for(lambda: prepared(orders) == 0 or (end(orders), False)[1], 60, "all parts are ended")
     assert [row in rows(orders, "s1", a), row in rows(orders, "s2", b)] == [is_there, is_there]
+
+
+def test_a_commit_comes_to_its_end_though_its_caller_is_cancelled(orders):
+    """A client that has gone, say: nothing waits for the controller, and no row stays locked until that comes."""
+    (a,), (b,) = keys_on("s1", 1), keys_on("s2", 1)
+
+    async def use() -> None:
+        database = orders.database()
+        transaction = database.transaction(a, b)
+        decide, deciding = transaction._decide, asyncio.Event()
+
+        async def slow() -> None:
+            deciding.set()
+            await asyncio.sleep(0.2)
+            await decide()
+
+        transaction._decide = slow  # type: ignore[method-assign]
+
+        async def commit() -> None:
+            async with transaction as (x, y):
+                await x.execute("INSERT INTO orders VALUES ($1, 1500)", a)
+                await y.execute("INSERT INTO orders VALUES ($1, 1500)", b)
+
+        task = asyncio.create_task(commit())
+        await deciding.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert prepared(orders) == 0
+        assert 1500 in rows(orders, "s1", a)
+        assert 1500 in rows(orders, "s2", b)
+        await database.close()
+
+    asyncio.run(use())
 
 
 def test_a_decision_that_comes_too_late_rolls_back(orders):
@@ -240,7 +277,7 @@ def test_reference_tables_are_written_on_all_servers_or_on_none(orders):
         database = orders.database(active_max=2)
         insert = "INSERT INTO countries VALUES ($1, $2)"
         assert await database.write_reference(insert, "ch", "Schweiz") == "INSERT 0 1"
-        await asyncio.gather(*(database.write_reference(insert, f"x{n}", "", wait_s=30) for n in range(20)))
+        await asyncio.gather(*(database.write_reference(insert, f"x{n}", "", wait_s=100) for n in range(20)))
         with orders.admin("s2") as admin:
             admin.execute("INSERT INTO headway_reference.countries VALUES ('li')")
         with pytest.raises(asyncpg.UniqueViolationError):

@@ -75,8 +75,16 @@ class Transaction:
         if len(connections) == 1:
             await asyncpg.Connection.execute(connections[0], "COMMIT")
             return
-        # To the end, whatever happens to the caller: a cancelled commit would be nobody's decision.
-        await asyncio.shield(asyncio.ensure_future(self._commit_all()))
+        # To the end, whatever happens to the caller: a cancelled commit would be nobody's decision, and what it has
+        # prepared would keep its locks until the controller comes.
+        committing = asyncio.ensure_future(self._commit_all())
+        try:
+            await asyncio.shield(committing)
+        except asyncio.CancelledError:
+            await asyncio.wait([committing])
+            if not committing.cancelled():
+                committing.exception()  # whoever is cancelled is told that, and not this
+            raise
 
     async def _commit_all(self) -> None:
         async with asyncio.timeout(_END_S):
