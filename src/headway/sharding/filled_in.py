@@ -7,6 +7,7 @@ the shards are in use.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from headway.errors import Conflict
@@ -16,6 +17,8 @@ from headway.sharding.admin import AdminServer, Connection, connect
 from headway.sharding.existing import map_on
 from headway.sharding.ids import FILLED, ids_sql, no_id_sql
 from headway.sharding.wanted import Layout
+
+_LOCKED_S = 2.0
 
 
 def find_keys(
@@ -79,7 +82,10 @@ def _kept_here(wanted: Layout, first: AdminServer | None, shard: int) -> Iterato
     with connect(first) as catalog:
         query = "SELECT pg_try_advisory_lock(hashtext('headway.move'), %s)"
         moves = "SELECT FROM headway.moves WHERE shard = %s AND ended_at IS NULL"
-        if catalog.execute(query, (shard,)).fetchone() != (True,) or catalog.execute(moves, (shard,)).fetchone():
+        until_s = time.monotonic() + _LOCKED_S
+        while (is_locked := catalog.execute(query, (shard,)).fetchone() != (True,)) and time.monotonic() < until_s:
+            time.sleep(0.02)  # the connection of a move that has ended takes a moment to end
+        if is_locked or catalog.execute(moves, (shard,)).fetchone():
             raise Conflict(
                 f"{wanted.path}.ids: shard {shard} is moving, and its copy would miss the change",
                 hint=f"It is made by itself when the move has ended: headway db status {wanted.name}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from postgresql_place import die_with_parent, wait_for
 
 from headway.errors import AppError, Conflict
 from headway.model.sharding import LEDGER_TABLE, MARKER_TABLE
+from headway.sharding import filled_in
 from headway.sharding.admin import AdminServer, connect
 from headway.sharding.ids import shard_of_id
 from headway.sharding.keys import shard_of
@@ -47,11 +49,14 @@ def test_what_is_there_costs_no_second(servers, tmp_path):
     assert made
     assert {name: key.kind for name, key in map_.keys.items()} == {"orders": "text", "lines": "text"}
     assert [len(map_.on(name)) for name in ("s1", "s2")] == [SHARDS // 2, SHARDS // 2]
-    began_s = time.monotonic()
-    again, made = lay_out(layout, servers)
-    assert not made
-    assert again == map_
-    assert time.monotonic() - began_s < max(1.0, first_s / 2)
+    took_s = []
+    for _ in range(3):  # one of them has the machine for as long as it needs
+        began_s = time.monotonic()
+        again, made = lay_out(layout, servers)
+        took_s.append(time.monotonic() - began_s)
+        assert not made
+        assert again == map_
+    assert min(took_s) < max(1.0, first_s / 2)
     for server in servers:
         with connect(server) as connection:
             found = connection.execute(
@@ -84,12 +89,18 @@ def _told(server: AdminServer) -> str:
 def test_a_kill_in_the_middle_is_gone_on_from(servers, tmp_path):
     layout = wanted(tmp_path, shards=SHARDS)
     arguments = [*map(_told, servers), str(layout.schema_file)]
-    child = subprocess.Popen([sys.executable, "-c", CHILD, *arguments], preexec_fn=die_with_parent())
-    wait_for(lambda: len(schemas(servers[0])) > 10, "the first shards are there")
-    child.send_signal(signal.SIGKILL)
-    child.wait(10)
-    before = len(schemas(servers[0])) + len(schemas(servers[1]))
-    assert 10 < before < SHARDS
+    with psycopg.connect(servers[0].admin) as one, psycopg.connect(servers[1].admin) as other:
+        # It has to wait for these, which come to nothing.
+        one.execute("CREATE SCHEMA orders_0100")
+        other.execute("CREATE SCHEMA orders_0200")
+        child = subprocess.Popen([sys.executable, "-c", CHILD, *arguments], preexec_fn=die_with_parent())
+        wait_for(lambda: len(schemas(servers[0])) > 10, "the first shards are there", 100)
+        child.send_signal(signal.SIGKILL)
+        child.wait(60)
+        before = len(schemas(servers[0])) + len(schemas(servers[1]))
+        assert 10 < before < SHARDS
+        one.rollback()
+        other.rollback()
     with pytest.raises(Conflict, match="holds shard 0 of 256, 512 are declared"):
         lay_out(wanted(tmp_path, shards=512), servers)
     map_, made = lay_out(layout, servers)
@@ -171,14 +182,20 @@ def test_a_fresh_shard_has_its_ids_at_once(servers, tmp_path):
     assert shard_of_id(_draw(servers[0], "orders_0000", [key])[0], 8) == 0
 
 
-def test_ids_wait_for_a_shard_that_moves(servers, tmp_path):
+def test_ids_wait_for_a_shard_that_moves(servers, tmp_path, monkeypatch):
     plain = wanted(tmp_path)
     lay_out(plain, servers)
     with connect(servers[0]) as catalog:
         catalog.execute("SELECT pg_advisory_lock(hashtext('headway.move'), 5)")
+        monkeypatch.setattr(filled_in, "_LOCKED_S", 0.1)
         with pytest.raises(Conflict, match="shard 5 is moving"):
             lay_out(replace(plain, ids={"orders": "id"}), servers)
-    lay_out(replace(plain, ids={"orders": "id"}), servers)
+        # The connection of one that has ended ends a moment later.
+        monkeypatch.setattr(filled_in, "_LOCKED_S", 60.0)
+        ending = threading.Timer(0.5, catalog.execute, ["SELECT pg_advisory_unlock_all()"])
+        ending.start()
+        lay_out(replace(plain, ids={"orders": "id"}), servers)
+        ending.join()
 
 
 def test_a_lost_catalog_is_made_anew_from_where_the_shards_are(servers, tmp_path):
