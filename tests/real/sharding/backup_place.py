@@ -210,7 +210,7 @@ class Transfers:
 
     def __exit__(self, *_exc: object) -> None:
         self._stop.set()
-        self._thread.join(60)
+        self._thread.join(100)
         assert not self._thread.is_alive()
 
     async def _run(self) -> None:

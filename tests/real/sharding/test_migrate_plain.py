@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from plain_place import NOTES, App, apply, by_django, rows
 from headway.errors import AppError, Conflict
 from headway.sharding.backup.restore_plain import restore_plain
 from headway.sharding.backup.take import take_plain
+from headway.sharding.move.sessions import Connection, connect
 from headway.sharding.targets import targets
 
 # -- SQL files --------------------------------------------------------------------------------------------------------
@@ -84,6 +86,24 @@ def test_neither_backup_nor_restore_meets_a_migration(main, folder, tmp_path_fac
     restore()  # with the ledger as it was then
     assert rows(main, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'") == [("notes",)]
     assert apply(main, folder)[0] == {"0002_more.sql": 1}
+
+
+def test_a_migration_right_after_a_backup_or_a_restore_is_not_refused(main, folder, tmp_path_factory, monkeypatch):
+    """Their connections end a moment later, and a server that is busy is late to see that."""
+    place, stop, ending = tmp_path_factory.mktemp("backup") / "b", threading.Event(), []
+
+    def late(conninfo: str, name: str) -> contextlib.nullcontext[Connection]:
+        ending.append(connect(conninfo, name))
+        return contextlib.nullcontext(ending[-1])
+
+    for module in ("take", "restore_plain"):
+        monkeypatch.setattr(f"headway.sharding.backup.{module}.connect", late)
+    take_plain("shop", "main", main.admin, place, say=lambda _line: None, stop=stop)
+    assert apply(main, folder)[0] == {"0001_notes.sql": 1}
+    restore_plain("main", main.admin, place, replace=True, say=lambda _line: None, stop=stop)
+    assert apply(main, folder)[0] == {"0001_notes.sql": 1}
+    for connection in ending:
+        connection.close()
 
 
 def test_who_may_create_no_schema_has_the_ledger_beside_the_tables(main, folder):

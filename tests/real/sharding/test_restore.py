@@ -302,6 +302,7 @@ def test_what_it_has_put_aside_waits_for_readers(bank: Bank, backup: Path, monke
     assert bank.total() == START * ACCOUNTS
     assert bank.map().restoring == ""
     reader.close()
+    monkeypatch.setattr(restoring, "_DROP_S", 60.0)
     again = restorer(bank)
     assert again.resume(ended.id).stage == "done"
     assert before(bank) == []
@@ -342,8 +343,9 @@ print("done", flush=True)
 """
 
 
-def test_killed_anywhere_it_goes_on(bank: Bank, backup: Path) -> None:
+def test_killed_anywhere_it_goes_on(bank: Bank, backup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With SIGKILL before each of its steps in turn; the app never sees half of it."""
+    monkeypatch.setattr("headway.sharding.backup.cut._FREE_S", 60.0)  # until the server has seen its end
     bank.open_accounts(2)
     bank.layout()
     told = json.dumps(
@@ -467,7 +469,7 @@ def test_a_server_that_dies_while_it_is_filled(running, bank: Bank, backup: Path
             if path.endswith("shard-0006.dump") and not died:
                 died.append(place.processes[-1])
                 died[0].kill()
-                died[0].wait(20)
+                died[0].wait(60)
         archive(self, path)
 
     monkeypatch.setattr(restoring.Refill, "archive", kill_first)

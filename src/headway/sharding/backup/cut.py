@@ -63,17 +63,33 @@ def kept_still(database: str, first: AdminServer, what: str, name: str = NAME) -
                     f"database {database} is being backed up or restored already", hint="Wait until that has ended."
                 )
             time.sleep(0.05)
-        if scalar(catalog, "SELECT pg_try_advisory_lock(hashtext('headway.migrate'))") is not True:
-            raise Conflict(f"{what} has to wait: {database} is being migrated", hint="Run it again after that.")
-        _nothing_under_way(catalog, database, what)
-        yield catalog
+        with _given_back(catalog):
+            if scalar(catalog, "SELECT pg_try_advisory_lock(hashtext('headway.migrate'))") is not True:
+                raise Conflict(f"{what} has to wait: {database} is being migrated", hint="Run it again after that.")
+            _nothing_under_way(catalog, database, what)
+            yield catalog
 
 
-def keep_from_migrations(session: Connection, database: str, what: str) -> None:
-    """No migration of a plain database begins while this session lives; Conflict where one is at work. Several may
-    hold this at once."""
+@contextlib.contextmanager
+def kept_from_migrations(session: Connection, database: str, what: str) -> Iterator[None]:
+    """No migration of a plain database begins until the block ends; Conflict where one is at work. Several may hold
+    this at once."""
     if scalar(session, f"SELECT pg_try_advisory_lock_shared({HELD_LOCK})") is not True:
         raise Conflict(f"{what} has to wait: {database} is being migrated", hint="Run it again after that.")
+    with _given_back(session):
+        yield
+
+
+@contextlib.contextmanager
+def _given_back(session: Connection) -> Iterator[None]:
+    """Locks of the session go with the block. By themselves they go a moment after the connection, and what begins
+    right then, a move or a migration, would be refused."""
+    try:
+        yield
+    finally:
+        if not session.closed and session.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
+            with contextlib.suppress(psycopg.Error):
+                session.execute("SELECT pg_advisory_unlock_all()")
 
 
 def _nothing_under_way(catalog: Connection, database: str, what: str) -> None:

@@ -12,7 +12,7 @@ from psycopg import sql
 
 from headway.errors import Conflict
 from headway.process.pour import PouringStopped
-from headway.sharding.backup.cut import failed, keep_from_migrations
+from headway.sharding.backup.cut import failed, kept_from_migrations
 from headway.sharding.backup.manifest import PLAIN_FILE, Manifest, misfit
 from headway.sharding.backup.programs import Refill
 from headway.sharding.backup.restore import checked, restore_program
@@ -72,7 +72,7 @@ def restore_plain(
     with contextlib.ExitStack() as stack:
         try:
             session = stack.enter_context(connect(conninfo, "headway restoring"))
-            keep_from_migrations(session, database, "the restore")
+            stack.enter_context(kept_from_migrations(session, database, "the restore"))
             tables = session.execute(_TABLES).fetchall()
             some = [sql.SQL("EXISTS (SELECT FROM {})").format(sql.Identifier(str(s), str(t))) for s, t in tables]
             if not replace and some and scalar(session, sql.SQL("SELECT {}").format(sql.SQL(" OR ").join(some))):

@@ -23,7 +23,7 @@ from headway.model.units import format_bytes
 from headway.process.pour import PouringStopped
 from headway.sharding import layout
 from headway.sharding.admin import AdminServer
-from headway.sharding.backup.cut import Cut, failed, keep_from_migrations, kept_still, reached, take_cut
+from headway.sharding.backup.cut import Cut, failed, kept_from_migrations, kept_still, reached, take_cut
 from headway.sharding.backup.folder import PartialFolder, machine_errors
 from headway.sharding.backup.manifest import PLAIN_FILE, REFERENCE_FILE, BackupFile, Manifest, shard_file
 from headway.sharding.backup.programs import check_versions, dump
@@ -127,8 +127,11 @@ def take(
 def take_plain(system: str, database: str, conninfo: str, folder: Path, *, say: Say, stop: threading.Event) -> Manifest:
     """Back up a plain database: one dump, of one moment."""
     programs = dump_programs()
-    with _reached(database, conninfo) as session, PartialFolder(folder) as partial:
-        keep_from_migrations(session, database, "the backup")
+    with (
+        _reached(database, conninfo) as session,
+        PartialFolder(folder) as partial,
+        kept_from_migrations(session, database, "the backup"),
+    ):
         check_versions(programs, [(f"database {database}", session.info.server_version // 10000)])
         version = str(scalar(session, "SHOW server_version")).partition(" ")[0]
         size = number(session, "SELECT pg_database_size(current_database())")
