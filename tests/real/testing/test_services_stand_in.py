@@ -17,7 +17,7 @@ uses = ["stock", "two_words"]
 env = { STOCK_URL = "{stock.url}" }
 [services.stock]
 app = "stock:app"
-deadline = "3s"
+deadline = "60s"
 [services.two_words]
 app = "stock:app"
 """
@@ -42,7 +42,7 @@ def test_answers_and_calls(services):
     for call in on.calls:
         assert (call.method, call.path, call.places) == ("POST", "/orders/a b", {"number": "a b"})
         assert (call.params, call.json(), call.headers["x-who"]) == ({"x": "1", "y": ""}, {"n": 7}, "me")
-        assert 0 < int(call.headers["x-envoy-expected-rq-timeout-ms"]) <= 3000
+        assert 0 < int(call.headers["x-envoy-expected-rq-timeout-ms"]) <= 60_000
 
 def test_nothing_is_left_of_another_test(services):
     assert services["stock"].calls == []
@@ -76,7 +76,7 @@ def test_a_slow_answer_is_given_up(services):
     began = time.monotonic()
     with pytest.raises(DeadlineExceeded):
         stock.sync.get("/", deadline=0.1)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 15
 
 def test_a_client_that_knows_the_url_alone(services):
     services["stock"].on("GET", "/left").respond(text="7")
@@ -136,7 +136,7 @@ async def live(scope, receive, send):
             raise RuntimeError("of the app")
         gate = gates.get(number)
         if gate is not None:
-            await asyncio.to_thread(gate.wait, 20)
+            await asyncio.to_thread(gate.wait, 60)
     await send({"type": "http.response.body"})
 
 gates = {}
