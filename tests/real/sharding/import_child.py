@@ -13,7 +13,7 @@ from dying import die_at
 
 from headway.model.sharding import Join
 from headway.sharding.importing import importer
-from headway.sharding.importing.nouns import ImportServer, Source
+from headway.sharding.importing.nouns import ImportBounds, ImportServer, Source
 
 
 def main() -> None:
@@ -28,6 +28,7 @@ def main() -> None:
         joins={table: Join(*join) for table, join in told["joins"].items()},
         progress=lambda _: None,
         stop=threading.Event(),
+        bounds=ImportBounds(switch_max_s=400.0),  # else one that finds no moment on a busy machine follows for ever
     ).resume(told["import"], Source("main", told["source"], told["source"]))
     print(found.stage)
 

@@ -159,7 +159,7 @@ class Shop:
         """As a power cut would, but for the disk; then start it again."""
         process = self.processes[name]
         os.kill(process.pid, signal.SIGKILL)
-        process.wait(10)
+        process.wait(60)
         self.processes[name] = self.place.start_again(self.servers[name])
 
     def rows(self, table: str) -> list[tuple[Any, ...]]:
@@ -266,7 +266,7 @@ def run_import(shop: Shop, import_id: int, **bounds: Any) -> threading.Thread:
 
         def halt(self) -> None:
             stop.set()
-            self.join(60)
+            self.join(100)
 
     carrier = Carrier(daemon=True)
     carrier.start()
@@ -290,7 +290,7 @@ class Customer:
         while not stopping.is_set():
             try:
                 if connection is None:
-                    connection = psycopg.connect(self.shop.servers["main"].url, connect_timeout=2)
+                    connection = psycopg.connect(self.shop.servers["main"].url, connect_timeout=20)
                 self._transaction(connection, chance)
                 connection.commit()
                 self.done += 1
@@ -366,6 +366,6 @@ def shopping(shop: Shop, count: int = 3) -> Iterator[list[Customer]]:
     finally:
         stopping.set()
         for thread in threads:
-            thread.join(30)
+            thread.join(60)
     faults = [one.faults for one in customers if one.faults]
     assert faults == [], faults

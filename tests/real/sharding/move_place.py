@@ -131,7 +131,7 @@ class Shop:
         """As a power cut would, but for the disk; then start it again."""
         process = self.processes[name]
         os.kill(process.pid, signal.SIGKILL)
-        process.wait(10)
+        process.wait(60)
         self.start_again(name)
 
     def start_again(self, name: str) -> None:
@@ -240,12 +240,12 @@ class Writer:
             server = ""
             try:
                 if catalog is None:
-                    catalog = psycopg.connect(self.shop.servers["s1"].url, autocommit=True, connect_timeout=2)
+                    catalog = psycopg.connect(self.shop.servers["s1"].url, autocommit=True, connect_timeout=20)
                     server = self._server(catalog)
                 server = server or self.server or self._server(catalog)
                 if server not in connections:
                     connections[server] = psycopg.connect(
-                        self.shop.servers[server].url, options=f"-c search_path={SCHEMA}", connect_timeout=2
+                        self.shop.servers[server].url, options=f"-c search_path={SCHEMA}", connect_timeout=20
                     )
                 connection = connections[server]
                 if unsure:
@@ -331,7 +331,7 @@ def writing(shop: Shop, writers: int = 4, pause_s: float = 0.0) -> Iterator[list
     finally:
         stopping.set()
         for thread in threads:
-            thread.join(30)
+            thread.join(100)
     assert not any(thread.is_alive() for thread in threads)
     audit(shop, clients)
 

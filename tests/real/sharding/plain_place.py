@@ -101,7 +101,7 @@ def new_site(folder: Path) -> Path:
         (folder / "news" / name).write_text(text)
     command = [sys.executable, "manage.py", "makemigrations", "news", "-v0"]
     env = {"URL": "postgresql://nobody:x@127.0.0.1:1/nothing"}
-    subprocess.run(command, cwd=folder, env=env, check=True, timeout=60)
+    subprocess.run(command, cwd=folder, env=env, check=True, timeout=200)
     return folder
 
 

@@ -22,7 +22,7 @@ def main() -> None:
     split_id, nth = int(sys.argv[2]), int(sys.argv[3])
     count = itertools.count(1)
     die_when(lambda: next(count) == abs(nth), before=nth > 0)
-    bounds = SplitBounds(chunk_rows=50, grace_s=1.0, readers_max_s=1.0)
+    bounds = SplitBounds(chunk_rows=50, grace_s=4.0, readers_max_s=1.0)
     Splitter("orders", servers, progress=lambda _: None, stop=threading.Event(), bounds=bounds).resume(split_id)
 
 

@@ -25,6 +25,7 @@ from headway.model.sharding import schema_name
 from headway.sharding import settings
 from headway.sharding.admin import AdminServer
 from headway.sharding.catalog import read_map
+from headway.sharding.client.database import Database
 from headway.sharding.shards import lay_out
 from headway.sharding.split.nouns import SplitBounds, SplitProgress, SplitResult
 from headway.sharding.split.splitter import Splitter
@@ -33,6 +34,8 @@ from headway.sharding.wanted import Layout
 # The last is how asyncpg says that the connection ended in the middle of a COMMIT.
 _BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, DatabaseError, asyncpg.InternalClientError)
 CHILD = Path(__file__).with_name("split_child.py")
+# Time enough for a process that does all of it at once, on a busy machine, to hear of each new map.
+GRACE_S = 4.0
 BOUNDS = {"chunk_rows": 200, "grace_s": 1.0, "readers_max_s": 2.0}
 SCHEMA = """
 CREATE TABLE orders (
@@ -56,6 +59,10 @@ KEYS = {"orders": "customer_id", "lines": "customer_id", "audit": "customer_id"}
 
 class Splitting(Sharded):
     """`orders` with what a shard may hold: foreign keys, triggers, identities, generated columns."""
+
+    def database(self, **more: object) -> Database:
+        """With patience: a split takes its time on a busy machine."""
+        return super().database(**({"wait_s": 60} | more))
 
     def admins(self) -> list[AdminServer]:
         return [
@@ -110,7 +117,7 @@ class Splitting(Sharded):
         """As a power cut would; then start it again, from the thread that stays."""
         process = self.processes[name]
         process.kill()
-        process.wait(10)
+        process.wait(60)
         self.processes[name] = self.place.start_again(self.servers[name])
 
     def rows(self, table: str, columns: str) -> list[tuple[int, tuple[Any, ...]]]:
@@ -226,7 +233,8 @@ def writing(place: Splitting, writers: int, seed: int, base: int) -> Iterator[Ac
         yield account
     finally:
         stop.set()
-        thread.join(30)
+        thread.join(100)
+        assert not thread.is_alive()
 
 
 def settle(place: Splitting, account: Account) -> None:
@@ -260,7 +268,7 @@ def carry_on(place: Splitting, split_id: int) -> SplitResult:
     deadline_s = time.monotonic() + 90
     while True:
         try:
-            return place.splitter().resume(split_id)
+            return place.splitter(grace_s=GRACE_S).resume(split_id)
         except HeadwayError:
             if time.monotonic() > deadline_s:
                 raise

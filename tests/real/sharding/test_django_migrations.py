@@ -94,7 +94,7 @@ class Site:
 
     def manage(self, *arguments: str) -> None:
         env = dict(self.django().env)
-        subprocess.run([sys.executable, "manage.py", *arguments], cwd=self.folder, env=env, check=True, timeout=60)
+        subprocess.run([sys.executable, "manage.py", *arguments], cwd=self.folder, env=env, check=True, timeout=200)
 
     def lay_out(self, servers: tuple[AdminServer, ...]) -> ShardMap:
         def make(servers: Sequence[AdminServer], shards: Mapping[str, Sequence[int]]) -> None:

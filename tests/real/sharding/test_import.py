@@ -27,14 +27,14 @@ def test_all_goes_into_the_shards_while_it_is_written_to(place):
     import_id, checked = place.importer().begin(place.source)
     assert checked.left_alone == ("visits",)
     with shopping(place) as customers:
-        carrier = run_import(place, import_id, switch_max_s=80.0)
-        wait_for(lambda: stage(place) == "verified" or not carrier.is_alive(), "it follows", 60)
+        carrier = run_import(place, import_id, switch_max_s=150.0)
+        wait_for(lambda: stage(place) == "verified" or not carrier.is_alive(), "it follows", 100)
         assert carrier.is_alive(), carrier.error
         before = sum(one.done for one in customers)
-        wait_for(lambda: sum(one.done for one in customers) > before + 100, "customers go on", 60)
+        wait_for(lambda: sum(one.done for one in customers) > before + 100, "customers go on", 100)
         assert stage(place) == "verified"
         place.importer().switch()
-        carrier.join(90)
+        carrier.join(170)
         assert carrier.error is None
         result = place.importer().read(import_id)
         assert result.stage == "done", result
@@ -53,9 +53,9 @@ def test_all_goes_into_the_shards_while_it_is_written_to(place):
 
 def test_the_shards_are_the_truth_after_it(place):
     import_id, _ = place.importer().begin(place.source)
-    carrier = run_import(place, import_id, switch_max_s=80.0)
+    carrier = run_import(place, import_id, switch_max_s=150.0)
     place.importer().switch()
-    carrier.join(60)
+    carrier.join(100)
     assert (carrier.error, place.importer().read(import_id).stage) == (None, "done")
     place.audit()
     with place.admin("main") as admin:
@@ -86,10 +86,10 @@ def test_an_abort_leaves_nothing(place):
         for wanted in ("prepared", "copied", "verified"):
             place.told.clear()
             import_id, _ = place.importer().begin(place.source)
-            carrier = run_import(place, import_id, switch_max_s=80.0)
-            wait_for(lambda w=wanted: any(told.stage == w for told in place.told), wanted, 60)
+            carrier = run_import(place, import_id, switch_max_s=150.0)
+            wait_for(lambda w=wanted: any(told.stage == w for told in place.told), wanted, 100)
             place.importer().abort()
-            carrier.join(60)
+            carrier.join(100)
             assert "aborted by hand" in str(carrier.error)
             assert place.importer().read(import_id).stage == "aborted"
             assert place.leftovers(after_switch=False) == []

@@ -83,11 +83,11 @@ def test_an_owner_without_more_rights_imports(place):
     server = place.servers["main"]
     object.__setattr__(server, "database", "given")
     with shopping(place):
-        carrier = run_import(place, import_id, switch_max_s=80.0)
-        wait_for(lambda: not carrier.is_alive() or place.importer().now().stage == "verified", "it follows", 60)
+        carrier = run_import(place, import_id, switch_max_s=150.0)
+        wait_for(lambda: not carrier.is_alive() or place.importer().now().stage == "verified", "it follows", 100)
         assert carrier.is_alive(), carrier.error
         place.importer().switch()
-        carrier.join(90)
+        carrier.join(170)
         assert carrier.error is None
     place.audit()
     assert place.leftovers(after_switch=True) == []

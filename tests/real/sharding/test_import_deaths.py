@@ -15,7 +15,7 @@ import pytest
 from harness import die_with_parent, wait_for
 from import_place import Shop, shop, shopping
 
-from headway.errors import EngineError
+from headway.errors import Conflict, EngineError
 from headway.sharding.importing.nouns import FORWARD, Import
 
 STAGES = FORWARD[:-1]
@@ -55,7 +55,7 @@ def carry_on(place: Shop, import_id: int) -> Import:
         importer = place.importer(switch_max_s=400.0)
         try:
             return importer.resume(import_id, place.source)
-        except EngineError:
+        except (EngineError, Conflict):  # or the connection of one that was killed has not ended yet
             assert time.monotonic() < deadline_s
             time.sleep(0.05)
 
@@ -76,11 +76,11 @@ def die_in_an_import(place: Shop, chance: random.Random, servers_die: bool) -> s
             place.kill(name)
             story += f" {name} dies;"
         try:
-            said, _ = carrier.communicate(timeout=90)
+            said, _ = carrier.communicate(timeout=150)
         except subprocess.TimeoutExpired:
             carrier.kill()
             pytest.fail(f"{story} and then nothing more happens")
-        assert carrier.returncode in (0, -9) or "EngineError" in said, f"{story} {said}"
+        assert carrier.returncode in (0, -9) or "EngineError" in said or "Conflict" in said, f"{story} {said}"
         story += f" ({carrier.returncode})"
         if place.importer().now() is None:
             break
@@ -103,7 +103,7 @@ def test_servers_that_die_in_an_import_lose_nothing(place):
     with shopping(place):
         import_id, _ = place.importer().begin(place.source)
         place.importer().switch()
-        said, _ = child(place, import_id, "switching", 4).communicate(timeout=60)
+        said, _ = child(place, import_id, "switching", 4).communicate(timeout=150)
         for name in ("main", "s2", "s1"):
             place.kill(name)
         assert carry_on(place, import_id).stage == "done", said
@@ -115,10 +115,10 @@ def test_a_copy_that_lost_its_slot_is_made_again(place):
     """As a server leaves it that dies between a copy's last two steps: the slot is gone, the copy is not finished."""
     with shopping(place):
         import_id, _ = place.importer().begin(place.source)
-        child(place, import_id, "replicating", 1).communicate(timeout=60)
+        child(place, import_id, "replicating", 1).communicate(timeout=150)
         with place.admin("s2") as server:
             ready = "SELECT count(*) > 0 AND bool_and(srsubstate = 'r') FROM pg_subscription_rel"
-            wait_for(lambda: server.execute(ready).fetchone() == (True,), 30, "all is copied")
+            wait_for(lambda: server.execute(ready).fetchone() == (True,), 100, "all is copied")
             server.execute(
                 "UPDATE pg_subscription_rel SET srsubstate = 'f', srsublsn = NULL "
                 "WHERE srrelid = (SELECT max(srrelid) FROM pg_subscription_rel)"
@@ -133,9 +133,9 @@ def test_a_copy_that_lost_its_slot_is_made_again(place):
 def test_an_abort_is_gone_on_with_by_the_next_carrier(place):
     with shopping(place):
         import_id, _ = place.importer().begin(place.source)
-        said, _ = child(place, import_id, "filled", 5).communicate(timeout=60)
+        said, _ = child(place, import_id, "filled", 5).communicate(timeout=150)
         place.importer().abort()
-        said, _ = child(place, import_id, "aborting", 9).communicate(timeout=60)
+        said, _ = child(place, import_id, "aborting", 9).communicate(timeout=150)
         with pytest.raises(Exception, match="aborted by hand"):
             carry_on(place, import_id)
     assert place.leftovers(after_switch=False) == [], said
@@ -163,7 +163,7 @@ def test_every_statement_of_every_stage_can_be_the_last(stage):
             with shopping(place, 2):
                 import_id, _ = place.importer().begin(place.source)
                 place.importer().switch()
-                said, _ = child(place, import_id, stage, nth).communicate(timeout=60)
+                said, _ = child(place, import_id, stage, nth).communicate(timeout=150)
                 assert carry_on(place, import_id).stage == "done", said
             place.audit()
             assert place.leftovers(after_switch=True) == [], f"{stage} {nth}"

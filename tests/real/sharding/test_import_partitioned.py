@@ -59,8 +59,8 @@ def place() -> Iterator[Shop]:
 def follow(place: Shop) -> tuple[int, object]:
     import_id, checked = place.importer().begin(place.source)
     assert (checked.left_alone, checked.rows > 300) == (("visits",), True)
-    carrier = run_import(place, import_id, switch_max_s=80.0)
-    wait_for(lambda: stage(place) == "verified" or not carrier.is_alive(), "it follows", 60)
+    carrier = run_import(place, import_id, switch_max_s=150.0)
+    wait_for(lambda: stage(place) == "verified" or not carrier.is_alive(), "it follows", 100)
     assert carrier.is_alive(), carrier.error
     return import_id, carrier
 
@@ -73,7 +73,7 @@ def stage(place: Shop) -> str:
 def at_source(place: Shop, *statements: str) -> None:
     """Tables are locked in the order in which the customers lock them: else one of the two meets a deadlock."""
     with place.admin("main") as admin:
-        admin.execute("SET lock_timeout = '10s'")
+        admin.execute("SET lock_timeout = '60s'")
         for statement in statements:
             if not statement.startswith(("INSERT", "DELETE", "UPDATE", "TRUNCATE")):
                 statement = f"BEGIN; LOCK TABLE orders IN SHARE ROW EXCLUSIVE MODE; {statement}; COMMIT"
@@ -81,8 +81,8 @@ def at_source(place: Shop, *statements: str) -> None:
 
 
 def compared_again(place: Shop, why: str) -> None:
-    wait_for(lambda: any(why in told.waiting for told in place.told), why, 30)
-    wait_for(lambda: stage(place) == "verified", "all is compared again", 60)
+    wait_for(lambda: any(why in told.waiting for told in place.told), why, 60)
+    wait_for(lambda: stage(place) == "verified", "all is compared again", 100)
     place.told.clear()
 
 
@@ -100,9 +100,9 @@ def test_all_partitions_go_into_the_shards_while_they_are_written_to(place):
         )
         compared_again(place, "partitions of order_lines were changed")
         before = sum(one.done for one in customers)
-        wait_for(lambda: sum(one.done for one in customers) > before + 100, "customers go on", 60)
+        wait_for(lambda: sum(one.done for one in customers) > before + 100, "customers go on", 100)
         place.importer().switch()
-        carrier.join(90)
+        carrier.join(170)
         assert carrier.error is None
         assert place.importer().read(import_id).stage == "done"
         wait_for(lambda: all(one.refused > 3 for one in customers), "the source refuses all")
@@ -136,7 +136,7 @@ def test_rows_that_come_or_go_with_a_partition_undo_it(place):
         # In one transaction: what was looked at before and after it is as alike as it can be.
         at_source(place, f"BEGIN; {'; '.join(statements)}; COMMIT")
         place.importer().switch()
-        carrier.join(60)
+        carrier.join(100)
         message = str(carrier.error)
         assert "table order_lines: " in message, how
         assert "partitions of order_lines were changed meanwhile" in message, how
@@ -154,7 +154,7 @@ def test_a_partition_that_goes_and_comes_back_as_it_was(place):
     )
     compared_again(place, "partitions of order_lines were changed")
     place.importer().switch()
-    carrier.join(90)
+    carrier.join(170)
     assert carrier.error is None
     assert place.importer().read(import_id).stage == "done"
     place.audit()
@@ -188,7 +188,7 @@ def test_partitions_that_cannot_be_carried_are_named_before_and_during_it(place)
     )
     _, carrier = follow(place)
     at_source(place, "CREATE UNLOGGED TABLE order_lines_far PARTITION OF order_lines FOR VALUES IN (7)")
-    carrier.join(60)
+    carrier.join(100)
     assert "partition order_lines_far of table order_lines of the source is unlogged" in str(carrier.error)
     assert place.leftovers(after_switch=False) == []
 
@@ -209,6 +209,6 @@ def test_shards_may_be_partitioned_as_well():
         with shopping(place):
             _, carrier = follow(place)
             place.importer().switch()
-            carrier.join(90)
+            carrier.join(170)
         assert carrier.error is None
         place.audit()

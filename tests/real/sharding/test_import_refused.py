@@ -148,25 +148,32 @@ def test_one_at_a_time(place):
     with place.admin("main") as admin:
         admin.execute("ALTER SYSTEM SET max_slot_wal_keep_size = '512MB'")
         admin.execute("SELECT pg_reload_conf()")
+
+    def is_known() -> bool:
+        """To those who come from now on."""
+        with place.admin("main") as newcomer:
+            return bool(newcomer.execute("SHOW max_slot_wal_keep_size").fetchone() == ("512MB",))
+
+    wait_for(is_known, "the server has read its files anew")
     import_id, checked = place.importer().begin(place.source)
     assert "no more than 512 MiB of log" in checked.notes[0]
     with pytest.raises(Conflict, match="is under way"):
         place.importer().begin(place.source)
-    carrier = run_import(place, import_id, switch_max_s=80.0)
+    carrier = run_import(place, import_id, switch_max_s=150.0)
     place.importer().abort()
-    carrier.join(60)
+    carrier.join(100)
     with pytest.raises(AppError, match="nothing is being imported"):
         place.importer().switch()
 
 
 def test_a_migration_in_the_middle_undoes_it(place):
     import_id, _ = place.importer().begin(place.source)
-    carrier = run_import(place, import_id, switch_max_s=80.0)
-    wait_for(lambda: place.importer().now().stage == "verified", "it follows", 60)
+    carrier = run_import(place, import_id, switch_max_s=150.0)
+    wait_for(lambda: place.importer().now().stage == "verified", "it follows", 100)
     with place.admin("main") as admin:
         admin.execute("ALTER TABLE orders ADD COLUMN later int")
     place.importer().switch()
-    carrier.join(60)
+    carrier.join(100)
     with place.admin("main") as admin:
         admin.execute("ALTER TABLE orders DROP COLUMN later")
     assert "were changed during the import" in str(carrier.error)
@@ -174,13 +181,13 @@ def test_a_migration_in_the_middle_undoes_it(place):
 
 def test_rows_that_the_shards_have_otherwise_undo_it(place):
     import_id, _ = place.importer().begin(place.source)
-    carrier = run_import(place, import_id, switch_max_s=80.0)
-    wait_for(lambda: place.importer().now().stage == "verified", "it follows", 60)
+    carrier = run_import(place, import_id, switch_max_s=150.0)
+    wait_for(lambda: place.importer().now().stage == "verified", "it follows", 100)
     carrier.halt()
     # Nobody compares now, and changes are carried on.
     with place.admin("main") as admin:
         number = admin.execute("INSERT INTO orders (customer_id, note) VALUES (7, 'right') RETURNING id").fetchone()[0]
-    wait_for(lambda: len(place.shard_rows("orders")) == len(place.rows("orders")), "it arrives", 30)
+    wait_for(lambda: len(place.shard_rows("orders")) == len(place.rows("orders")), "it arrives", 60)
     for server in ("s1", "s2"):
         with place.admin(server) as admin:
             admin.execute("SET session_replication_role = replica")
@@ -195,12 +202,12 @@ def test_a_table_that_is_emptied_is_compared_anew():
     with shop(customers=20) as place:
         import_id, _ = place.importer().begin(place.source)
         with shopping(place):
-            carrier = run_import(place, import_id, switch_max_s=80.0)
-            wait_for(lambda: place.importer().now().stage == "verified", "it follows", 60)
+            carrier = run_import(place, import_id, switch_max_s=150.0)
+            wait_for(lambda: place.importer().now().stage == "verified", "it follows", 100)
             with place.admin("main") as admin:
                 admin.execute("TRUNCATE order_lines")
             place.importer().switch()
-            carrier.join(90)
+            carrier.join(170)
         assert carrier.error is None
         place.audit()
 
@@ -218,14 +225,14 @@ def test_a_key_that_tells_rows_apart_is_filtered_at_the_source():
         import_id, checked = place.importer().begin(place.source)
         assert [table.name for table in checked.plan.tables if table.can_filter] == ["customers", "orders"]
         with shopping(place):
-            carrier = run_import(place, import_id, switch_max_s=80.0)
-            wait_for(lambda: place.importer().now().stage == "verified", "it follows", 60)
+            carrier = run_import(place, import_id, switch_max_s=150.0)
+            wait_for(lambda: place.importer().now().stage == "verified", "it follows", 100)
             counts = []
             for server in ("s1", "s2"):
                 with place.admin(server) as admin:
                     counts.append(admin.execute("SELECT count(*) FROM public.orders").fetchone()[0])
             assert all(0 < count < sum(counts) for count in counts)
             place.importer().switch()
-            carrier.join(90)
+            carrier.join(170)
         assert carrier.error is None
         place.audit()

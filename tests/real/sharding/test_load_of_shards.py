@@ -62,7 +62,7 @@ def reading(server: AdminServer) -> Iterator[None]:
         yield
     finally:
         stopping.set()
-        reader.join(30)
+        reader.join(60)
 
 
 def test_busy_shards_are_seen_and_half_of_them_go(database):

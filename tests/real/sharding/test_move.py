@@ -111,7 +111,7 @@ def test_no_id_is_given_twice_while_the_shard_goes_there_and_back(place):
     finally:
         ended.set()
         for thread in threads:
-            thread.join(30)
+            thread.join(60)
     assert len(drawn) > 100
     assert len(set(drawn)) == len(drawn)
     assert FENCED in refused
@@ -198,8 +198,8 @@ def test_two_databases_of_one_cluster(place):
         assert left.execute("SELECT count(*) FROM pg_replication_slots").fetchone() == (0,)
         assert left.execute("SELECT count(*) FROM pg_subscription").fetchone() == (0,)
     with place.admin("s1") as admin:
-        admin.execute('DROP DATABASE "left"')
-        admin.execute('DROP DATABASE "right"')
+        admin.execute('DROP DATABASE "left" WITH (FORCE)')  # sessions end a moment after their clients
+        admin.execute('DROP DATABASE "right" WITH (FORCE)')
 
 
 def test_truncated_while_it_is_compared(place):
@@ -222,5 +222,5 @@ def test_truncated_while_it_is_compared(place):
         results = [place.move() for _ in range(2)]
     finally:
         stopping.set()
-        thread.join(10)
+        thread.join(60)
     assert [result.verified for result in results] == [True, True]

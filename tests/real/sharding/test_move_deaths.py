@@ -11,7 +11,7 @@ import pytest
 from harness import wait_for
 from move_place import SHARD, Shop, shop, writing
 
-from headway.errors import EngineError
+from headway.errors import Conflict, EngineError
 from headway.sharding.move.nouns import FORWARD, MoveResult
 from headway.sharding.move.record import read_move
 
@@ -31,7 +31,7 @@ def carry_on(place: Shop, move_id: int) -> MoveResult:
     while True:
         try:
             return place.mover().resume(move_id)
-        except EngineError:
+        except (EngineError, Conflict):  # or the connection of one that was killed has not ended yet
             assert time.monotonic() < deadline_s
             time.sleep(0.05)
 
@@ -50,11 +50,11 @@ def die_in_a_move(place: Shop, chance: random.Random, servers_die: bool) -> str:
             time.sleep(chance.random())
             story += _server_dies(place, chance)
         try:
-            said, _ = child.communicate(timeout=60)
+            said, _ = child.communicate(timeout=150)
         except subprocess.TimeoutExpired:
             child.kill()
             pytest.fail(f"{story} and then nothing more happens:\n{place.condition()}")
-        assert child.returncode in (0, -9) or "EngineError" in said, said
+        assert child.returncode in (0, -9) or "EngineError" in said or "Conflict" in said, said
         story += f" ({child.returncode})"
     if servers_die and chance.random() < 0.5:
         name, pause_s = chance.choice(("s1", "s2")), chance.random() * 1.5
@@ -87,7 +87,7 @@ def test_servers_that_die_in_a_move_lose_nothing(place):
     with writing(place, 3, 0.002):
         move_id = place.mover().begin(SHARD, place.other())
         child = place.child(str(move_id), "fencing", "-4")
-        said, _ = child.communicate(timeout=60)
+        said, _ = child.communicate(timeout=150)
         assert child.returncode == -9, said
         place.kill("s2")
         place.kill("s1")
@@ -100,10 +100,10 @@ def test_a_copy_that_lost_its_slot_is_made_again(place):
     with writing(place, 3, 0.002):
         move_id = place.mover().begin(SHARD, place.other())
         child = place.child(str(move_id), "replicating", "1")
-        child.communicate(timeout=60)
+        child.communicate(timeout=150)
         with place.admin(place.other()) as target:
             ready = "SELECT count(*) > 0 AND bool_and(srsubstate = 'r') FROM pg_subscription_rel"
-            wait_for(lambda: target.execute(ready).fetchone() == (True,), 30, "all is copied")
+            wait_for(lambda: target.execute(ready).fetchone() == (True,), 100, "all is copied")
             of_counts = "WHERE srrelid::regclass::text = 'orders_0000.counts'"
             target.execute(f"UPDATE pg_subscription_rel SET srsubstate = 'f', srsublsn = NULL {of_counts}")
         assert carry_on(place, move_id).verified
@@ -132,7 +132,7 @@ def test_every_statement_of_every_stage_can_be_the_last(place, stage):
         with writing(place, 2, 0.005):
             move_id = place.mover().begin(SHARD, place.other())
             child = place.child(str(move_id), stage, str(nth))
-            said, _ = child.communicate(timeout=60)
+            said, _ = child.communicate(timeout=150)
             assert child.returncode in (0, -9), said
             assert carry_on(place, move_id).verified
         assert place.leftovers() == [], f"{stage} {nth}"

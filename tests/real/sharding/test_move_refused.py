@@ -17,7 +17,7 @@ from headway.errors import AppError, Conflict, HeadwayError
 from headway.sharding.move import mover as mover_file
 from headway.sharding.move.compare import Stopped
 from headway.sharding.move.mover import Mover
-from headway.sharding.move.nouns import FORWARD, Stage
+from headway.sharding.move.nouns import FORWARD, MoveProgress, Stage
 from headway.sharding.move.record import open_moves
 from headway.sharding.move.work import Work
 
@@ -206,7 +206,7 @@ def test_a_fence_that_a_dead_mover_left_is_undone(place):
     with writing(place, 2, 0.005) as writers:
         move_id = place.mover().begin(SHARD, place.other())
         child = place.child(str(move_id), "fencing", "-8")
-        child.communicate(timeout=60)
+        child.communicate(timeout=150)
         assert child.returncode == -9
         place.mover().abort(move_id)
         acked = writers[0].acked
@@ -245,11 +245,11 @@ def test_a_mover_at_work_gives_up_when_somebody_else_aborts(place):
         thread = threading.Thread(target=work)
         thread.start()
         wait_for(lambda: any("waiting for a transaction" in told.waiting for told in place.told), "it says so")
-        told = next(told for told in place.told if told.waiting)
+        told = next(told for told in place.told if "waiting for a transaction" in told.waiting)
         assert f"pid {sleeper.info.backend_pid}" in told.waiting
         assert "pg_terminate_backend" in told.hint
         place.mover().abort(move_id)
-        thread.join(20)
+        thread.join(100)
         assert "aborted by hand" in outcome[0].message
         sleeper.rollback()
 
@@ -259,19 +259,25 @@ def test_a_long_transaction_is_waited_for_and_does_not_stop_others(place):
     with writing(place, 2, 0.005) as writers:
         sleeper = psycopg.connect(place.way(place.owner()))
         place.told.clear()
-        mover = place.mover()
+        begun: list[str] = []
+
+        def tell(told: MoveProgress) -> None:
+            if told.stage == "copied" and not begun:  # all rows are there, and the move goes on after this
+                begun.append(told.stage)
+                sleeper.execute(f'INSERT INTO "{SCHEMA}".counts VALUES (78, 0)')
+            place.told.append(told)
+
+        mover = Mover("orders", place.way("s1"), place.move_servers, progress=tell, stop=threading.Event())
         move_id = mover.begin(SHARD, place.other())
         thread = threading.Thread(target=mover.resume, args=(move_id,))
         thread.start()
-        wait_for(lambda: any(told.stage == "copied" for told in place.told), "all rows are there")
-        sleeper.execute(f'INSERT INTO "{SCHEMA}".counts VALUES (78, 0)')
         wait_for(lambda: any(f"pid {sleeper.info.backend_pid}" in told.waiting for told in place.told), "it says so")
         acked = writers[0].acked
         wait_for(lambda: writers[0].acked > acked + 20, "writes go on")
         assert thread.is_alive()
         sleeper.rollback()
         sleeper.close()
-        thread.join(30)
+        thread.join(100)
         assert not thread.is_alive()
 
 
@@ -313,7 +319,7 @@ def test_a_target_that_never_comes_back(place, monkeypatch):
     move_id = halted(place, "replicating", monkeypatch)
     process = place.processes[other]
     process.kill()
-    process.wait(10)
+    process.wait(60)
     place.mover().abort(move_id)
     with place.admin("s1") as admin:
         assert admin.execute("SELECT count(*) FROM pg_replication_slots").fetchone() == (0,)

@@ -83,7 +83,7 @@ def pgbench(server: Server, schema: str, *arguments: str) -> str:
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=200,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -138,7 +138,7 @@ def test_a_store_after_chinook_moves_with_types_views_functions_and_sequences(st
         ours = layout.create_shard(schema)  # what is ours in every shard; the schema itself is there already
         admin.execute(ours.replace(f'CREATE SCHEMA "{schema}";', ""))
         admin.execute(layout.grant(schema, store.servers["s1"].role))
-    database = store.database()
+    database = store.database(wait_s=60)  # a move takes its time on a busy machine
 
     def buy(connection: psycopg.Connection[tuple[object, ...]], invoice: int) -> None:
         connection.execute(
@@ -172,7 +172,7 @@ def test_a_store_after_chinook_moves_with_types_views_functions_and_sequences(st
         result = moving.resume(moving.begin(SHARD, "s2"))
     finally:
         bought.set()
-        shopping.join(30)
+        shopping.join(100)
     assert (result.stage, result.verified) == ("done", True)
     with store.admin("s1") as admin:
         assert read_map(admin).owners[SHARD] == "s2"

@@ -70,7 +70,7 @@ def test_what_a_split_left_that_was_given_up_writes_no_row_any_more():
         assert repairer.find().plan.complete
         split_id = place.splitter().begin()
         child = place.child(split_id, 150)
-        child.communicate(timeout=60)
+        child.communicate(timeout=150)
         with place.admin("s1") as catalog:
             stages = {row[0] for row in catalog.execute("SELECT stage FROM headway.split_shards")}
             assert stages - {"begun"}, "it died too early to have made anything"
@@ -103,9 +103,10 @@ def test_what_a_split_left_that_was_done_goes_only_where_each_row_is_in_one_plac
         thread.start()
         with place.admin("s1") as catalog:
             switched = "SELECT stage = 'switched' FROM headway.splits"
-            wait_for(lambda: catalog.execute(switched).fetchone() == (True,), 30, "the map has eight shards")
+            wait_for(lambda: catalog.execute(switched).fetchone() == (True,), 100, "the map has eight shards")
             stop.set()  # before anything is deleted
-            thread.join(30)
+            thread.join(100)
+            assert not thread.is_alive()
             end(catalog, "splits", "done")
         plan = repairer_of(place).find().plan
         assert [one.kind for one in plan.mends] == []
@@ -153,7 +154,7 @@ def die_at(place: Shop, stage: str, nth: int, *, switch: bool) -> None:
         place.importer().switch()
     carrier = child(place, import_id, stage, nth)
     try:
-        carrier.communicate(timeout=60)
+        carrier.communicate(timeout=150)
     except subprocess.TimeoutExpired:
         carrier.kill()
         raise

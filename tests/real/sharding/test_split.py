@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import psycopg
 import pytest
-from split_place import Splitting, carry_on, settle, splitting, writing
+from split_place import GRACE_S, Splitting, carry_on, settle, splitting, writing
 
 from headway.errors import AppError, Conflict
 from headway.sharding.catalog import read_map
@@ -56,14 +56,13 @@ def test_four_become_eight_under_writes(place):
     reader.start()
     try:
         with writing(place, 4, seed=1, base=0) as account:
-            # Time enough for this process, which does all of it at once, to hear of each new map.
-            result = place.split(grace_s=4.0)
+            result = place.split(grace_s=GRACE_S)
             assert (result.stage, result.shards) == ("done", 8)
             # And once more: 8 become 16.
-            assert place.split(grace_s=4.0).shards == 16
+            assert place.split(grace_s=GRACE_S).shards == 16
     finally:
         stop.set()
-        reader.join(30)
+        reader.join(100)
     assert account.acknowledged > 100
     assert account.refused == []
     settle(place, account)
@@ -135,10 +134,10 @@ def test_ids_are_given_once_and_tell_their_shard_through_a_split(place):
     shopper = threading.Thread(target=lambda: asyncio.run(order()))
     shopper.start()
     try:
-        assert place.split(grace_s=4.0).stage == "done"
+        assert place.split(grace_s=GRACE_S).stage == "done"
     finally:
         stop.set()
-        shopper.join(60)
+        shopper.join(100)
     assert len(given) > 1200
     assert len({number for _, number in given}) == len(given)
     assert all(shard_of_id(number, 8) == shard_of(key, 8, "int") for key, number in given)
@@ -165,7 +164,7 @@ def test_abort_leaves_all_as_it_was(place):
         splitter = place.splitter()
         split_id = splitter.begin()
         child = place.child(split_id, 60)
-        child.communicate(timeout=60)
+        child.communicate(timeout=150)
         assert child.returncode == -9
         place.splitter().abort(split_id)
     settle(place, account)
@@ -174,7 +173,7 @@ def test_abort_leaves_all_as_it_was(place):
         assert read_map(catalog).shards == 4
         assert catalog.execute("SELECT count(*) FROM pg_namespace WHERE nspname = 'orders_0004'").fetchone() == (0,)
     with writing(place, 2, seed=3, base=1_000_000) as account:
-        result = place.split()
+        result = place.split(grace_s=GRACE_S)
     with pytest.raises(Conflict, match="8 shards already"):
         place.splitter().abort(result.split_id)
     settle(place, account)
@@ -273,11 +272,11 @@ def die_in_a_split(place: Splitting, chance: random.Random, servers_die: bool) -
             story += f" {name} dies;"
             place.kill(name)
         try:
-            said, _ = child.communicate(timeout=90)
+            said, _ = child.communicate(timeout=150)
         except subprocess.TimeoutExpired:
             child.kill()
             pytest.fail(f"{story} {nth}, and then nothing more happens")
-        assert child.returncode in (0, -9) or "EngineError" in said, f"{story} {nth}\n{said}"
+        assert child.returncode in (0, -9) or "EngineError" in said or "Conflict" in said, f"{story} {nth}\n{said}"
         story += f" {nth} ({child.returncode});"
     assert carry_on(place, split_id).stage == "done", story
     assert place.leftovers() == [], story

@@ -62,7 +62,7 @@ class Busy:
     def end(self) -> None:
         self.is_over.set()
         for thread in self._threads:
-            thread.join(60)
+            thread.join(100)
 
 
 def test_threads_sessions_and_pairs_lose_nothing_while_shards_are_doubled(place):
@@ -104,7 +104,7 @@ def test_threads_sessions_and_pairs_lose_nothing_while_shards_are_doubled(place)
     busy.start("session", by_session)
     busy.start("pair", by_pair)
     try:
-        wait_for(lambda: all(len(rows) > 20 for rows in busy.promised.values()) or bool(busy.failed), 30, "all write")
+        wait_for(lambda: all(len(rows) > 20 for rows in busy.promised.values()) or bool(busy.failed), 100, "all write")
         assert place.split(grace_s=4.0).shards == 8
     finally:
         busy.end()
