@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 
+PORT_TAKEN = "its port is taken by another program"
 # Pattern in the log -> message, hint; `{…}` are the pattern's groups. What the log says last counts; of several
 # patterns that match there the first.
 _CAUSES: tuple[tuple[str, str, str], ...] = (
     (
         r"could not bind[^\n]*: Address already in use|could not create any TCP/IP sockets",
-        "its port is taken by another program",
+        PORT_TAKEN,
         "Run `headway up` again: it picks another port when it finds its own taken.",
     ),
     (

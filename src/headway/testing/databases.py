@@ -24,7 +24,7 @@ from headway.sharding.app_tool import AppTool
 from headway.sharding.app_tools import migrate_by, tables_by
 from headway.sharding.client import database as client
 from headway.sharding.django import Django
-from headway.sharding.failures import explain_failure
+from headway.sharding.failures import PORT_TAKEN, explain_failure
 from headway.sharding.migrating import migrate, read_folder
 from headway.sharding.postgresql import (
     HOST,
@@ -41,6 +41,7 @@ from headway.sharding.url import DatabaseUrl, compose_url, url_fields
 from headway.sharding.wanted import Layout
 
 _READY_S = 60.0
+_TRIES = 3
 _ACTIVE_MAX = 8
 
 
@@ -58,11 +59,17 @@ class Databases:
     def start(self, folder: Path) -> None:
         """Bring the server up, and the databases; all that it writes is in `folder`."""
         (run := folder / "run").mkdir()
-        name = self._loaded.system.name
-        server = prepare(folder / "s", run, system=name, name="test")
-        self._server = server
-        arguments, log = spawn_arguments(server), folder / "log"
-        process = start_companion(
+        for tries_left in reversed(range(_TRIES)):
+            server = self._server = prepare(folder / "s", run, system=self._loaded.system.name, name="test")
+            if self._comes_up(server, folder / "log", may_fail=tries_left > 0):
+                break
+        ensure_database(server)
+        self.urls = {name: self._url(settings.database_name(name)) for name in self._loaded.system.databases}
+
+    def _comes_up(self, server: Server, log: Path, *, may_fail: bool) -> bool:
+        """False where its port was taken since it was chosen: runs that begin at once choose at once."""
+        arguments = spawn_arguments(server)
+        process = self._process = start_companion(
             arguments.argv,
             env=arguments.env,
             cwd=arguments.cwd,
@@ -70,14 +77,14 @@ class Databases:
             log=log,
             death_signal=signal.SIGQUIT,
         )
-        self._process = process
         try:
             wait_until_ready(server, timeout_s=_READY_S, is_alive=lambda: process.lives)
         except HeadwayError as error:
             message, hint = explain_failure(log.read_text(errors="replace")[-8192:])
+            if may_fail and not process.lives and message == PORT_TAKEN:
+                return False
             raise type(error)(f"{error.message}: {message}", hint=hint) from error
-        ensure_database(server)
-        self.urls = {name: self._url(settings.database_name(name)) for name in self._loaded.system.databases}
+        return True
 
     def make_models(self) -> None:
         """Make each database as it is declared; the app's environment is there by now."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from headway.errors import EngineError
 from headway.process.identity import Identity
-from headway.sharding.failures import explain_failure
+from headway.sharding.failures import PORT_TAKEN, explain_failure
 from headway.sharding.orphans import clear_stale_number, end_orphans
 from headway.sharding.postgresql import (
     Server,
@@ -100,7 +100,7 @@ class Place:
                 wait_until_ready(server, timeout_s=60, is_alive=lambda process=process: process.poll() is None)  # type: ignore[misc]
                 break
             except EngineError:
-                taken = process.poll() is not None and "its port is taken" in explain_failure(self.log.read_text())[0]
+                taken = process.poll() is not None and explain_failure(self.log.read_text())[0] == PORT_TAKEN
                 if last or not taken:
                     raise
         ensure_database(server)
