@@ -117,19 +117,19 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def test_tables_are_there_when_it_is_up_and_revisions_reach_all_shards_also_moved_and_split_ones(system):
     for customer in range(10):
         assert httpx.post(f"{system.url}/{customer}/1", timeout=30).json()["shard"] == shard_of(customer, 4, "int")
-    assert system.ok("db", "migrate", "orders") == "nothing to apply: 4 shards have all 1 migrations\n"
+    assert system.ok("db", "migrate", "orders", timeout_s=180) == "nothing to apply: 4 shards have all 1 migrations\n"
     revision(system.folder, "aa02", 'op.add_column("orders", sa.Column("note", sa.Text))', "aa01")
-    assert "aa02: 4 of 4 shards" in system.ok("db", "migrate", "orders", "--dry-run")
-    done = json.loads(system.ok("db", "migrate", "orders", "--json").splitlines()[-1])
+    assert "aa02: 4 of 4 shards" in system.ok("db", "migrate", "orders", "--dry-run", timeout_s=180)
+    done = json.loads(system.ok("db", "migrate", "orders", "--json", timeout_s=180).splitlines()[-1])
     assert done == {"applied": {"aa02": 4}, "files": 2, "shards": 4, "dry_run": False}
     assert httpx.get(f"{system.url}/4", timeout=30).json() == [{"customer_id": 4, "id": 1, "note": None}]
     assert [entry["reason"] for entry in system.journal() if entry["what"] == "migrated"] == ["aa02"]
     moved = json.loads(system.ok("db", "move", "orders", "0", "--to", "s2", "--json", timeout_s=120).splitlines()[-1])
     assert moved["rows"] == sum(shard_of(customer, 4, "int") == 0 for customer in range(10))  # the app's, and no others
     system.ok("db", "split", "orders", timeout_s=180)
-    assert "nothing to apply: 8 shards" in system.ok("db", "migrate", "orders")
+    assert "nothing to apply: 8 shards" in system.ok("db", "migrate", "orders", timeout_s=180)
     revision(system.folder, "aa03", 'op.add_column("orders", sa.Column("more", sa.Text))', "aa02")
-    done = json.loads(system.ok("db", "migrate", "orders", "--json").splitlines()[-1])
+    done = json.loads(system.ok("db", "migrate", "orders", "--json", timeout_s=180).splitlines()[-1])
     assert done["applied"] == {"aa03": 8}
     for customer in range(10):
         assert len(httpx.get(f"{system.url}/{customer}", timeout=30).json()) == 1
@@ -139,7 +139,7 @@ def test_tables_are_there_when_it_is_up_and_revisions_reach_all_shards_also_move
 def test_what_goes_wrong_is_said_and_the_app_goes_on(system):
     last = max((system.folder / "migrations" / "versions").glob("aa*.py")).stem
     file = revision(system.folder, "zz", 'op.drop_column("orders", "nix")', last)
-    failed = system.run("db", "migrate", "orders")
+    failed = system.run("db", "migrate", "orders", timeout_s=180)
     assert failed.returncode == 1
     assert f"Running upgrade {last} -> zz" in failed.stdout  # Alembic's own last lines
     told = rf'error: shard 0 on server s[12]: upgrade {last} -> zz: column "nix" of relation "orders" does not exist'
@@ -148,7 +148,7 @@ def test_what_goes_wrong_is_said_and_the_app_goes_on(system):
     assert "Traceback" not in failed.stderr
     file.unlink()
     (system.folder / "alembic.ini").rename(system.folder / "elsewhere.ini")
-    gone = system.run("db", "migrate", "orders")
+    gone = system.run("db", "migrate", "orders", timeout_s=180)
     assert gone.returncode == 1
     assert "there is no file" in gone.stderr
     assert "hint:" in gone.stderr
@@ -161,7 +161,7 @@ def test_a_first_start_whose_revision_fails_says_so(tmp_path):
     running = Running(folder, DECLARATION)
     (folder / "headway.toml").write_text(DECLARATION.replace("$PORT", str(free_port())))
     try:
-        done = running.run("up", "--detach", timeout_s=120)
+        done = running.run("up", "--detach", timeout_s=180)
         assert done.returncode == 1
         assert 'shard 0 on server s1: upgrade  -> aa01: table "nix" does not exist' in done.stderr
         assert "hint: Correct the revision." in done.stderr

@@ -36,11 +36,11 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 def test_from_one_system_into_another(system: Running, other: Running) -> None:
     with Writers(system, count=4) as writers:
-        wait_for(lambda: writers.count > 20, 30, "orders are written")
+        wait_for(lambda: writers.count > 20, 60, "orders are written")
         before = {customer: list(numbers) for customer, numbers in writers.acknowledged.items()}
         told = system.ok("db", "backup", "orders", "--to", "kept")
         after = writers.count
-        wait_for(lambda: writers.count > after + 20, 30, "orders are written on")
+        wait_for(lambda: writers.count > after + 20, 60, "orders are written on")
     assert writers.refused == []
     assert writers.missing() == {}
     assert "9 of 9 dumps, " in told
@@ -63,7 +63,7 @@ def test_from_one_system_into_another(system: Running, other: Running) -> None:
     assert last(other.ok("db", "verify", "orders", "--json"))["complete"]
     assert "nothing to apply" in other.ok("db", "migrate", "orders")
     with Writers(other, count=2, first=101) as more:
-        wait_for(lambda: more.count > 20, 30, "orders are written there")
+        wait_for(lambda: more.count > 20, 60, "orders are written there")
     assert more.refused == []
     held = other.run("db", "restore", "orders", str(folder))
     assert (held.returncode, "orders holds rows" in held.stderr, "--replace" in held.stderr) == (1, True, True)
@@ -76,7 +76,7 @@ def test_from_one_system_into_another(system: Running, other: Running) -> None:
 
 def test_a_restore_goes_on_by_itself_when_the_controller_dies(system: Running, other: Running) -> None:
     with Writers(system, count=4, first=201) as writers:
-        wait_for(lambda: writers.count > 20, 30, "orders are written")
+        wait_for(lambda: writers.count > 20, 60, "orders are written")
     folder = system.folder / "second"
     system.ok("db", "backup", "orders", "--to", str(folder))
     begun = len([entry for entry in other.journal() if entry["what"] == "restore"])
@@ -88,7 +88,7 @@ def test_a_restore_goes_on_by_itself_when_the_controller_dies(system: Running, o
         text=True,
     )
     wait_for(
-        lambda: len([entry for entry in other.journal() if entry["what"] == "restore"]) > begun, 30, "it has begun"
+        lambda: len([entry for entry in other.journal() if entry["what"] == "restore"]) > begun, 60, "it has begun"
     )
     os.kill(other.pid("controller"), signal.SIGKILL)
 
@@ -96,13 +96,12 @@ def test_a_restore_goes_on_by_itself_when_the_controller_dies(system: Running, o
         done = other.run("db", "status", "orders", "--json")
         return done.returncode == 0 and last(done.stdout)["databases"]["orders"]["restore"] is None  # type: ignore[index]
 
-    wait_for(whole, 60, "it is restored", every_s=0.2)
-    _, told = asking.communicate(timeout=60)
+    wait_for(whole, 120, "it is restored", every_s=0.2)
+    _, told = asking.communicate(timeout=120)
     if asking.returncode:  # else it had ended a moment before
-        assert told.startswith(
-            ("error: the controller died while it was at work: restore\n", "error: there is no task ")
-        )
-        assert "headway db status" in told
+        died = ("error: the controller died while it was at work: restore\n", "error: there is no task ")
+        assert told.startswith((*died, "error: the controller does not answer\n"))
+        assert "headway db status" in told or not told.startswith(died)
     for customer, numbers in writers.acknowledged.items():
         assert sorted(httpx.get(f"{other.url}/{customer}", timeout=30).json()) == numbers
     assert last(other.ok("db", "verify", "orders", "--json"))["complete"]

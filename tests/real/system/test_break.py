@@ -57,7 +57,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(autouse=True)
 def _whole(system: Running) -> None:
-    system.wait_ready(20)
+    system.wait_ready()
 
 
 def broken(system: Running, *arguments: str) -> dict[str, Any]:
@@ -67,7 +67,11 @@ def broken(system: Running, *arguments: str) -> dict[str, Any]:
 
 
 def process_state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0].decode()
+    """The kernel's letter for it; empty for one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0].decode()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 @pytest.mark.parametrize("part", ["replica web.1", "edge", "controller", "server main", "cache hot"])
@@ -123,7 +127,7 @@ def family(pid: int) -> list[int]:
 
 
 def states(pids: list[int]) -> set[str]:
-    return {process_state(pid) for pid in pids if is_alive(pid)}
+    return {process_state(pid) for pid in pids if is_alive(pid)} - {""}
 
 
 def test_a_server_that_hangs_goes_on_after_its_time(system: Running) -> None:
@@ -131,7 +135,7 @@ def test_a_server_that_hangs_goes_on_after_its_time(system: Running) -> None:
     assert len(pids) > 3, "a server is more than its first process"
     with breaking(system, "server", "main", "--how", "hang", "--for", "1500ms", "--rate", RATE, "--json") as command:
         wait_for(lambda: states(pids) == {"T"}, 30, "all of the server stopped")
-        said, errors = command.communicate(timeout=30)
+        said, errors = command.communicate(timeout=90)
     assert command.returncode == 0, errors
     found = json.loads(said.splitlines()[-1])
     assert "T" not in states(family(pids[0]))
@@ -145,8 +149,8 @@ def test_a_stopped_part_goes_on_when_the_command_is_killed(system: Running, part
     with breaking(system, *part.split(), "--how", "hang", "--for", "5m", "--rate", RATE) as command:
         wait_for(lambda: states(pids) == {"T"}, 30, f"{part} stopped")
         command.kill()
-        command.wait(10)
-    wait_for(lambda: "T" not in states(pids), 5, f"{part} goes on")
+        command.wait(60)
+    wait_for(lambda: "T" not in states(pids), 30, f"{part} goes on")
 
 
 def test_a_stopped_part_goes_on_in_time_when_the_command_hangs_too(system: Running) -> None:
@@ -154,7 +158,7 @@ def test_a_stopped_part_goes_on_in_time_when_the_command_hangs_too(system: Runni
     with breaking(system, "controller", "--how", "hang", "--for", "1s", "--rate", RATE) as command:
         wait_for(lambda: process_state(pid) == "T", 30, "the controller stopped")
         command.send_signal(signal.SIGSTOP)
-        wait_for(lambda: process_state(pid) != "T", 5, "the controller goes on")
+        wait_for(lambda: process_state(pid) != "T", 20, "the controller goes on")  # before it is replaced
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGHUP, 130)])
@@ -165,7 +169,7 @@ def test_a_stopped_process_goes_on_when_the_command_is_ended(
     with breaking(system, "controller", "--how", "hang", "--for", "5m", "--rate", RATE) as command:
         wait_for(lambda: process_state(pid) == "T", 30, "the controller stopped")
         command.send_signal(number)
-        said, errors = command.communicate(timeout=30)
+        said, errors = command.communicate(timeout=90)
     assert process_state(pid) != "T"
     assert command.returncode == status, errors
     assert "was told to go on" in said

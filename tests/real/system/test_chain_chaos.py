@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -44,7 +45,8 @@ def _deed(system: Running, dice: random.Random) -> str:
     if len(ready) < 2:
         return f"nothing: {service} has fewer than two ready"
     victim = dice.choice(ready)
-    os.kill(victim["pid"], signal.SIGKILL if deed == "kill" else signal.SIGSTOP)
+    with contextlib.suppress(ProcessLookupError):  # it has ended in this moment
+        os.kill(victim["pid"], signal.SIGKILL if deed == "kill" else signal.SIGSTOP)
     return f"{deed} {victim['name']}"
 
 

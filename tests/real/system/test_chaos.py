@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -45,7 +46,8 @@ def _step(system: Running, client: ControlClient, dice: random.Random) -> str:
         if len(ready) < 2:
             return "no kill: fewer than two ready"
         victim = dice.choice(ready)
-        os.kill(victim["pid"], signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it has ended in this moment
+            os.kill(victim["pid"], signal.SIGKILL)
         return f"kill {victim['name']}"
     wanted = service["wanted"]
     count = min(wanted + 1, REPLICAS_MAX) if deed == "up" else max(wanted - 1, 2)
@@ -71,7 +73,7 @@ def _run(folder: Path, seed: int, steps: int, rate_per_s: float) -> None:
                 # Until the edge knows of it, or something else happens meanwhile: both orders are met.
                 load.wait_for(offered=load.progress().offered + dice.randrange(10, int(rate_per_s)), timeout_s=30)
                 wait_for(
-                    lambda: sum(r["state"] == "ready" for r in system.replicas()) >= 2, 20, f"two ready after {deeds}"
+                    lambda: sum(r["state"] == "ready" for r in system.replicas()) >= 2, 60, f"two ready after {deeds}"
                 )
             client.ask("POST", "/scale", {"service": "web", "replicas": 3})
             document = system.wait_ready()

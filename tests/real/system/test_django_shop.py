@@ -74,7 +74,7 @@ migrations = { django = "manage.py" }
 
 def manage(folder: Path, *arguments: str) -> None:
     command = [sys.executable, "manage.py", *arguments]
-    subprocess.run(command, cwd=folder, env={"MAIN": "postgresql://"}, check=True, capture_output=True, timeout=60)
+    subprocess.run(command, cwd=folder, env={"MAIN": "postgresql://"}, check=True, capture_output=True, timeout=180)
 
 
 @pytest.fixture(scope="module")
@@ -95,28 +95,30 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 def migrated(system: Running) -> dict[str, int]:
-    return dict(json.loads(system.ok("db", "migrate", "orders", "--json").splitlines()[-1])["applied"])
+    return dict(json.loads(system.ok("db", "migrate", "orders", "--json", timeout_s=180).splitlines()[-1])["applied"])
 
 
 def test_tables_are_there_when_it_is_up_and_migrations_reach_all_shards_also_moved_and_split_ones(system):
     for customer in range(10):
         assert httpx.post(f"{system.url}/{customer}", timeout=30).json() == [{"id": customer, "customer": customer}]
-    assert system.ok("db", "migrate", "orders") == "nothing to apply: 4 shards have all 1 migrations\n"
+    assert system.ok("db", "migrate", "orders", timeout_s=180) == "nothing to apply: 4 shards have all 1 migrations\n"
     # A table more: its key first.
     models = system.folder / "sales" / "models.py"
     models.write_text(models.read_text() + CART)
     manage(system.folder, "makemigrations", "sales", "-v0", "-n", "carts")
-    assert "sales.0002_carts makes no table carts in shards" in system.ok("db", "migrate", "orders", "--dry-run")
+    assert "sales.0002_carts makes no table carts in shards" in system.ok(
+        "db", "migrate", "orders", "--dry-run", timeout_s=180
+    )
     toml = system.folder / "headway.toml"
     toml.write_text(toml.read_text().replace('"customer" }', '"customer", carts = "customer" }'))
-    system.ok("up", "--detach", timeout_s=60)
+    system.ok("up", "--detach", timeout_s=180)
     assert httpx.get(f"{system.url}/4", timeout=30).json() == [{"id": 4, "customer": 4}]
-    assert 'CREATE TABLE "carts"' in system.ok("db", "migrate", "orders", "--dry-run")
+    assert 'CREATE TABLE "carts"' in system.ok("db", "migrate", "orders", "--dry-run", timeout_s=180)
     assert migrated(system) == {"sales.0002_carts": 4}
-    assert system.ok("db", "migrate", "orders").startswith("nothing to apply")  # and no table is missed
+    assert system.ok("db", "migrate", "orders", timeout_s=180).startswith("nothing to apply")  # and no table is missed
     system.ok("db", "move", "orders", "0", "--to", "s2", timeout_s=120)
     system.ok("db", "split", "orders", timeout_s=180)
-    assert "nothing to apply: 8 shards" in system.ok("db", "migrate", "orders")
+    assert "nothing to apply: 8 shards" in system.ok("db", "migrate", "orders", timeout_s=180)
     models.write_text(
         models.read_text().replace("customer = models", 'note = models.TextField(default="")\n    customer = models', 1)
     )
@@ -131,18 +133,18 @@ def test_a_table_whose_migration_was_applied_too_early_is_told(system):
     models = system.folder / "sales" / "models.py"
     models.write_text(models.read_text() + CART.replace("Cart", "Gift").replace("carts", "gifts"))
     manage(system.folder, "makemigrations", "sales", "-v0", "-n", "gifts")
-    assert "makes no table gifts in shards: it is not under keys" in system.ok("db", "migrate", "orders")
+    assert "makes no table gifts in shards: it is not under keys" in system.ok("db", "migrate", "orders", timeout_s=180)
     toml = system.folder / "headway.toml"
     before = toml.read_text()
     toml.write_text(before.replace('carts = "customer"', 'carts = "customer", gifts = "customer"'))
-    system.ok("up", "--detach", timeout_s=60)
-    failed = system.run("db", "migrate", "orders")
+    system.ok("up", "--detach", timeout_s=180)
+    failed = system.run("db", "migrate", "orders", timeout_s=180)
     assert failed.returncode == 1
     told = "error: databases.orders.keys.gifts: all migrations are applied to the shards, and none has made table gifts"
     assert told in failed.stderr
     toml.write_text(before)
-    system.ok("up", "--detach", timeout_s=60)
-    assert system.ok("db", "migrate", "orders").startswith("nothing to apply")
+    system.ok("up", "--detach", timeout_s=180)
+    assert system.ok("db", "migrate", "orders", timeout_s=180).startswith("nothing to apply")
 
 
 def test_what_goes_wrong_is_said_and_the_app_goes_on(system):
@@ -153,7 +155,7 @@ def test_what_goes_wrong_is_said_and_the_app_goes_on(system):
         "from django.db import migrations\nclass Migration(migrations.Migration):\n"
         f"    dependencies = [('sales', {last!r})]\n    operations = [migrations.RunSQL('DROP TABLE nix')]\n"
     )
-    failed = system.run("db", "migrate", "orders")
+    failed = system.run("db", "migrate", "orders", timeout_s=180)
     assert failed.returncode == 1
     told = r"error: shard 0 on server s[12]: sales\.0009_nix: table \"nix\" does not exist"
     told += r" \([48] shards refused it, 0 have it\)"
