@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 from typing import Any
@@ -31,7 +32,9 @@ class ControlClient:
         connection = UnixConnection(str(self._folders.control_socket), timeout_s)
         try:
             body = json.dumps(data).encode() if data is not None else None
-            connection.request(method, path, body=body, headers={"Connection": "close"})
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                # The body is sent by itself: an answer that does not depend on it may be there before, and be the end.
+                connection.request(method, path, body=body, headers={"Connection": "close"})
             answer = connection.getresponse()
             document = json.loads(answer.read())
         except (FileNotFoundError, ConnectionError, BlockingIOError, http.client.HTTPException) as error:

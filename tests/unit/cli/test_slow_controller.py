@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -72,3 +75,23 @@ def crowded(tmp_path: Path) -> Iterator[Folders]:
 def test_one_that_has_no_room_for_who_asks_is_one_that_does_not_answer(crowded: Folders) -> None:
     with pytest.raises(NotRunning):
         ControlClient(crowded).status()
+
+
+def test_an_answer_that_comes_before_the_request_is_sent_counts(tmp_path: Path) -> None:
+    folders = Folders(tmp_path, tmp_path)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(folders.control_socket))
+        listening.listen()
+
+        def answer() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                while b"\r\n\r\n" not in connection.recv(65536, socket.MSG_PEEK):
+                    time.sleep(0.01)
+                text = json.dumps({"reloaded": True})
+                connection.sendall(f"HTTP/1.1 200 OK\r\ncontent-length: {len(text)}\r\n\r\n{text}".encode())
+
+        threading.Thread(target=answer, daemon=True).start()
+        # More than the kernel takes from one who reads nothing: as where the sender stood still before its body.
+        found = ControlClient(folders).ask("POST", "/reload", {"text": "x" * 5_000_000}, timeout_s=30.0)
+    assert found == {"reloaded": True}
