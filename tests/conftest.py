@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import platform
 import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import settings
 
 # What is found must not depend on how busy the machine is.
 settings.register_profile("headway", deadline=None)
 settings.load_profile("headway")
+# Nor on the five seconds that a client of httpx waits where nobody says how long.
+_usual = inspect.signature(httpx.request).parameters["timeout"].default
+_usual.connect = _usual.read = _usual.write = _usual.pool = 60.0
 
 _CACHE = "headway/reliability"
 _HEAD = """# Reliability

@@ -27,11 +27,14 @@ from typing import Any
 from headway.control.client import ControlClient
 from headway.errors import HeadwayError
 from headway.process.folders import Folders, folders_for, remove_run
+from headway.process.linux import is_same, send_signal, start_ticks
 
 HEADWAY = (sys.executable, "-m", "headway.cli.main")
-READY_S = 60.0
-STOP_S = 60.0
+# Of what takes a second or two: a busy machine may need many times that, and nothing is judged by it.
+READY_S = 120.0
+STOP_S = 120.0
 _libc = ctypes.CDLL(None)
+_ticks: dict[int, int] = {}  # by pid of a system's process that a test was told of, when that process started
 
 _GUARD = """
 import subprocess, sys
@@ -48,7 +51,7 @@ def _own_ports() -> Iterator[int]:
     return itertools.cycle(begin + (first + number) % _PORTS for number in range(_PORTS))
 
 
-_PORTS = 1_200
+_PORTS = 500  # of sixteen processes: from 20,000 on PostgreSQL has its own
 _ports = _own_ports()
 _ports_lock = threading.Lock()
 
@@ -99,6 +102,7 @@ class Running:
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
     guard: subprocess.Popen[bytes] | None = None
+    _known: set[int] = field(default_factory=set)
 
     def __enter__(self) -> Running:
         self.port = self.port or free_port()
@@ -128,6 +132,8 @@ class Running:
                 self.guard.wait(STOP_S)
             self.kill_leftovers()
             remove_run(self.folders)  # where the supervisor was killed, nobody else does
+            for pid in self._known:
+                _ticks.pop(pid, None)  # it may be anybody's from now on
 
     # -- the command ------------------------------------------------------------------------------------------------
 
@@ -232,7 +238,7 @@ class Running:
     def _where_it_stands(self) -> str:
         """What the threads of the controller are at."""
         with contextlib.suppress(KeyError, OSError):
-            os.kill(self.pid("controller"), signal.SIGUSR1)
+            os.kill(self.processes()["controller"], signal.SIGUSR1)
             time.sleep(0.5)
             return (self.folders.logs / "controller.log").read_text()[-8000:]
         return "no controller"
@@ -243,12 +249,16 @@ class Running:
             stored = json.loads((self.folders.run / "processes.json").read_text())
         except (OSError, ValueError):
             return {}
-        found = {entry["name"]: entry["pid"] for entry in stored["processes"]}
-        found["supervisor"] = stored["supervisor"]["pid"]
-        return {name: pid for name, pid in found.items() if is_alive(pid)}
+        entries = [*stored["processes"], {"name": "supervisor", **stored["supervisor"]}]
+        living = [entry for entry in entries if is_same(entry["pid"], entry["ticks"])]
+        _ticks.update((entry["pid"], entry["ticks"]) for entry in living)
+        self._known.update(entry["pid"] for entry in living)
+        return {entry["name"]: entry["pid"] for entry in living}
 
     def pid(self, name: str) -> int:
-        return self.processes()[name]
+        """Of a process that runs; one that is being started again is waited for."""
+        pid: int = wait_for(lambda: self.processes().get(name), 60, f"{name} runs")
+        return pid
 
     def kill_controller(self) -> None:
         """By SIGKILL; another one has everything in hand when this returns."""
@@ -276,19 +286,14 @@ class Running:
     def kill_leftovers(self) -> None:
         """End by force what is left; its absence is asserted by `assert_gone`."""
         for pid in self.processes().values():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+            send_signal(pid, _ticks[pid], signal.SIGKILL)
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process lives (a zombie does not)."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-    except OSError:
-        return False
+    """Whether a process lives (a zombie does not). One of a system's is known by its start as well: its number may be
+    another process's by now, or a thread's."""
+    now = start_ticks(pid)
+    return now is not None and _ticks.get(pid, now) == now
 
 
 def descendants_of_session(run_folder: Path) -> list[str]:
