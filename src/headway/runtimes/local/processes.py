@@ -24,7 +24,7 @@ from headway.process import linux
 from headway.process.folders import Folders
 from headway.process.identity import Identity
 from headway.process.spec import ProcessSpec, ProcessState
-from headway.process.supervisor_client import SupervisorClient, SupervisorGone
+from headway.process.supervisor_client import SupervisorClient, SupervisorGone, SupervisorSilent
 from headway.process.unix_http import UnixConnection
 from headway.runtimes.local.counts import read_counts
 from headway.worker import telemetry
@@ -100,7 +100,7 @@ class Processes:
                 return
             except SupervisorGone:
                 pass
-        for name, state in self.table.items():
+        for name, state in list(self.table.items()):  # threads that bring up databases add theirs
             if state.alive and not linux.is_same(state.pid, state.ticks):
                 self.table[name] = ProcessState(name, state.pid, state.ticks, False, None, state.restarts)
         now_s = time.monotonic()
@@ -139,6 +139,8 @@ class Processes:
         try:
             spec = self._command(launch, name) if launch.kind == "command" else self._worker(launch, name)
             self.spawn(spec)
+        except (SupervisorGone, SupervisorSilent) as error:
+            return error.message  # no fault of the replica's, which may even run: the table will tell
         except HeadwayError as error:
             self.unstartable[name] = Failure("spawn", error.message, error.hint)
             return error.message
