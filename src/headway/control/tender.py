@@ -25,6 +25,7 @@ from headway.control.splitting import Splits
 from headway.control.weighing import Weighed, weigh
 from headway.errors import AppError, Conflict, EngineError, HeadwayError
 from headway.model.sharding import ShardMap
+from headway.runtimes.local.engine_process import as_told
 from headway.runtimes.local.sharded import ShardedDatabase
 from headway.sharding.admin import AdminServer, connect
 from headway.sharding.carrying import reached
@@ -90,8 +91,8 @@ class Tender:
                     doubts_s = time.monotonic() + _DOUBTS_S
                     self._end_doubts()
                 failed = ""
-            except (HeadwayError, psycopg.Error) as error:
-                told = error.message if isinstance(error, HeadwayError) else str(error).strip()
+            except Exception as error:  # a thread that died of it would leave moves and doubts to nobody
+                told = str(error).strip() if isinstance(error, psycopg.Error) else as_told(error).message
                 if self.database.state == "ready" and told != failed:
                     self._tell(self.database.process, "tending failed", told, "warning")
                 failed = told

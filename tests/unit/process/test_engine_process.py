@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
+import threading
 from pathlib import Path
 
+from headway.errors import EngineError
 from headway.process.identity import Identity
 from headway.process.spec import ProcessState
-from headway.runtimes.local.engine_process import engine_spec, log_tail, pid_of
+from headway.runtimes.local.engine_process import engine_spec, log_tail, pid_of, watched
 
 
 def test_it_starts_again_by_itself_is_adopted_and_has_one_log(tmp_path: Path) -> None:
@@ -33,3 +35,17 @@ def test_a_pid_is_that_of_a_process_that_lives() -> None:
     assert pid_of(ProcessState(**state, alive=True)) == 7
     assert pid_of(ProcessState(**state, alive=False)) is None
     assert pid_of(None) is None
+
+
+def test_a_watch_goes_on_whatever_it_meets_and_tells_the_same_once() -> None:
+    stop, told = threading.Event(), []
+    met: list[Exception] = [KeyError("pid"), KeyError("pid"), EngineError("it is away")]
+
+    def watch() -> None:
+        if not met:
+            stop.set()
+            return
+        raise met.pop(0)
+
+    watched(watch, stop, 0.0, lambda error: told.append(error.message))
+    assert told == ["KeyError: 'pid'", "it is away"]

@@ -24,7 +24,7 @@ from headway.model.units import format_bytes
 from headway.process.folders import Folders
 from headway.process.spec import ProcessSpec, ProcessState
 from headway.process.supervisor_client import SupervisorClient
-from headway.runtimes.local.engine_process import engine_spec, log_tail, pid_of
+from headway.runtimes.local.engine_process import as_told, engine_spec, log_tail, pid_of, watched
 from headway.runtimes.local.processes import Spawn, Tell
 
 _LOOK_EVERY_S = 1.0
@@ -73,6 +73,7 @@ class Cache:
     _memory_bytes: int = 0  # the bound in force
     _full_pid: int | None = None  # the process that was told to be full
     _stop: threading.Event = field(default_factory=threading.Event)
+    _spawning: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def process(self) -> str:
@@ -102,8 +103,9 @@ class Cache:
 
     def stop(self) -> None:
         """End the server; what it held is forgotten."""
-        self._stop.set()
-        self.state = "stopping"
+        with self._spawning:  # what is just being started is stopped, and nothing is started after it
+            self._stop.set()
+            self.state = "stopping"
         if self.wanted.place is None:
             with contextlib.suppress(HeadwayError):
                 self.supervisor.stop(self.process, STOP_SIGNAL, STOP_TIMEOUT_S)
@@ -121,12 +123,18 @@ class Cache:
                 break
             except Unanswered as error:
                 self._away(error)
-            except HeadwayError as error:
-                if self.error is None or self.error.message != error.message:
-                    self.tell(self.process, "failed", error.message, "warning")
-                self.error, self.state = error, "failed"
+            except Exception as raised:
+                if self._stop.is_set():
+                    break
+                found = as_told(raised)
+                if self.error is None or self.error.message != found.message:
+                    self.tell(self.process, "failed", found.message, "warning")
+                self.error, self.state = found, "failed"
             self._stop.wait(_RETRY_EVERY_S)
-        self._watch()
+        watched(self._watch, self._stop, _RETRY_EVERY_S, self._not_watched)
+
+    def _not_watched(self, error: HeadwayError) -> None:
+        self.tell(self.process, "look failed", error.message, "warning")
 
     def _away(self, error: HeadwayError) -> None:
         """Not there, or not any more: nobody waits for it."""
@@ -157,13 +165,14 @@ class Cache:
             server = prepare(self.folders.caches, wanted.name, wanted.memory_max_bytes)
         except EngineError as error:
             raise EngineError(f"caches.{wanted.name}: {error.message}", hint=error.hint) from error
-        known = self.is_alive(self.process)
-        adopted = known is not None and known.alive
-        if self._stop.is_set():
-            return  # no longer declared meanwhile: nobody would end it
-        if not adopted:
-            self.spawn(self._spec(server))
-        self.server = server
+        with self._spawning:
+            known = self.is_alive(self.process)
+            adopted = known is not None and known.alive
+            if self._stop.is_set():
+                return  # no longer declared meanwhile: nobody would end it
+            if not adopted:
+                self.spawn(self._spec(server))
+            self.server = server
         # One that is adopted may have been started with another bound.
         self._memory_bytes = 0 if adopted else wanted.memory_max_bytes
         until_s = time.monotonic() + _START_S
@@ -175,7 +184,10 @@ class Cache:
                 state = self.is_alive(self.process)
                 is_gone = state is not None and not state.alive
                 if is_gone and adopted:  # it was ending already, for a declaration before this one
-                    self.spawn(self._spec(server))
+                    with self._spawning:
+                        if self._stop.is_set():
+                            return
+                        self.spawn(self._spec(server))
                     adopted, self._memory_bytes = False, wanted.memory_max_bytes
                 elif is_gone and state is not None and state.restarts >= _STARTS_MAX:
                     raise self._ended() from None

@@ -19,7 +19,7 @@ from headway.errors import EngineError, HeadwayError
 from headway.process.folders import Folders
 from headway.process.spec import ProcessSpec, ProcessState
 from headway.process.supervisor_client import SupervisorClient
-from headway.runtimes.local.engine_process import engine_spec, log_tail, pid_of
+from headway.runtimes.local.engine_process import as_told, engine_spec, log_tail, pid_of, watched
 from headway.runtimes.local.processes import Spawn, Tell
 from headway.sharding.app_role import AppRole, ensure_app_role
 from headway.sharding.connection import RoleConnections, Uncounted, check_url_reachable, health, role_connections
@@ -87,6 +87,7 @@ class Database:
     _counted_at_s: float = 0.0
     _orphans_at_s: float = 0.0
     _stop: threading.Event = field(default_factory=threading.Event)
+    _spawning: threading.Lock = field(default_factory=threading.Lock)
     _thread: threading.Thread | None = None
 
     @property
@@ -134,8 +135,9 @@ class Database:
 
     def stop(self) -> None:
         """End the server, cleanly; the data stays."""
-        self._stop.set()
-        self.state = "stopping"
+        with self._spawning:  # what is just being started is stopped, and nothing is started after it
+            self._stop.set()
+            self.state = "stopping"
         if self.server is not None:
             arguments = spawn_arguments(self.server)
             with contextlib.suppress(HeadwayError):
@@ -150,12 +152,18 @@ class Database:
             try:
                 self._bring_up()
                 break
-            except HeadwayError as error:
-                if self.error is None or self.error.message != error.message:
-                    self.tell(self.process, "failed", error.message, "warning")
-                self.error, self.state = error, "failed"
+            except Exception as raised:
+                if self._stop.is_set():
+                    break
+                found = as_told(raised)
+                if self.error is None or self.error.message != found.message:
+                    self.tell(self.process, "failed", found.message, "warning")
+                self.error, self.state = found, "failed"
             self._stop.wait(_RETRY_EVERY_S)
-        self._watch()
+        watched(self._watch, self._stop, _RETRY_EVERY_S, self._not_watched)
+
+    def _not_watched(self, error: HeadwayError) -> None:
+        self.tell(self.process, "look failed", error.message, "warning")
 
     def _watch(self) -> None:
         """Look at its health now and then, and at once when its process has changed or while it is away."""
@@ -203,7 +211,10 @@ class Database:
             self.fields = url_fields(self._app_url(wanted.url) if wanted.server_of else wanted.url)
             url = wanted.url
         else:
-            url = self._bring_up_embedded()
+            embedded = self._bring_up_embedded()
+            if embedded is None:
+                return
+            url = embedded
         if wanted.schema_file is not None:
             engine = self.server.engine if self.server else find_postgresql()
             outcome = apply_schema_once(url, Path(wanted.schema_file), engine, path=wanted.path)
@@ -211,6 +222,8 @@ class Database:
                 self.tell(self.process, "schema", f"applied {wanted.schema_file} {outcome.note}".strip(), "note")
             elif outcome.state == "changed":
                 self.tell(self.process, "schema", outcome.note, "warning")
+        if self.state == "stopping":
+            return
         self.error, self.state, self.ready_once = None, "ready", True
         self.tell(self.process, "ready", f"answers at {self.shown_url}", "note")
 
@@ -222,7 +235,8 @@ class Database:
             self.tell(self.process, "app's login", told, "warning")
         return way.url
 
-    def _bring_up_embedded(self) -> str:
+    def _bring_up_embedded(self) -> str | None:
+        """Its URL; None where it is not wanted any more before it was started."""
         wanted = self.wanted
         server = prepare(
             self.folders.state,
@@ -232,10 +246,13 @@ class Database:
             database=wanted.server_of,
             memory_bytes=wanted.memory_bytes,
         )
-        known = self.is_alive(self.process)
-        if server.running_pid is None and (known is None or not known.alive):
-            self.spawn(self._spec(server))
-        self.server = server
+        with self._spawning:
+            if self._stop.is_set():
+                return None
+            known = self.is_alive(self.process)
+            if server.running_pid is None and (known is None or not known.alive):
+                self.spawn(self._spec(server))
+            self.server = server
         try:
             wait_until_ready(server, is_alive=self._process_alive)
         except EngineError as error:

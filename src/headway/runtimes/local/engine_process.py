@@ -6,9 +6,12 @@ How each comes up, what is a sign of life, and what is done about silence differ
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+import threading
+import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from headway.errors import EngineError, HeadwayError
 from headway.process.identity import Identity
 from headway.process.spec import ProcessSpec, ProcessState
 
@@ -47,6 +50,30 @@ def engine_spec(
 def pid_of(known: ProcessState | None) -> int | None:
     """Of the process that lives; None while there is none, or when it is somewhere else."""
     return known.pid if known is not None and known.alive else None
+
+
+def as_told(error: Exception) -> HeadwayError:
+    """What went wrong, be it a defect of ours: a thread that died of it would leave its engine to nobody."""
+    if isinstance(error, HeadwayError):
+        return error
+    traceback.print_exc()
+    return EngineError(f"{type(error).__name__}: {error}", hint="headway logs controller")
+
+
+def watched(
+    watch: Callable[[], None], stop: threading.Event, again_s: float, tell: Callable[[HeadwayError], None]
+) -> None:
+    """Have `watch` go on until `stop`, whatever it meets; the same error is told once."""
+    before = ""
+    while not stop.is_set():
+        try:
+            watch()
+        except Exception as error:
+            found = as_told(error)
+            if found.message != before:
+                tell(found)
+            before = found.message
+            stop.wait(again_s)
 
 
 def log_tail(logs: Path, name: str, most_bytes: int) -> str:
