@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -194,6 +195,12 @@ def _told(endpoint: Endpoint) -> Endpoint:
             return _error(error, 400)
         except (ValidationError, KeyError, ValueError) as error:
             return _error(HeadwayError(f"the request is malformed: {error}"), 400)
+        except Exception as error:  # a defect of ours is told as well, and where it is written down
+            traceback.print_exc()
+            told = HeadwayError(
+                f"the controller failed: {type(error).__name__}: {error}", hint="headway logs controller"
+            )
+            return _error(told, 500)
 
     return answer
 

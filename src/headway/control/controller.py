@@ -510,8 +510,10 @@ class Controller:
         return state_of(self.loop.wanted, self.loop.replicas, self.loop.observed, self.facts())
 
     def facts(self) -> Facts:
-        """What the status document tells beside the loop's memory."""
+        """What the status document tells beside the loop's memory. Any thread may ask, so all that changes is copied
+        before it is looked through."""
         system: System = self.applied.system
+        departures = dict(self.departures)
         return Facts(
             system=system.name,
             source=self.applied.source,
@@ -522,14 +524,14 @@ class Controller:
             detached=self.detached,
             was_ready=self.was_ready,
             declared=self.declared_replicas,
-            overrides={name: entry.replicas for name, entry in self.overrides.items()},
+            overrides={name: entry.replicas for name, entry in dict(self.overrides).items()},
             ranges=self.ranges,
             holds=dict(self.holds),
             routes={name: service.routes for name, service in system.services.items()},
             calls_from=callers(system),
             addresses={
                 name: self.processes.socket(name)
-                for name, replica in self.loop.replicas.items()
+                for name, replica in dict(self.loop.replicas).items()
                 if not (service := system.services.get(replica.service)) or service.app
             },
             logs=str(self.folders.logs),
@@ -541,15 +543,15 @@ class Controller:
                     held.error.message if held.error else "",
                     getattr(held, "map", None),
                     servers_line(self.servers_by_hand.get(name)),
-                    self.departures[name].server if name in self.departures else "",
+                    departures[name].server if name in departures else "",
                 )
-                for name, held in self.databases.held.items()
+                for name, held in dict(self.databases.held).items()
             ),
             caches=tuple(
                 CacheStatus(
                     name, cache.state, cache.place.shown, cache.told, cache.error.message if cache.error else ""
                 )
-                for name, cache in self.caches.held.items()
+                for name, cache in dict(self.caches.held).items()
             ),
             traffic=self.traffic,
             adapted=self.loop.adapted,
@@ -557,6 +559,9 @@ class Controller:
         )
 
     def status(self) -> dict[str, Any]:
-        """The status document."""
+        """The status document. Any thread may ask."""
+        # The target first: a service that another declaration has taken away meanwhile is told as one, and of one that
+        # it has brought everything is known.
+        wanted = self.loop.wanted
         facts = replace(self.facts(), calls=self.calls.now())
-        return document(self.loop.wanted, self.loop.replicas, self.loop.observed, facts)
+        return document(wanted, dict(self.loop.replicas), self.loop.observed, facts)

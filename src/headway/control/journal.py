@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 import time
 from collections import deque
 from pathlib import Path
@@ -22,12 +23,14 @@ class Journal:
         self._path = path
         self.recent: deque[dict[str, Any]] = deque(maxlen=_RECENT)
         self.count = 0
+        self._lock = threading.Lock()  # a number that two have is one that a follower misses
 
     def write(self, about: str, what: str, reason: str, level: str = "note") -> None:
         """One entry. `about` is the name of a part, `what` the deed in a few words."""
         entry = {"time": round(time.time(), 3), "about": about, "what": what, "reason": reason, "level": level}
-        self.count += 1
-        self.recent.append({**entry, "number": self.count})
+        with self._lock:
+            self.count += 1
+            self.recent.append({**entry, "number": self.count})
         if self._path is None:
             return
         with contextlib.suppress(OSError):

@@ -117,7 +117,7 @@ def document(wanted: Wanted, replicas: Mapping[str, Replica], observed: Observed
     for service in wanted.services:
         mine = sorted((r for r in replicas.values() if r.service == service.name), key=lambda r: r.number)
         services[service.name] = {
-            "declared": facts.declared[service.name],
+            "declared": facts.declared.get(service.name, 0),
             "wanted": service.replicas,
             "override": facts.overrides.get(service.name),
             "range": facts.ranges[service.name].model_dump() if service.name in facts.ranges else None,

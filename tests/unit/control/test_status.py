@@ -6,7 +6,7 @@ import pytest
 
 from headway.control.status import CacheStatus, DatabaseStatus, Facts, document, state_of
 from headway.model.observed import Observed
-from headway.model.wanted import Wanted
+from headway.model.wanted import Wanted, WantedService
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,12 @@ def test_what_a_server_said_is_told_while_it_is_there():
         cache = document(Wanted(()), {}, Observed(), facts)["caches"]["hot"]
         assert (cache["state"], cache["url"], cache["used_bytes"]) == (state, "unix:///s", used_bytes)
         assert "rss_bytes" not in cache
+
+
+def test_a_service_that_another_declaration_has_just_taken_away_is_told_all_the_same():
+    service = WantedService("former", "command", "key", 1, limit=1, threads=1, is_at_edge=False)
+    told = document(Wanted((service,)), {}, Observed(), _facts(True))["services"]["former"]
+    assert (told["declared"], told["wanted"]) == (0, 1)
 
 
 def _facts(was_ready, **more):

@@ -23,6 +23,7 @@ from headway.process.folders import Folders
 from headway.process.spec import ProcessState
 from headway.process.supervisor_client import SupervisorClient
 from headway.runtimes.local.databases import Database, WantedDatabase
+from headway.runtimes.local.engine_process import as_told
 from headway.runtimes.local.processes import Spawn, Tell
 from headway.sharding import settings
 from headway.sharding.admin import AdminServer, connect
@@ -225,6 +226,7 @@ class ShardedDatabase:
         wanted = self.wanted
         first_url = wanted.servers[0][1]
         app = app_role(wanted.system, wanted.name, first_url) if first_url is not None else None
+        servers: dict[str, Database] = {}  # which others look through: it comes to them whole
         for name, url in wanted.servers:
             server = WantedDatabase(
                 name=f"{wanted.name}.{name}",
@@ -236,10 +238,11 @@ class ShardedDatabase:
                 app=app,
             )
             told = (self.folders, self.supervisor, self.spawn, self.tell, self.is_alive)
-            self.servers[name] = Database(server, *told)
-            self._inherit(name, self.servers[name])
-            self.servers[name].start()
-        self.former = None
+            servers[name] = Database(server, *told)
+            self._inherit(name, servers[name])
+        self.servers, self.former = servers, None
+        for begun in servers.values():
+            begun.start()
         self._thread = threading.Thread(target=self._live, name=self.process, daemon=True)
         self._thread.start()
 
@@ -282,6 +285,8 @@ class ShardedDatabase:
             except psycopg.Error as error:  # a server that went away in the middle: what was done stays done
                 told = str(error).strip().partition("\n")[0] or type(error).__name__
                 self._failed(EngineError(f"databases.{self.wanted.name}: {told}", hint="headway status; headway logs"))
+            except Exception as error:
+                self._failed(as_told(error))
             self._stop.wait(_RETRY_S)
 
     def _failed(self, error: HeadwayError) -> None:
