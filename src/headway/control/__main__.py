@@ -31,15 +31,15 @@ def main() -> int:
     faulthandler.register(signal.SIGUSR1)  # one that stands still tells where, in its log
     try:
         controller = Controller(folders, detached=settings["detached"])
+        if settings["reload"]:  # before anything reads the source: a change from now on is not overlooked
+            watched = sorted({service.folder for service in controller.applied.system.services.values()})
+            watch = on_change(controller, watched, controller.finished)
+            threading.Thread(target=watch, name="reload", daemon=True).start()
         controller.start()
     except HeadwayError as error:
         print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr, flush=True)
         return 1
     threading.Thread(target=_serve, args=(controller, folders), name="api", daemon=True).start()
-    if settings["reload"]:
-        watched = sorted({service.folder for service in controller.applied.system.services.values()})
-        watch = on_change(controller, watched, controller.finished)
-        threading.Thread(target=watch, name="reload", daemon=True).start()
     controller.run()
     return 0
 

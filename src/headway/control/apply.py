@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from headway.runtimes.local.sharded import WantedSharded
 
 _POLL_S = 0.05
+_RELOAD_AGAIN_S = 1.0
 _MARGIN_S = 30.0  # beyond the start-ups and drains that the declaration itself allows
 
 
@@ -323,6 +324,17 @@ def _staged(before: System, after: System, replicas: Mapping[str, int]) -> Syste
     )
 
 
+def _reload(controller: Controller, why: str, stop: threading.Event) -> None:
+    """Whatever stands in the way of it for now: nobody else would tell of this change again."""
+    while not stop.is_set():
+        try:
+            controller.call(lambda: controller.reload_source(why))
+            return
+        except HeadwayError as error:
+            controller.journal.write("controller", "reload failed", f"{error.message}; tried again", "warning")
+            stop.wait(_RELOAD_AGAIN_S)
+
+
 def on_change(controller: Controller, folders: list[str], stop: threading.Event) -> Callable[[], None]:
     """A function that watches source folders and reloads replicas when a file changes; for development."""
 
@@ -333,6 +345,6 @@ def on_change(controller: Controller, folders: list[str], stop: threading.Event)
         for found in changed(*folders, watch_filter=PythonFilter(extra_extensions=(".html", ".toml")), stop_event=stop):
             names = sorted({path.rpartition("/")[2] for _kind, path in found})
             why = f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''} changed"
-            controller.call(lambda why=why: controller.reload_source(why))  # type: ignore[misc]
+            _reload(controller, why, stop)
 
     return watch

@@ -19,7 +19,7 @@ ENDPOINT, TRACES_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_T
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _LIBRARIES = ("opentelemetry.exporter.otlp.proto.http", "opentelemetry.sdk")
 _PAUSE_S, _PAUSE_MAX_S, _CALM_S = 1.0, 60.0, 60.0
-_END_S = 3.0
+_END_S = 8.0  # it gives up by itself after two; but it may have to wait for the processor
 
 
 def collector_of(system: System, environ: Mapping[str, str]) -> dict[str, str] | None:

@@ -63,7 +63,8 @@ class Exporter:
         while not self._ends:
             if not self.round():
                 self._pause(_EVERY_S)
-        while time.monotonic() < self._until_s and self.round():
+        # At least once: whoever was kept from the processor until now has not sent what came last.
+        while self.round() and time.monotonic() < self._until_s:
             pass
 
     def _pause(self, pause_s: float) -> None:
