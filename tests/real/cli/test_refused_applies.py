@@ -52,7 +52,7 @@ class Shop:
         before = self.shape()
         done = self.up(declaration, colour)
         assert done.returncode == 1, done.stdout
-        wait_for(lambda: self.shape() == before, 10, f"everything as it was: {before}, not {self.shape()}")
+        wait_for(lambda: self.shape() == before, 60, f"everything as it was: {before}, not {self.shape()}")
         self.assert_nobody_noticed()
         return take_apart(done)
 
@@ -195,7 +195,7 @@ def test_a_second_apply_is_refused(shop: Shop) -> None:
     with subprocess.Popen(
         command, cwd=shop.place.folder, env=shop.system.environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as first:
-        wait_for(lambda: len(shop.system.replicas()) > 2, 20, "the first apply starts a replica")
+        wait_for(lambda: len(shop.system.replicas()) > 2, 60, "the first apply starts a replica")
         second = shop.up(FIRST)
         assert second.returncode == 1
         assert take_apart(second).error == "another apply is in progress"

@@ -230,7 +230,7 @@ def test_a_start_while_another_starts_is_refused(place: Place) -> None:
         assert process.stdout is not None
         wait_for(process.stdout.readline, 30, "the lock is held")
         found = place.refused("up")
-        process.communicate("\n", timeout=10)
+        process.communicate("\n", timeout=60)
     assert found.error == "another headway up is starting this system"
     assert found.hint == "wait for it: headway status --watch"
     assert not (place.folders.state / "applied.json").exists()

@@ -58,7 +58,7 @@ def test_a_signal_ends_it_like_ctrl_c(kind: str, number: signal.Signals, before:
             assert process.stdout is not None
             assert process.stdout.readline() == "waits\n"
             process.send_signal(number)
-            said, errors = process.communicate(timeout=25)
+            said, errors = process.communicate(timeout=60)
         finally:
             process.kill()
     assert process.returncode == 130, errors
@@ -77,7 +77,7 @@ def test_what_a_shell_ignores_for_a_job_stays_ignored() -> None:
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(0.5)
             process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=25)
+            process.communicate(timeout=60)
         finally:
             process.kill()
     assert process.returncode == 130

@@ -277,7 +277,7 @@ def test_what_was_measured_until_it_was_interrupted_is_told(
         try:
             wait_for(lambda: len(server.seen) >= 100, 30, "100 requests")
             process.send_signal(number)
-            said, errors = process.communicate(timeout=10)
+            said, errors = process.communicate(timeout=60)
         finally:
             process.kill()
     assert process.returncode == 130
@@ -304,6 +304,6 @@ def test_a_load_that_had_not_begun_has_nothing_to_tell(tmp_path: Path) -> None:
             connection, _ = silent.accept()
             with connection:
                 process.send_signal(signal.SIGINT)
-                said, errors = process.communicate(timeout=10)
+                said, errors = process.communicate(timeout=60)
             assert (said.strip(), errors.strip()) == ("", "")
     assert process.returncode == 130

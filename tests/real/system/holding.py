@@ -96,7 +96,7 @@ def told(system: Running, about: str = "web") -> list[str]:
     return [entry["reason"] for entry in system.journal() if entry["about"] == about]
 
 
-def wait_told(system: Running, words: str, about: str = "web", timeout_s: float = 10.0) -> str:
+def wait_told(system: Running, words: str, about: str = "web", timeout_s: float = 60.0) -> str:
     """The first sentence of the journal about `about` that has `words` in it."""
 
     def found() -> str | None:

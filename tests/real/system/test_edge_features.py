@@ -36,17 +36,15 @@ async def app(scope, receive, send):
         await send({"type": "websocket.send", "text": json.dumps(seen)})
         await receive()  # the client closes it
         return
-    if scope["path"] == "/block":
-        time.sleep(2.5)
+    while scope["path"] == "/block" and not os.path.exists("go"):
+        time.sleep(0.02)
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
     await send({"type": "http.response.body", "body": json.dumps(seen).encode()})
 """
 WSGI = """
-import json, os, time
+import json, os
 
 def app(environ, start_response):
-    if environ["PATH_INFO"] == "/api/block":
-        time.sleep(2.5)
     start_response("200 OK", [("content-type", "application/json")])
     names = ("REMOTE_ADDR", "REMOTE_PORT", "wsgi.url_scheme", "HTTPS", "PATH_INFO", "QUERY_STRING")
     seen = {name: environ.get(name) for name in names}
@@ -64,6 +62,8 @@ replicas = 2
 sticky = true
 static = { "/static" = "static" }
 drain_timeout = "1s"
+hang_timeout = "5m"
+deadline = "5m"
 [services.api]
 app = "wsgi:app"
 routes = ["/api", "api.example.com"]
@@ -214,7 +214,7 @@ def test_access_log_is_json_with_service_and_replica(plain: Running) -> None:
         line = mine[request_id]
         assert (line["service"], line["replica"]) == (replica.rpartition(".")[0], replica)
         assert (line["method"], line["status"], line["client"]) == ("GET", 200, "127.0.0.1")
-        assert 0 <= line["ttfb_ms"] <= line["total_ms"] + 1 < 5000  # each is rounded by itself
+        assert 0 <= line["ttfb_ms"] <= line["total_ms"] + 1 < 60_000  # each is rounded by itself
         assert abs(float(line["time"]) - time.time() * (1000 if float(line["time"]) > 1e11 else 1)) < 60_000
     assert sorted(line["path"] for line in mine.values()) == ["/api/logged", "/logged"]
 
@@ -241,24 +241,23 @@ def test_static_files_come_without_python(plain: Running) -> None:
         assert "not for you" not in leak.text
         assert "root:" not in leak.text
     with ThreadPoolExecutor(4) as pool:
-        # Both event loops stand still for a while; the files come all the same.
-        blocked = [pool.submit(httpx.get, plain.url + "/block", timeout=10) for _ in range(2)]
-        wait_for(lambda: sum(_sessions(plain)) >= 2, 30, "both replicas are busy")
-        began_s = time.monotonic()
-        with httpx.Client(timeout=5) as client:
-            assert [client.get(url).status_code for _ in range(10)] == [200] * 10
-        took_s = time.monotonic() - began_s
-        still = [each for each in blocked if not each.done()]
-        assert [each.result(10).status_code for each in blocked] == [200, 200]
-    assert len(still) == 2
-    assert took_s < 2.5, f"ten files took {took_s:.2f} s"
+        # Both event loops stand still until they are told to go on; the files come all the same.
+        blocked = [pool.submit(httpx.get, plain.url + "/block", timeout=120) for _ in range(2)]
+        try:
+            wait_for(lambda: sum(_sessions(plain)) >= 2, 30, "both replicas are busy")
+            with httpx.Client() as client:
+                assert [client.get(url).status_code for _ in range(10)] == [200] * 10
+            assert [each.done() for each in blocked] == [False, False]
+        finally:
+            (plain.folder / "go").touch()
+        assert [each.result(60).status_code for each in blocked] == [200, 200]
 
 
 def _sessions(system: Running) -> list[int]:
     """Requests at each replica of `web` as HAProxy counts them."""
     from headway.edge.runtime_api import RuntimeApi
 
-    return [state.in_flight for state in RuntimeApi(str(system.folders.edge / "edge.sock"), 1.0).replicas("web")]
+    return [state.in_flight for state in RuntimeApi(str(system.folders.edge / "edge.sock"), 30.0).replicas("web")]
 
 
 # -- sticky ------------------------------------------------------------------------------------------------------------
@@ -313,7 +312,7 @@ class Certificates:
 
     def served(self, port: int) -> str:
         """The certificate that is served now."""
-        return ssl.get_server_certificate(("127.0.0.1", port), timeout=5)
+        return ssl.get_server_certificate(("127.0.0.1", port), timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -356,8 +355,8 @@ def test_https_and_http2(secure: Running, browser: httpx.Client) -> None:
 
 def test_websocket_over_tls(secure: Running, certificates: Certificates) -> None:
     address = f"wss://127.0.0.1:{secure.port}/socket"
-    with connect(address, ssl=certificates.context(), additional_headers=_from("192.0.2.2"), open_timeout=5) as socket:
-        seen = json.loads(socket.recv(timeout=5))
+    with connect(address, ssl=certificates.context(), additional_headers=_from("192.0.2.2"), open_timeout=60) as socket:
+        seen = json.loads(socket.recv(timeout=60))
     assert (seen["scheme"], seen["client"][0]) == ("wss", "192.0.2.2")
 
 
@@ -410,7 +409,9 @@ def test_certificate_is_swapped_without_a_reload(
     assert browser.get("/", headers=_from("192.0.2.20")).status_code == 200, "an open connection goes on"
 
     # A broken one is told, and the one before stays.
-    certificates.path.write_text("-----BEGIN CERTIFICATE-----\nhalf a file\n")
+    broken = certificates.path.with_suffix(".broken")
+    broken.write_text("-----BEGIN CERTIFICATE-----\nhalf a file\n")
+    broken.replace(certificates.path)  # in one step: an empty one would be told as well
     wait_for(lambda: _warnings(secure), 30, "a warning in the journal")
     assert "site.pem" in _warnings(secure)[0]["reason"]
     assert certificates.served(secure.port) == now

@@ -134,7 +134,7 @@ def test_no_replica_is_added_to_a_database_that_lets_nobody_in(tmp_path: Path) -
                 taken.enter_context(psycopg.connect(url))
         before = system.pid("controller")
         os.kill(before, signal.SIGKILL)
-        wait_for(lambda: system.processes().get("controller", before) != before, 20, "another controller")
+        wait_for(lambda: system.processes().get("controller", before) != before, 60, "another controller")
         with SteadyLoad(system.url, rate_per_s=70, deadline_s=60):
             told = wait_for(lambda: steps(system), 60, "something is told about the number", every_s=0.5)
         assert len(told) == 1

@@ -46,7 +46,6 @@ def test_a_full_route_that_was_declared_slow_leaves_the_quick_ones_alone(tmp_pat
         assert overload(system)["slow_routes"] == []
 
 
-@pytest.mark.timeout(90)
 def test_a_route_is_learned_to_be_slow_and_then_leaves_the_quick_ones_alone(tmp_path: Path) -> None:
     declaration = THREADS.replace("threads = 4", "threads = 8") + 'slo = "500ms"\n'
     with system_of(tmp_path, declaration) as system:
@@ -95,7 +94,6 @@ slo = "250ms"
 """
 
 
-@pytest.mark.timeout(60)
 def test_an_overloaded_service_leaves_another_in_its_slo(tmp_path: Path) -> None:
     with system_of(tmp_path, TWO) as system:
         most = capacity(system, BURN)

@@ -102,4 +102,4 @@ def test_silent_clients_are_hung_up_on(tmp_path: Path) -> None:
     declaration = DECLARATION.replace("[services", 'header_timeout = "1s"\n[services')
     with system_of(tmp_path, declaration) as system, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(_connected(system)) for _ in range(50)]
-        wait_for(lambda: _ended(clients) == len(clients), 15, "all silent clients are hung up on", every_s=0.1)
+        wait_for(lambda: _ended(clients) == len(clients), 60, "all silent clients are hung up on", every_s=0.1)

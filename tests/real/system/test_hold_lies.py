@@ -34,7 +34,6 @@ class Phase:
         print(f"{what}: {self.good_per_s:.0f} good a second, limits {self.limits}", flush=True)
 
 
-@pytest.mark.timeout(90)
 def test_nothing_that_a_worker_says_costs_goodput(tmp_path: Path) -> None:
     shutil.copy(Path(__file__).with_name("lies.py"), tmp_path / "lies.py")
     with system_of(tmp_path, DECLARATION.replace("costs:app", "lies:app") + 'slo = "250ms"\n') as system:

@@ -81,7 +81,7 @@ def test_a_refusal_tells_when_to_come_again(tmp_path: Path) -> None:
             answer = httpx.get(system.url + POOL)
             return answer if answer.status_code == 503 else None
 
-        answer = wait_for(refused, 20, "a request is refused")
+        answer = wait_for(refused, 60, "a request is refused")
         assert int(answer.headers["retry-after"]) >= 1
 
 
@@ -94,7 +94,7 @@ def test_the_controllers_death_under_load_changes_nothing_that_was_learned(tmp_p
             assert before is not None
             edge = system.pid("edge")
             os.kill(pid, signal.SIGKILL)
-            document = wait_for(lambda: taken_over(system, pid), 20, "a controller that has looked at the edge")
+            document = wait_for(lambda: taken_over(system, pid), 60, "a controller that has looked at the edge")
             killed_at = steady.progress().offered
             first = document["services"]["web"]["overload"]["classes"]["web"]
             steady.wait_for(offered=killed_at + 3 * rate)
@@ -126,7 +126,7 @@ def test_a_worker_that_nobody_can_read_keeps_its_limit_and_serves(tmp_path: Path
             counters = system.folders.run / "r" / "web.1.tele"
             counters.rename(counters.with_suffix(".lost"))
             os.kill(pid, signal.SIGKILL)
-            wait_for(lambda: taken_over(system, pid), 20, "a controller that has looked at the edge")
+            wait_for(lambda: taken_over(system, pid), 60, "a controller that has looked at the edge")
             limits = {system.replicas()[0]["limit"]}
             began = steady.progress().offered
             while steady.progress().offered < began + 3 * rate:
@@ -150,7 +150,7 @@ def test_observe_refuses_nothing_and_tells_what_it_would_have(tmp_path: Path) ->
         assert result.failed == 0
         assert result.late > 0
         wait_told(system, "nothing is refused, it is only observed")
-        ending = wait_told(system, "would have been refused", timeout_s=15)
+        ending = wait_told(system, "would have been refused")
         assert ": 0 would" not in ending
 
 

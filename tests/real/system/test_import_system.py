@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -200,7 +199,5 @@ def test_an_import_that_is_undone_can_begin_again(system):
         assert client.post("/1/2").status_code == 200
         assert client.get("/1").json() == [1, 2]
         system.ok("db", "import", "orders", "--from", "main")
-        began_s = time.monotonic()
         system.ok("db", "import", "orders", "--switch")
-        assert time.monotonic() - began_s < 60
         assert client.get("/1").json() == [1, 2]

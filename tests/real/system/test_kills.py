@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from harness import HEADWAY, Running, descendants_of_session, is_alive, wait_for
+from harness import HEADWAY, STOP_S, Running, descendants_of_session, is_alive, wait_for
 
 from headway.lab.load import Request
 from headway.lab.steady import SteadyLoad
@@ -50,7 +50,7 @@ def test_up_answers_and_ctrl_c_leaves_nothing(folder: Path) -> None:
         assert httpx.get(system.url).status_code == 200
         assert system.process is not None
         system.process.send_signal(signal.SIGINT)
-        assert system.process.wait(20) == 0
+        assert system.process.wait(STOP_S) == 0
         assert not run.exists()
         assert [pid for pid in pids.values() if is_alive(pid)] == []
         assert descendants_of_session(run) == []
@@ -84,8 +84,8 @@ def test_killed_replica_fails_no_get(folder: Path) -> None:
         load.wait_for(offered=100)
         pid = system.pid("web.1")
         os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: system.processes().get("web.1", pid) != pid, 5, "a new process for web.1")
-        system.wait_ready(5)
+        wait_for(lambda: system.processes().get("web.1", pid) != pid, 60, "a new process for web.1")
+        system.wait_ready()
         load.wait_for(offered=load.progress().offered + 100)
     assert load.result.failed_requests == ()
 
@@ -96,9 +96,9 @@ def test_stopped_replica_is_out_in_two_seconds(folder: Path) -> None:
         pid = system.pid("web.1")
         os.kill(pid, signal.SIGSTOP)
         began_s = time.monotonic()
-        wait_for(lambda: system.processes().get("web.1", pid) != pid, 10, "a new process for web.1")
+        wait_for(lambda: system.processes().get("web.1", pid) != pid, 60, "a new process for web.1")
         replaced_s = time.monotonic() - began_s
-        system.wait_ready(10)
+        system.wait_ready()
         load.wait_for(offered=load.progress().offered + 100)
     assert load.result.failed_requests == ()
     slowest_ms = load.result.as_json()["latency_ms"]["max"]
@@ -112,9 +112,9 @@ def test_killed_edge_refuses_nobody(folder: Path) -> None:
             os.kill(pid, signal.SIGKILL)
             # Connections made while it is away wait in the kernel and are answered by the next one.
             began_s = time.monotonic()
-            assert httpx.get(system.url, timeout=5).status_code == 200
+            assert httpx.get(system.url, timeout=60).status_code == 200
             assert time.monotonic() - began_s < 1.5
-            wait_for(lambda pid=pid: system.processes().get("edge", pid) != pid, 3, "another edge")
+            wait_for(lambda pid=pid: system.processes().get("edge", pid) != pid, 60, "another edge")
 
 
 def test_hanging_edge_is_replaced(folder: Path) -> None:
@@ -122,9 +122,9 @@ def test_hanging_edge_is_replaced(folder: Path) -> None:
         pid = system.pid("edge")
         os.kill(pid, signal.SIGSTOP)
         began_s = time.monotonic()
-        assert httpx.get(system.url, timeout=8).status_code == 200
+        assert httpx.get(system.url, timeout=60).status_code == 200
         assert time.monotonic() - began_s < 3.0
-        assert system.pid("edge") != pid
+        wait_for(lambda: system.processes().get("edge", pid) != pid, 60, "another edge is written down")
 
 
 def test_killed_controller_is_not_noticed(folder: Path) -> None:
@@ -133,9 +133,9 @@ def test_killed_controller_is_not_noticed(folder: Path) -> None:
         before = system.processes()
         os.kill(before["controller"], signal.SIGKILL)
         wait_for(
-            lambda: system.processes().get("controller", before["controller"]) != before["controller"], 3, "another"
+            lambda: system.processes().get("controller", before["controller"]) != before["controller"], 60, "another"
         )
-        system.wait_ready(5)
+        system.wait_ready()
         after = system.processes()
         assert {name: after[name] for name in ("web.1", "web.2", "edge")} == {
             name: before[name] for name in ("web.1", "web.2", "edge")
@@ -149,8 +149,8 @@ def test_killed_supervisor_ends_everything_in_the_foreground(folder: Path) -> No
         pids = system.processes()
         os.kill(pids["supervisor"], signal.SIGKILL)
         assert system.process is not None
-        assert system.process.wait(10) == 1
-        wait_for(lambda: not any(is_alive(pid) for pid in pids.values()), 5, "everything ended")
+        assert system.process.wait(STOP_S) == 1
+        wait_for(lambda: not any(is_alive(pid) for pid in pids.values()), 60, "everything ended")
         assert "error:" in system.output()
         system.start()
         system.wait_ready()
@@ -162,7 +162,7 @@ def test_killed_command_ends_everything(folder: Path) -> None:
         pids = system.processes()
         assert system.process is not None
         system.process.kill()
-        wait_for(lambda: not any(is_alive(pid) for pid in pids.values()), 15, "everything ended")
+        wait_for(lambda: not any(is_alive(pid) for pid in pids.values()), 60, "everything ended")
 
 
 def test_detached_outlives_its_supervisor_and_is_adopted(folder: Path) -> None:
@@ -179,7 +179,7 @@ def test_detached_outlives_its_supervisor_and_is_adopted(folder: Path) -> None:
             assert after["edge"] == before["edge"]
             os.kill(after["edge"], signal.SIGKILL)
             load.wait_for(offered=load.progress().offered + 100)
-            wait_for(lambda: system.processes().get("edge", 0) not in (0, after["edge"]), 3, "another edge")
+            wait_for(lambda: system.processes().get("edge", 0) not in (0, after["edge"]), 60, "another edge")
         refused = [failure for failure in load.result.failed_requests if "refused" in failure.reason]
         assert refused == []
         system.ok("down")
@@ -191,7 +191,7 @@ def test_detached_without_controller_is_adopted_too(folder: Path) -> None:
         before = system.processes()
         os.kill(before["supervisor"], signal.SIGKILL)
         os.kill(before["controller"], signal.SIGKILL)
-        wait_for(lambda: not is_alive(before["controller"]), 3, "controller gone")
+        wait_for(lambda: not is_alive(before["controller"]), 60, "controller gone")
         assert httpx.get(system.url).status_code == 200
         system.up("--detach")
         after = system.processes()
@@ -215,7 +215,7 @@ def test_posts_are_never_sent_twice(folder: Path) -> None:
         for name in ("web.1", "web.2", "web.1"):
             load.wait_for(offered=load.progress().offered + 60)
             os.kill(system.pid(name), signal.SIGKILL)
-            system.wait_ready(10)
+            system.wait_ready()
         load.wait_for(offered=load.progress().offered + 60)
     seen = (folder / "seen").read_text().split()
     assert len(seen) == len(set(seen))

@@ -30,6 +30,9 @@ def test_logs_are_rotated_by_copy_and_truncate(tmp_path: Path) -> None:
     with Running(tmp_path, DECLARATION) as system:
         logs = system.folders.logs
         assert httpx.get(f"{system.url}/before?secret=1").status_code == 200
+        # Each writes of a request when it has ended, and that may be after its answer.
+        wait_for(lambda: b"/before" in (logs / "web.1.log").read_bytes(), 30, "the app has written")
+        wait_for(lambda: b"/before" in (logs / "access.log").read_bytes(), 30, "the edge has written")
         for name in ("access.log", "web.1.log"):
             with (logs / name).open("ab") as file:  # what a busy day would have written
                 file.write(b"x" * 99 + b"\n")

@@ -193,7 +193,7 @@ def hold_up(blocker, shards):
 
 
 def test_a_server_that_is_leaving_stays_when_that_is_wanted(system):
-    fill_last(system, 4)
+    fill_last(system, 6)  # so many that the first is seen to leave before the last has left
     before, there = left(system), servers(system)["s3"]
     with Writers(system, count=2, first=300) as writers, ExitStack() as stack:
         blocker = stack.enter_context(admin(system, "s3"))

@@ -147,7 +147,7 @@ def test_spans_reach_a_collector_that_fails_and_goes_away(tmp_path: Path) -> Non
         wait_for(lambda: first.of(late).keys() >= WHOLE, 60, "the refused spans come again")
 
         # Whoever sends them dies, or the controller does: another goes on where they were.
-        os.kill(exporter(system), 9)
+        os.kill(wait_for(lambda: exporter(system), 30, "it is there"), 9)
         between = ask(system)
         wait_for(lambda: first.of(between).keys() >= WHOLE, 60, "another one goes on")
         system.kill_controller()
@@ -176,7 +176,7 @@ def test_spans_reach_a_collector_that_fails_and_goes_away(tmp_path: Path) -> Non
         system.stop()
         assert first.of(last).keys() >= WHOLE, "what is left is sent at the end"
         assert len({span["id"] for span in first.spans}) >= 3 * 6
-    assert exporter(system) == 0
+    wait_for(lambda: not exporter(system), 30, "it has ended")
 
 
 CALLS = """

@@ -32,8 +32,8 @@ async def app(scope, receive, send):
     if scope["type"] != "http":
         return
     if scope["path"] == "/held":
-        await asyncio.wait_for(receive(), 30)
-        await asyncio.wait_for(receive(), 30)  # until who asks has gone
+        await asyncio.wait_for(receive(), 300)
+        await asyncio.wait_for(receive(), 300)  # until who asks has gone
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"full"})
 """

@@ -126,7 +126,7 @@ def _unnoticed(system: Running, path: str = "/", rate_per_s: float = 100) -> Ite
 def _post(url: str) -> int:
     """The status of a POST; 0 when the connection was cut without an answer."""
     try:
-        return httpx.post(url, timeout=20).status_code
+        return httpx.post(url, timeout=60).status_code
     except httpx.RemoteProtocolError:
         return 0
 
@@ -155,13 +155,13 @@ def test_standing_event_loop_is_replaced(system: Running) -> None:
     with _unnoticed(system), ThreadPoolExecutor(1) as pool:
         began_s = time.monotonic()
         stuck = pool.submit(_post, system.url + "/hang")
-        wait_for(lambda: not all(is_alive(pid) for pid in before.values()), 10, "the hanging one ended")
+        wait_for(lambda: not all(is_alive(pid) for pid in before.values()), 60, "the hanging one ended")
         ended_s = time.monotonic() - began_s
         gone = next(name for name, pid in before.items() if not is_alive(pid))
         now = _replaced(system, "web", before, gone, 10)
         replaced_s = time.monotonic() - began_s
         # A POST is not tried again: its sender is told, or cut off.
-        assert stuck.result(10) in (0, 502)
+        assert stuck.result(60) in (0, 502)
     assert 1.8 <= ended_s < 5.0, f"ended after {ended_s:.1f} s"
     assert replaced_s < 8.0, f"replaced after {replaced_s:.1f} s"
     assert {name: pid for name, pid in before.items() if name != gone}.items() <= now.items()
@@ -175,7 +175,7 @@ def test_busy_threads_are_no_fault(system: Running) -> None:
     def ask(_number: int) -> list[int]:
         statuses = []
         while time.monotonic() < until_s:
-            statuses.append(httpx.get(system.url + "/wsgi/slow", timeout=10).status_code)
+            statuses.append(httpx.get(system.url + "/wsgi/slow", timeout=60).status_code)
         return statuses
 
     with ThreadPoolExecutor(6) as pool:
@@ -193,7 +193,7 @@ def test_deadlocked_threads_are_replaced(system: Running) -> None:
         asked = [pool.submit(_post, system.url + "/wsgi/lock") for _ in range(4)]
         _replaced(system, "wsgi", before, "wsgi.1", 12)
         replaced_s = time.monotonic() - began_s
-        statuses = [each.result(10) for each in asked]
+        statuses = [each.result(60) for each in asked]
         assert statuses.count(200) == 2, statuses
         assert all(status in (0, 200, 502, 504) for status in statuses)
     assert 2.0 < replaced_s < 8.0, f"replaced after {replaced_s:.1f} s"
@@ -205,8 +205,8 @@ def test_leaking_replica_is_drained_and_replaced(system: Running) -> None:
     before = _pids(system)
     with _unnoticed(system):
         began_s = time.monotonic()
-        gone = httpx.get(system.url + "/leak", timeout=10).text
-        wait_for(lambda: before[gone] not in _pids(system).values() and len(_pids(system)) == 2, 25, "replaced")
+        gone = httpx.get(system.url + "/leak", timeout=60).text
+        wait_for(lambda: before[gone] not in _pids(system).values() and len(_pids(system)) == 2, 60, "replaced")
         replaced_s = time.monotonic() - began_s
     told = _told(system, gone)
     assert "over memory_max 150 MiB" in told
@@ -224,14 +224,14 @@ def test_crash_loop_backs_off_and_a_stubborn_replica_is_killed(system: Running) 
         (system.folder / "fuse").touch()
         with ThreadPoolExecutor(1) as pool:
             ending = pool.submit(system.ok, "scale", "stubborn", "0")
-            wait_for(lambda: not is_alive(pid), 15, "the stubborn one is killed")
+            wait_for(lambda: not is_alive(pid), 60, "the stubborn one is killed")
             killed_s = time.monotonic() - began_s
-            ending.result(20)
-        wait_for(lambda: "crash loop" in _told(system, "crash"), 15, "the crash loop is told", every_s=0.3)
+            ending.result(60)
+        wait_for(lambda: "crash loop" in _told(system, "crash"), 60, "the crash loop is told", every_s=0.3)
         looping_s = time.monotonic() - began_s
         # Each life takes over a second, and pauses come between them.
         assert 2 <= system.replicas("crash")[0]["restarts"] <= looping_s / 1.2
-        down: dict[str, Any] = wait_for(lambda: _crashed(system), 10, "the status shows it")
+        down: dict[str, Any] = wait_for(lambda: _crashed(system), 60, "the status shows it")
         assert down["state"] in ("down", "starting")
         assert "status 7" in down["failure"]
         assert "ended with status 7" in _told(system, "crash")
@@ -239,7 +239,7 @@ def test_crash_loop_backs_off_and_a_stubborn_replica_is_killed(system: Running) 
     assert 5.0 < killed_s < 10.0, f"killed after {killed_s:.1f} s"
     (system.folder / "fuse").unlink()
     system.ok("scale", "stubborn", "1")
-    system.wait_ready(20)
+    system.wait_ready()
 
 
 def test_stopped_controller_stops_no_traffic(system: Running) -> None:
@@ -253,7 +253,7 @@ def test_stopped_controller_stops_no_traffic(system: Running) -> None:
             load.wait_for(offered=load.progress().offered + 200)
         finally:
             os.kill(controller, signal.SIGCONT)
-        wait_for(lambda: len(_pids(system)) == 2, 10, "two again")
+        wait_for(lambda: len(_pids(system)) == 2, 60, "two again")
     assert system.pid("controller") == controller
 
 
@@ -266,10 +266,10 @@ def test_broken_source_meets_the_next_start_only(system: Running) -> None:
         source.write_text(good + "\nthis is no python\n")
         os.kill(before[gone], signal.SIGKILL)
         failed: dict[str, Any] = wait_for(
-            lambda: next((replica for replica in system.replicas() if replica["failure"]), None), 10, "a failed start"
+            lambda: next((replica for replica in system.replicas() if replica["failure"]), None), 60, "a failed start"
         )
         wait_for(
-            lambda: "importing web failed: SyntaxError" in (_failure(system, gone) or ""), 10, "its reason in status"
+            lambda: "importing web failed: SyntaxError" in (_failure(system, gone) or ""), 60, "its reason in status"
         )
         assert failed["name"] == gone
         assert system.status()["state"] == "degraded"
@@ -277,7 +277,7 @@ def test_broken_source_meets_the_next_start_only(system: Running) -> None:
         assert "this is no python" in Path(system.folders.logs / f"{gone}.log").read_text()
         assert len(_pids(system)) == 1
         source.write_text(good)
-        wait_for(lambda: len(_pids(system)) == 2, 20, "it comes back by itself once the source is mended")
+        wait_for(lambda: len(_pids(system)) == 2, 60, "it comes back by itself once the source is mended")
 
 
 def _crashed(system: Running) -> dict[str, Any] | None:

@@ -82,7 +82,8 @@ async def http(scope, receive, send):
             await asyncio.sleep(0.05)
     elif path == "background":
         await answer(NAME)
-        await asyncio.sleep(2.0)
+        while not os.path.exists("go"):
+            await asyncio.sleep(0.02)
         with open(os.environ["DONE"], "a") as file:
             file.write(NAME + "\\n")
     else:
@@ -139,7 +140,7 @@ def ticks():
 def chunks():
     released.clear()
     yield b"data: 1\\n\\n"
-    released.wait(10)
+    released.wait(60)
     yield b"data: 2\\n\\n"
 """
 DECLARATION = """
@@ -150,7 +151,7 @@ app = "streams:app"
 routes = ["/"]
 replicas = 1
 limit = 1
-deadline = "2s"
+deadline = "5s"
 drain_timeout = "1s"
 env = { DONE = "{env.DONE}" }
 [services.big]
@@ -199,18 +200,18 @@ def _quiet(replica: dict[str, Any]) -> bool:
 
 
 def _open(system: Running, path: str = "/socket") -> ClientConnection:
-    return connect(f"ws://127.0.0.1:{system.port}{path}", open_timeout=5, close_timeout=2)
+    return connect(f"ws://127.0.0.1:{system.port}{path}", open_timeout=60, close_timeout=2)
 
 
 def _who(socket: ClientConnection) -> str:
     socket.send("who")
-    return str(socket.recv(timeout=5))
+    return str(socket.recv(timeout=60))
 
 
 def _close_code(socket: ClientConnection) -> int | None:
     """Wait until the other side closes it; its code, None when the connection just broke."""
     with pytest.raises(ConnectionClosed) as closed:
-        socket.recv(timeout=5)
+        socket.recv(timeout=60)
     return closed.value.rcvd.code if closed.value.rcvd else None
 
 
@@ -221,12 +222,12 @@ def _only(system: Running, service: str = "web") -> dict[str, Any]:
 
 def _head_of(url: str) -> httpx.Response:
     """An event stream's status and headers, without waiting for its end."""
-    with httpx.stream("GET", url, headers=EVENTS, timeout=5) as response:
+    with httpx.stream("GET", url, headers=EVENTS, timeout=60) as response:
         return response
 
 
 def _slow(system: Running, path: str, seconds: float) -> httpx.Response:
-    return httpx.get(system.url + path, headers={"sleep": str(seconds)}, timeout=10)
+    return httpx.get(system.url + path, headers={"sleep": str(seconds)}, timeout=60)
 
 
 # -- one open stream, many requests ------------------------------------------------------------------------------------
@@ -236,7 +237,7 @@ def test_websocket_is_counted_and_takes_no_requests_place(system: Running, web: 
     with _open(system) as socket:
         for message in ("text", "ünïcode ✓", b"\x00\xff" * 1000, "x" * 100_000):
             socket.send(message)
-            assert socket.recv(timeout=5) == message
+            assert socket.recv(timeout=60) == message
         wait_for(lambda: _only(system)["streams"] == 1, 30, "one stream open")
         wait_for(lambda: _only(system)["limit"] == 2, 30, "the limit makes room for it")
         with ThreadPoolExecutor(4) as pool:
@@ -245,33 +246,33 @@ def test_websocket_is_counted_and_takes_no_requests_place(system: Running, web: 
         # One at a time, as declared: the room is for the WebSocket alone.
         assert httpx.get(system.url + "/seen").json()["most"] == 1
         socket.send("still there")
-        assert socket.recv(timeout=5) == "still there"
+        assert socket.recv(timeout=60) == "still there"
     wait_for(lambda: _quiet(_only(system)), 30, "the limit without streams")
 
 
 def test_event_stream_is_counted_unbuffered_and_outlives_the_deadline(
     system: Running, web: Callable[[int], None]
 ) -> None:
-    with httpx.stream("GET", system.url + "/events", headers=EVENTS, timeout=10) as response:
+    with httpx.stream("GET", system.url + "/events", headers=EVENTS, timeout=60) as response:
         lines = response.iter_lines()
         assert next(line for line in lines if line) == "data: 1"
         began_s = time.monotonic()
         wait_for(lambda: _only(system)["limit"] == 2 and _only(system)["streams"] == 1, 30, "counted as a stream")
-        assert httpx.get(system.url + "/", timeout=5).status_code == 200
-        while time.monotonic() < began_s + 2.3:  # past the deadline of 2 s, and not a word on the wire
+        assert httpx.get(system.url + "/", timeout=60).status_code == 200
+        while time.monotonic() < began_s + 5.3:  # past the deadline of 5 s, and not a word on the wire
             time.sleep(0.05)
-        assert httpx.get(system.url + "/release", timeout=5).status_code == 200
+        assert httpx.get(system.url + "/release", timeout=60).status_code == 200
         assert [line for line in lines if line] == ["data: 2"]
 
 
 @pytest.mark.parametrize("service", ["big", "wsgi"])
 def test_streamed_answer_is_not_buffered(system: Running, service: str) -> None:
-    with httpx.stream("GET", f"{system.url}/{service}/chunks", timeout=10) as response:
+    with httpx.stream("GET", f"{system.url}/{service}/chunks", timeout=60) as response:
         assert response.headers["transfer-encoding"] == "chunked"
         lines = response.iter_lines()
         assert next(line for line in lines if line) == "data: 1"
         # The rest is not even made before this request, which is answered while the first is open.
-        assert httpx.get(f"{system.url}/{service}/release", timeout=5).status_code == 200
+        assert httpx.get(f"{system.url}/{service}/release", timeout=60).status_code == 200
         assert [line for line in lines if line] == ["data: 2"]
 
 
@@ -282,7 +283,7 @@ def test_streams_max_is_enforced(system: Running) -> None:
             assert _close_code(second) == 1013
         refused = _head_of(system.url + "/big/ticks")
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-        assert httpx.get(system.url + "/big/", timeout=5).status_code == 200
+        assert httpx.get(system.url + "/big/", timeout=60).status_code == 200
         assert _who(socket) == "big.1"
     wait_for(lambda: _only(system, "big")["streams"] == 0, 30, "its place is free again")
     with _open(system, "/big/socket") as again:
@@ -291,12 +292,12 @@ def test_streams_max_is_enforced(system: Running) -> None:
 
 
 def test_streams_max_is_enforced_with_threads(system: Running) -> None:
-    with httpx.stream("GET", system.url + "/wsgi/ticks", headers=EVENTS, timeout=5) as first:
+    with httpx.stream("GET", system.url + "/wsgi/ticks", headers=EVENTS, timeout=60) as first:
         lines = first.iter_lines()
         assert next(lines) == "data: tick"
         refused = _head_of(system.url + "/wsgi/ticks")
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-        assert httpx.get(system.url + "/wsgi/", timeout=5).status_code == 200
+        assert httpx.get(system.url + "/wsgi/", timeout=60).status_code == 200
     # An abandoned stream gives its thread and its place back.
     wait_for(lambda: _only(system, "wsgi")["streams"] == 0, 30, "its place is free again")
     wait_for(lambda: _only(system, "wsgi")["in_flight"] == 0, 30, "its thread is free again")
@@ -304,8 +305,9 @@ def test_streams_max_is_enforced_with_threads(system: Running) -> None:
 
 def test_background_work_goes_on_after_the_answer(system: Running, web: Callable[[int], None]) -> None:
     done = system.folder / "done"
-    assert httpx.get(system.url + "/background", timeout=5).json() == "web.1"
+    assert httpx.get(system.url + "/background", timeout=60).json() == "web.1"
     assert not done.exists()
+    (system.folder / "go").touch()
     wait_for(done.exists, 30, "the background work is done")
 
 
@@ -339,7 +341,7 @@ def test_chunked_upload_reaches_a_wsgi_app_whole(system: Running) -> None:
 def test_chunked_upload_over_the_bound_is_refused(system: Running, service: str) -> None:
     answer = httpx.post(f"{system.url}/{service}/upload", content=iter([PIECE] * 52), timeout=30)
     assert answer.status_code == 413
-    assert httpx.get(f"{system.url}/{service}/", timeout=5).status_code == 200
+    assert httpx.get(f"{system.url}/{service}/", timeout=60).status_code == 200
 
 
 @pytest.mark.parametrize("service", ["big", "wsgi"])
@@ -358,7 +360,7 @@ def test_stated_length_over_the_bound_is_refused_at_once(system: Running, servic
     except (httpx.WriteError, httpx.RemoteProtocolError):
         pass  # the answer came and the connection was closed while more was being sent
     assert len(sent) < 60
-    assert httpx.get(f"{system.url}/{service}/seen", timeout=5).json()["received"] <= 51 << 20
+    assert httpx.get(f"{system.url}/{service}/seen", timeout=60).json()["received"] <= 51 << 20
 
 
 # -- the end of a replica ----------------------------------------------------------------------------------------------
@@ -373,6 +375,7 @@ def _until_on(name: str, open_one: Callable[[], tuple[Any, str]]) -> Any:
     raise AssertionError(f"none of four was sent to {name}")
 
 
+@pytest.mark.alone  # who drains has a second, and so have those who ask meanwhile
 def test_drain_ends_streams_in_order_and_answers_what_is_short(system: Running, web: Callable[[int], None]) -> None:
     web(2)
     event_streams: list[httpx.Response] = []
@@ -384,18 +387,17 @@ def test_drain_ends_streams_in_order_and_answers_what_is_short(system: Running, 
 
         def events() -> tuple[httpx.Response, str]:
             response = after.enter_context(
-                httpx.stream("GET", system.url + "/ticks", headers=EVENTS, timeout=10),
+                httpx.stream("GET", system.url + "/ticks", headers=EVENTS, timeout=60),
             )
             event_streams.append(response)
             return response, response.headers["replica"]
 
         leaving = _until_on("web.2", socket)
         stream = _until_on("web.2", events)
-        streams = sum(replica["streams"] for replica in system.replicas())
-        assert streams >= 2
+        wait_for(lambda: sum(replica["streams"] for replica in system.replicas()) >= 2, 30, "both are counted")
         wait_for(
             lambda: all(replica["limit"] == 1 + replica["streams"] for replica in system.replicas()),
-            3,
+            30,
             "room for the streams",
         )
         reading: Future[list[str]] = pool.submit(lambda: list(stream.iter_lines()))
@@ -408,20 +410,21 @@ def test_drain_ends_streams_in_order_and_answers_what_is_short(system: Running, 
         took_s = time.monotonic() - began_s
         assert 0.9 < took_s < 5.0, f"streams were ended after {took_s:.2f} s instead of 1 s"
         # A clean end: the chunked answer has its last chunk, else this raises.
-        assert set(reading.result(5)) == {"data: tick", ""}
-        answers = [each.result(5) for each in slow]
+        assert set(reading.result(60)) == {"data: tick", ""}
+        answers = [each.result(60) for each in slow]
         assert [answer.status_code for answer in answers] == [200, 200]
         assert {answer.json() for answer in answers} == {"web.1", "web.2"}
-        scaling.result(20)
+        scaling.result(60)
         assert _only(system)["name"] == "web.1"
 
 
+@pytest.mark.alone
 def test_drain_with_threads_ends_event_streams(system: Running) -> None:
     system.ok("scale", "wsgi", "2")
     with ThreadPoolExecutor(4) as pool, ExitStack() as after:
         after.callback(system.ok, "scale", "wsgi", "1")
         streams = [
-            after.enter_context(httpx.stream("GET", system.url + "/wsgi/ticks", headers=EVENTS, timeout=10))
+            after.enter_context(httpx.stream("GET", system.url + "/wsgi/ticks", headers=EVENTS, timeout=60))
             for _ in range(2)
         ]
         wait_for(lambda: all(replica["streams"] == 1 for replica in system.replicas("wsgi")), 30, "one stream on each")
@@ -443,7 +446,7 @@ def test_drain_with_threads_ends_event_streams(system: Running) -> None:
 
         for index in range(2):
             pool.submit(read, index)
-        slow = [pool.submit(httpx.get, system.url + "/wsgi/slow", timeout=10) for _ in range(2)]
+        slow = [pool.submit(httpx.get, system.url + "/wsgi/slow", timeout=60) for _ in range(2)]
         wait_for(lambda: all(replica["in_flight"] == 2 for replica in system.replicas("wsgi")), 30, "at work")
         began_s = time.monotonic()
         system.ok("scale", "wsgi", "1")
@@ -451,7 +454,7 @@ def test_drain_with_threads_ends_event_streams(system: Running) -> None:
         _index, how, at_s = ended[0]
         assert how == "clean"
         assert 0.9 < at_s - began_s < 5.5, f"ended after {at_s - began_s:.2f} s instead of 1 s"
-        assert [each.result(5).status_code for each in slow] == [200, 200]
+        assert [each.result(60).status_code for each in slow] == [200, 200]
         stop.set()
 
 

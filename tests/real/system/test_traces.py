@@ -284,7 +284,7 @@ def test_a_refused_request_says_who_refused_it_and_why(shop: Running) -> None:
     refused: list[tuple[int, str]] = []
 
     def hit() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", shop.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", shop.port, timeout=60)
         connection.request("GET", "/full/x")
         answer = connection.getresponse()
         refused.append((answer.status, answer.headers["x-request-id"]))
@@ -322,7 +322,7 @@ def test_parts_are_explained_as_before(shop: Running) -> None:
 def test_of_a_killed_worker_what_was_written_stays_readable(shop: Running) -> None:
     before = ask(shop, "/10")
     explained(shop, before)
-    connection = http.client.HTTPConnection("127.0.0.1", shop.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", shop.port, timeout=60)
     connection.request("GET", "/slow", headers={"x-request-id": "not believed from here"})
     wait_for(lambda: shop.replicas()[0]["in_flight"], 30, "the request is at work")
     killed = shop.pid("web.1")
