@@ -37,7 +37,7 @@ FASTER = (
     ("400 for 3s, 100 for 9s", "400 for 0.3s, 100 for 0.5s"),
     (r"for rate in (\d+) .* (\d+); do", r"for rate in \1 \2; do"),
 )
-PAGE_S = 240.0
+PAGE_S = 540.0
 EXAMPLES = ("shop", "shop-sharded", "shop-services", "django_site")
 _LEFTOVERS = shutil.ignore_patterns("__pycache__", "*.sqlite3*", "media", ".headway")
 # Only what runs has a folder to be taken down by.

@@ -16,7 +16,7 @@ from harness import HEADWAY, descendants_of_session
 import headway
 from headway.process.folders import Folders, folders_for
 
-COMMAND_S = 60.0
+COMMAND_S = 120.0
 GOOD = """
 async def app(scope, receive, send):
     assert scope["type"] == "http"

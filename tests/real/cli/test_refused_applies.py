@@ -91,6 +91,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     (folder / "bad.py").write_text("raise RuntimeError('out of stock')\n")
     (folder / "red.py").write_text("import os\nif os.environ['COLOUR'] == 'red': raise RuntimeError('red')\n" + GOOD)
     (folder / "slow.py").write_text("import time\ntime.sleep(1.5)\n" + GOOD)
+    held = "import os, time\nwhile not os.path.exists('go'):\n    time.sleep(0.05)\n"
+    (folder / "held.py").write_text(held + GOOD)
     with Running(folder, FIRST, detached=True, env={"COLOUR": "blue"}) as system:
         with SteadyLoad(system.url + "/", RATE_PER_S) as load:
             yield Shop(system, Place(folder, system.port), load)
@@ -190,16 +192,19 @@ def test_scale_to_what_cannot_be(shop: Shop) -> None:
 
 
 def test_a_second_apply_is_refused(shop: Shop) -> None:
-    shop.place.write({"headway.toml": FIRST.replace("good:app", "slow:app")})
+    shop.place.write({"headway.toml": FIRST.replace("good:app", "held:app")})
     command = [*HEADWAY, "up", "--detach"]
     with subprocess.Popen(
         command, cwd=shop.place.folder, env=shop.system.environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as first:
         wait_for(lambda: len(shop.system.replicas()) > 2, 60, "the first apply starts a replica")
-        second = shop.up(FIRST)
-        assert second.returncode == 1
-        assert take_apart(second).error == "another apply is in progress"
-        first.communicate(timeout=60)
+        try:
+            second = shop.up(FIRST)
+            assert second.returncode == 1
+            assert take_apart(second).error == "another apply is in progress"
+        finally:
+            (shop.place.folder / "go").touch()
+            first.communicate(timeout=60)
     assert first.returncode == 0
 
 

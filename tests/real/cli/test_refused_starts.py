@@ -199,7 +199,7 @@ def test_two_starts_at_once_make_one_system(place: Place) -> None:
     both = [subprocess.Popen(command, cwd=place.folder, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
     done = []
     for process in both:
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=120)
         done.append(subprocess.CompletedProcess(command, process.returncode, stdout, stderr))
     try:
         assert sorted(one.returncode for one in done) in ([0, 0], [0, 1]), done

@@ -20,7 +20,7 @@ import trustme
 from harness import HEADWAY, Running, wait_for
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-COMMAND_S = 60.0
+COMMAND_S = 120.0
 APP = """
 import asyncio
 async def app(scope, receive, send):
