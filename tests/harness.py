@@ -74,14 +74,20 @@ def on_a_terminal() -> None:
 
 
 def wait_for(condition: Callable[[], Any], timeout_s: float, what: str, every_s: float = 0.02) -> Any:
-    """The first true value of `condition`; AssertionError naming `what` when it does not come in time."""
+    """The first true value of `condition`; AssertionError naming `what` when it does not come in time.
+
+    What a system cannot be asked right now, as while its controller is started again, is not so yet.
+    """
     until_s = time.monotonic() + timeout_s
     while True:
-        found = condition()
-        if found:
-            return found
+        why = ""
+        try:
+            if found := condition():
+                return found
+        except HeadwayError as error:
+            why = f" ({error.message})"
         if time.monotonic() > until_s:
-            raise AssertionError(f"not within {timeout_s:g} s: {what}")
+            raise AssertionError(f"not within {timeout_s:g} s: {what}{why}")
         time.sleep(every_s)
 
 
@@ -210,7 +216,8 @@ class Running:
     def status(self) -> dict[str, Any]:
         """The status document, as `headway status --json` prints it, straight from the control API: many ask again
         and again, and a command is a process. NotRunning when nobody answers."""
-        return ControlClient(self.folders).status()
+        document: dict[str, Any] = ControlClient(self.folders).ask("GET", "/status", timeout_s=60.0)
+        return document
 
     def quick_status(self) -> dict[str, Any] | None:
         """The status document; None while nobody answers."""
@@ -272,8 +279,7 @@ class Running:
         wait_for(another, 60, "another controller")
 
     def replicas(self, service: str = "web") -> list[dict[str, Any]]:
-        document = self.quick_status()
-        assert document is not None
+        document = wait_for(self.quick_status, 60, "the controller answers")
         replicas: list[dict[str, Any]] = document["services"][service]["replicas"]
         return replicas
 

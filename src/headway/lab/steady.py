@@ -28,7 +28,7 @@ from headway.lab.plan import Connections, LoadPlan
 from headway.lab.target import Request
 
 # Name resolution and the probe before the first request.
-_START_TIMEOUT_S = 15.0
+_START_TIMEOUT_S = 60.0
 _FAILURES_MAX = 10_000
 _LOOK_S = 0.01
 

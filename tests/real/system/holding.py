@@ -85,8 +85,7 @@ def tell(name: str, result: LoadResult) -> None:
 
 def overload(system: Running, service: str = "web") -> dict[str, Any]:
     """The overload section of a service's status."""
-    document = system.quick_status()
-    assert document is not None, "the controller does not answer"
+    document = wait_for(system.quick_status, 60, "the controller answers")
     section: dict[str, Any] = document["services"][service]["overload"]
     return section
 

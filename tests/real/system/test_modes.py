@@ -89,7 +89,10 @@ def _says(system: Running, text: str) -> bool:
 
 def test_reload_follows_the_source_and_keeps_what_works(tmp_path: Path) -> None:
     folder = _folder(tmp_path)
-    with Running(folder, ONE, arguments=("--reload",)) as system, SteadyLoad(system.url + "/", 50) as load:
+    with (
+        Running(folder, ONE, arguments=("--reload",)) as system,
+        SteadyLoad(system.url + "/", 50, deadline_s=60) as load,
+    ):
         load.wait_for(offered=20)
         _edit(folder, 2)
         wait_for(lambda: _says(system, "version 2"), 30, "the new code answers")
@@ -118,7 +121,7 @@ def test_two_systems_side_by_side_and_a_changed_file(tmp_path: Path) -> None:
         assert one.folders.run != two.folders.run
         before = one.processes()
         assert not set(before.values()) & set(two.processes().values())
-        with SteadyLoad(one.url + "/", 50) as load:
+        with SteadyLoad(one.url + "/", 50, deadline_s=60) as load:
             load.wait_for(offered=20)
             os.kill(two.pid("web.1"), signal.SIGKILL)
             os.kill(two.pid("edge"), signal.SIGKILL)
