@@ -21,7 +21,7 @@ from headway.control.apply import Applying
 from headway.control.by_hand import HOLD_S, ByHand
 from headway.control.controller import Controller
 from headway.control.dropped import DroppedCounts
-from headway.errors import Conflict, HeadwayError
+from headway.errors import Conflict, EngineError, HeadwayError
 from headway.model.declared import System
 
 _BODY_MAX_BYTES = 1 << 20
@@ -195,7 +195,11 @@ def _told(endpoint: Endpoint) -> Endpoint:
             return _error(error, 400)
         except (ValidationError, KeyError, ValueError) as error:
             return _error(HeadwayError(f"the request is malformed: {error}"), 400)
-        except Exception as error:  # a defect of ours is told as well, and where it is written down
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] == "psycopg":  # which most systems never import
+                said = str(error).strip().partition("\n")[0] or type(error).__name__
+                return _error(EngineError(said, hint="headway status; headway logs"), 400)
+            # A defect of ours is told as well, and where it is written down.
             traceback.print_exc()
             told = HeadwayError(
                 f"the controller failed: {type(error).__name__}: {error}", hint="headway logs controller"

@@ -72,9 +72,13 @@ def routes(
             )
         raise HeadwayError(f"there is no sharded database {name!r} that is up", hint=f"There is: {names}.")
 
+    async def looked_up(name: object, verb: str = "") -> Tender:
+        # The loop may have to be asked for who looks after it, and has other things to do: nobody else waits for that.
+        return await asyncio.to_thread(tender, name, verb)
+
     async def status(request: Request) -> Response:
         name = request.query_params.get("database")
-        wanted = {name: tender(name)} if name else tenders()
+        wanted = {name: await looked_up(name)} if name else await asyncio.to_thread(tenders)
         found = {
             each: {
                 **await asyncio.to_thread(one.status),
@@ -85,15 +89,15 @@ def routes(
         return JSONResponse({"databases": found})
 
     async def verify(request: Request) -> Response:
-        return JSONResponse(await asyncio.to_thread(tender(request.query_params.get("database")).verify))
+        return JSONResponse(await asyncio.to_thread((await looked_up(request.query_params.get("database"))).verify))
 
     async def check(request: Request) -> Response:
-        one = tender(request.query_params.get("database"))
+        one = await looked_up(request.query_params.get("database"))
         found = await asyncio.to_thread(requirements_of, one.database)
         return JSONResponse({"servers": {name: [asdict(each) for each in told] for name, told in found.items()}})
 
     async def plan(request: Request) -> Response:
-        one = tender(request.query_params.get("database"))
+        one = await looked_up(request.query_params.get("database"))
         leaves = departures.server(one.name)
         empty = list(request.query_params.getlist("empty"))
         if leaves and leaves not in empty and leaves not in one.database.away_now():
@@ -102,13 +106,13 @@ def routes(
         return JSONResponse(told_plan(*await asyncio.to_thread(one.plan, tuple(empty), by, over_s)))
 
     async def leaving(request: Request) -> Response:
-        tender(name := str(request.query_params.get("database")))
+        await looked_up(name := str(request.query_params.get("database")))
         server = str(request.query_params.get("server"))
         return JSONResponse({"moves": await asyncio.to_thread(departures.plan, name, server)})
 
     async def abort(request: Request) -> Response:
         data = await body(request)
-        one = tender(data.get("database"))
+        one = await looked_up(data.get("database"))
         if data.get("server") is not None:
             return JSONResponse(await asyncio.to_thread(departures.abort, one.name, str(data["server"])))
         if data.get("shard") is None:
@@ -119,9 +123,9 @@ def routes(
         data = await body(request)
         verb = request.path_params["verb"]
         name = data.get("database")
-        work = plain_work(str(name), verb, data)
+        work = await asyncio.to_thread(plain_work, str(name), verb, data)
         if work is None:
-            one = tender(name, verb)
+            one = await looked_up(name, verb)
             work = _of_servers(servers, departures, verb, data) or _work(one, verb, data)
             for target in _targets(verb, data):
                 departures.refuse_moves_to(one.name, target)

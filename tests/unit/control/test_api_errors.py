@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
+import psycopg
 import pytest
 
 from headway.control.api import _told
@@ -16,6 +17,7 @@ from headway.errors import Conflict
     [
         (Conflict("another apply is in progress"), 409, "another apply is in progress"),
         (KeyError("service"), 400, "the request is malformed: 'service'"),
+        (psycopg.OperationalError("the connection is lost\nin the middle"), 400, "the connection is lost"),
         (RuntimeError("changed size"), 500, "the controller failed: RuntimeError: changed size"),
     ],
 )
