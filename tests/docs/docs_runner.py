@@ -107,7 +107,7 @@ def run_page(page: Path, folder: Path) -> list[Ran]:
     finally:
         assert guard.stdin is not None
         guard.stdin.close()
-        guard.wait(60)
+        guard.wait(240)
     for state in states:
         assert not folders_for(state).run.exists(), f"the page leaves a system running: {state}"
     return taken_apart(_back(said, ports), wanted)

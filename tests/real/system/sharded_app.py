@@ -127,11 +127,11 @@ class Writers:
     def __exit__(self, *_exc: object) -> None:
         self._stop.set()
         for thread in self._threads:
-            thread.join(30)
+            thread.join(90)
 
     def _write(self, customer: int) -> None:
         number = 0
-        with httpx.Client(base_url=self._system.url, timeout=30) as client:
+        with httpx.Client(base_url=self._system.url, timeout=60) as client:
             while not self._stop.is_set():
                 number += 1
                 answer = client.post(f"/{customer}/{number}")
@@ -150,7 +150,7 @@ class Writers:
         """By customer, what was acknowledged and is not there, or is there and was never acknowledged."""
         found = {}
         for customer, numbers in self.acknowledged.items():
-            there = httpx.get(f"{self._system.url}/{customer}", timeout=30).json()
+            there = httpx.get(f"{self._system.url}/{customer}", timeout=60).json()
             assert len(there) == len(set(there))
             if wrong := set(there) ^ set(numbers):
                 found[customer] = wrong
