@@ -41,7 +41,7 @@ _HANDOVER_S = 2.0  # how long an adopted controller may take to hand its listeni
 _FINISH_S = 3.0  # after SIGTERM to everything left, SIGKILL
 _LEFTOVERS_S = 1.0  # for killed processes to be gone
 _SILENT_MAX_S = 30.0  # a controller tells every few seconds that it turns; a turn may have to wait for an engine
-_LAST_WORDS_S = 0.5  # for one that stands still to write down where
+_LAST_WORDS_S = 2.0  # for one that stands still to write down where, on a busy machine too
 
 
 @dataclass(slots=True)

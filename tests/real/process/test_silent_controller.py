@@ -19,11 +19,13 @@ from headway.process.record import record_in
 SUPERVISOR = """
 import sys
 from pathlib import Path
+from headway.process import supervisor
 from headway.process.silence import Silence
 from headway.process.spec import ProcessSpec
 from headway.process.supervisor import Supervisor
 
 folder = Path(sys.argv[1])
+supervisor._LAST_WORDS_S = 4.0
 controller = ProcessSpec("controller", (sys.executable, str(folder / "controller.py"), str(folder)),
     stdout=str(folder / "controller.log"), stderr=str(folder / "controller.log"), restart=True)
 sys.exit(Supervisor(folder, controller, False, silence=Silence(6.0)).run())
