@@ -24,6 +24,7 @@ from headway import by_id
 from headway.errors import DatabaseBusy, NotRunning, ServerDown, ShardMoved, WrongShard
 from headway.model.sharding import FENCED, schema_name
 from headway.sharding.client.told import told
+from headway.sharding.client.watch import MapWatch
 from headway.sharding.ids import slots
 from headway.sharding.keys import VECTORS, WrongKey, shard_of, shard_sql
 
@@ -499,6 +500,62 @@ def test_a_transaction_caught_by_a_move_is_run_again_at_the_new_place(orders, ki
             admin.execute(f'DROP SCHEMA "{schema}" CASCADE')
         with orders.admin("s1") as admin:
             admin.execute(f'DROP TRIGGER fence ON "{schema}".orders')
+
+
+@pytest.mark.parametrize("kind", ["asynchronous", "plain", "everywhere"])
+def test_a_move_is_known_for_one_also_where_this_process_is_late_to_hear_of_it(orders, monkeypatch, kind):
+    """The map names the new place, then the old one lets nobody in."""
+    key = key_on("s1", skip=60)
+    shard = shard_of(key, SHARDS, "int")
+    schema, role = schema_name("orders", shard), orders.servers["s1"].role
+    load, attempts = MapWatch._load, []
+
+    def late(self: MapWatch, connection: psycopg.Connection[tuple[object, ...]]) -> None:
+        if attempts:
+            time.sleep(2)
+        load(self, connection)
+
+    monkeypatch.setattr(MapWatch, "_load", late)
+    database = orders.database(wait_s=60)
+    with orders.admin("s2") as admin:
+        orders.make_shard(admin, shard, orders.servers["s2"].role)
+
+    def move() -> None:
+        attempts.append(shard)
+        if len(attempts) == 1:
+            orders.tell(f"UPDATE headway.shard_map SET server = 's2' WHERE shard = {shard}")
+            with orders.admin("s1") as admin:
+                admin.execute(f'REVOKE ALL ON "{schema}".orders FROM {role}')
+
+    async def insert(connection: asyncpg.Connection) -> None:
+        move()
+        await connection.execute("INSERT INTO orders VALUES ($1, 6)", key)
+
+    def insert_plainly(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+        move()
+        connection.execute("INSERT INTO orders VALUES (%s, 6)", (key,))
+
+    async def ask() -> None:
+        async with database.at(key):
+            pass
+        move()
+        await database.everywhere("SELECT count(*) FROM orders")
+
+    try:
+        if kind == "plain":
+            database.sync.run(key, insert_plainly)
+        else:
+            asyncio.run(ask() if kind == "everywhere" else database.run(key, insert))
+        with orders.admin("s2") as admin:
+            found = admin.execute(f'SELECT id FROM "{schema}".orders').fetchall()
+        assert found == ([] if kind == "everywhere" else [(6,)])
+    finally:
+        attempts.clear()
+        orders.tell(f"UPDATE headway.shard_map SET server = 's1' WHERE shard = {shard}")
+        with orders.admin("s2") as admin:
+            admin.execute(f'DROP SCHEMA "{schema}" CASCADE')
+        with orders.admin("s1") as admin:
+            admin.execute(f'GRANT ALL ON "{schema}".orders TO {role}')
 
 
 def test_a_check_out_caught_by_a_move_is_told_so(orders):

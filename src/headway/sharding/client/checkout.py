@@ -22,6 +22,7 @@ from headway.sharding.client.place import (
     AGAIN,
     AGAIN_MAX,
     FENCE_WAIT_S,
+    LOOKED_WAIT_S,
     MAP_WAIT_S,
     NEWER_WAIT_S,
     Places,
@@ -117,6 +118,14 @@ class Pool:
                 if watch.map is None:
                     raise watch.missing() from None
                 return watch.map
+
+    async def newer(self, is_enough: Callable[[ShardMap], bool], timeout_s: float) -> ShardMap:
+        """As `until`, where an error says that there is a newer map: the time counts from a look at the catalog."""
+        watch = self.places.watch
+        assert watch is not None
+        asked = watch.ask()
+        await self.until(lambda map_: is_enough(map_) or watch.has_looked(asked), LOOKED_WAIT_S)
+        return await self.until(is_enough, timeout_s)
 
     async def permit(self, permits: Permits, server: str, wait_s: float) -> int:
         """A permit within the time; DatabaseBusy otherwise."""
@@ -242,9 +251,7 @@ class CheckOut:
         """Raise what the error means, where it means more than it says; else the driver's own goes on."""
         places = self._pool.places
         if places.may_have_moved(error):
-            assert places.watch is not None
-            places.watch.ask()
-            newest = await self._pool.until(places.is_elsewhere(self._place), NEWER_WAIT_S)
+            newest = await self._pool.newer(places.is_elsewhere(self._place), NEWER_WAIT_S)
             found = places.read(self._place, error, newest)
             if found is not error:
                 raise found from error

@@ -173,9 +173,7 @@ async def _ask_all(
         raise moved
     for failure in failures:
         if pool.places.may_have_moved(failure):
-            assert pool.places.watch is not None
-            pool.places.watch.ask()
-            newest = await pool.until(lambda newer: not _is_same(newer, map_), 0.3)
+            newest = await pool.newer(lambda newer: not _is_same(newer, map_), 0.3)
             if not _is_same(newest, map_):
                 raise ShardMoved(f"a shard of database {map_.database} moved") from failure
         raise failure

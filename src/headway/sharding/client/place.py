@@ -26,6 +26,7 @@ REFERENCE_SCHEMA = "headway_reference"
 FENCE_WAIT_S = 1.0  # while a shard is about to be handed over
 MAP_WAIT_S = 5.0
 NEWER_WAIT_S = 0.5  # an error says that the map is old: the newer one is on its way
+LOOKED_WAIT_S = 5.0  # and before that, until this process, which may be busy, has looked
 AGAIN_MAX = 20
 _AGAIN_HINT = "Do the whole transaction again; `run` does so by itself."
 _DOWN_S = 0.5

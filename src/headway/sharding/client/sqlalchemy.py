@@ -110,7 +110,7 @@ class Engines:
         except (ShardMoved, DBAPIError) as error:
             if not self._is_of_a_move(error):
                 raise
-            newest = self._database.sync.until(self._places.is_elsewhere(place), NEWER_WAIT_S)
+            newest = self._database.sync.newer(self._places.is_elsewhere(place), NEWER_WAIT_S)
             found = self._meaning(place, error, newest)
             if found is error:
                 raise
@@ -160,7 +160,7 @@ class Engines:
         except (ShardMoved, DBAPIError) as error:
             if not self._is_of_a_move(error):
                 raise
-            newest = await loop.until(self._places.is_elsewhere(place), NEWER_WAIT_S)
+            newest = await loop.newer(self._places.is_elsewhere(place), NEWER_WAIT_S)
             found = self._meaning(place, error, newest)
             if found is error:
                 raise

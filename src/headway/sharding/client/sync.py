@@ -25,6 +25,7 @@ from headway.sharding.client.place import (
     AGAIN,
     AGAIN_MAX,
     FENCE_WAIT_S,
+    LOOKED_WAIT_S,
     MAP_WAIT_S,
     NEWER_WAIT_S,
     Place,
@@ -197,6 +198,14 @@ class SyncDatabase:
             raise watch.missing()
         return found
 
+    def newer(self, is_enough: Callable[[ShardMap], bool], timeout_s: float) -> ShardMap:
+        """As `until`, where an error says that there is a newer map: the time counts from a look at the catalog."""
+        watch = self._places.watch
+        assert watch is not None
+        asked = watch.ask()
+        self.until(lambda map_: is_enough(map_) or watch.has_looked(asked), LOOKED_WAIT_S)
+        return self.until(is_enough, timeout_s)
+
     def server(self, map_: ShardMap, name: str) -> tuple[_Server, Permits]:
         """The connections and permits of a server."""
         url = self._places.url(map_, name)
@@ -321,9 +330,7 @@ class SyncCheckOut:
         if self._kept.connection.closed and isinstance(error, psycopg.OperationalError):
             raise places.broke(self._place.server, error) from error
         if places.may_have_moved(error):
-            assert places.watch is not None
-            places.watch.ask()
-            newest = self._database.until(places.is_elsewhere(self._place), NEWER_WAIT_S)
+            newest = self._database.newer(places.is_elsewhere(self._place), NEWER_WAIT_S)
             found = places.read(self._place, error, newest)
             if found is not error:
                 raise found from error

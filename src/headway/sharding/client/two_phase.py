@@ -170,7 +170,7 @@ async def write_reference(pool: Pool, sql: str, arguments: tuple[Any, ...], wait
                 told = [await connection.execute(sql, *arguments) for connection in connections]
                 return str(told[0])
         # A server has come or gone, and the map that is known here is older: nothing was written yet.
-        await pool.until(lambda newer, before=servers: sorted(newer.servers) != before, NEWER_WAIT_S)  # type: ignore[misc]
+        await pool.newer(lambda newer, before=servers: sorted(newer.servers) != before, NEWER_WAIT_S)  # type: ignore[misc]
     raise ShardMoved("servers come and go too quickly to write a reference table on all of them")
 
 

@@ -48,6 +48,7 @@ class MapWatch:
         self.error = ""
         self._changed = threading.Condition()
         self._calls: list[Wake] = []
+        self._looks = self._looked = 0  # begun, and the last of them that has ended
         self._thread: threading.Thread | None = None
         self._pipe = (-1, -1)
 
@@ -59,11 +60,17 @@ class MapWatch:
                 self._thread = threading.Thread(target=self._watch, name=f"headway-map-{self.database}", daemon=True)
                 self._thread.start()
 
-    def ask(self) -> None:
-        """Look for a newer map now, and not only when it is told."""
+    def ask(self) -> int:
+        """Look for a newer map now, and not only when it is told; for `has_looked`."""
         self.start()
+        asked = self._looks
         with contextlib.suppress(OSError):
             os.write(self._pipe[1], b"\1")
+        return asked
+
+    def has_looked(self, asked: int) -> bool:
+        """Whether the map is at least as new as when that was asked, or the catalog cannot be reached."""
+        return self._looked > asked or bool(self.error)
 
     def wait(self, is_enough: Callable[[ShardMap], bool], timeout_s: float) -> ShardMap | None:
         """The map, as soon as it is so; after the time as it is then. None: none was ever loaded."""
@@ -102,7 +109,7 @@ class MapWatch:
                         _wait([connection.fileno(), self._pipe[0]], self._look_s())
                         with contextlib.suppress(OSError):
                             os.read(self._pipe[0], 4096)
-            except (psycopg.Error, OSError, RuntimeError, ValueError) as error:
+            except Exception as error:  # whatever it is: a thread that has ended would leave the map as it is for ever
                 self.error = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 self._tell()
             time.sleep(pause_s)
@@ -112,6 +119,8 @@ class MapWatch:
         return _LOOK_SPLIT_S if self.map is not None and self.map.split else _LOOK_S
 
     def _load(self, connection: psycopg.Connection[tuple[object, ...]]) -> None:
+        self._looks += 1
+        look = self._looks
         row = connection.execute(MAP_SQL).fetchone()
         if row is None:
             raise RuntimeError("its catalog is empty")
@@ -120,7 +129,7 @@ class MapWatch:
             found = found.from_source()
         with self._changed:
             # Of two maps the newer; a catalog that was restored to an older state is an operator's deed, not a race.
-            self.map, self.error = found, ""
+            self.map, self.error, self._looked = found, "", look
         self._tell()
 
     def _check(self, connection: psycopg.Connection[tuple[object, ...]]) -> None:
