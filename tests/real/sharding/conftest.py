@@ -18,11 +18,11 @@ from headway.sharding.postgresql import Server
 
 @pytest.fixture(autouse=True, scope="module")
 def patient() -> Iterator[None]:
-    """An app is told after two seconds that a server does not answer; a machine that is busy with other tests as well
-    may take longer for a connection."""
+    """An app is told after two seconds that a server does not answer, and who administers it after five; a machine that
+    is busy with other tests as well may take longer for a connection."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("connections", "sync", "sqlalchemy_pool"):
-            patch.setattr(f"headway.sharding.client.{module}._CONNECT_S", CONNECT_S)
+        for module in ("client.connections", "client.sync", "client.sqlalchemy_pool", "admin", "move.sessions"):
+            patch.setattr(f"headway.sharding.{module}._CONNECT_S", CONNECT_S)
         patch.setattr("headway.sharding.client.connections._CLEAN_S", CONNECT_S)
         yield
 

@@ -17,6 +17,7 @@ from headway.sharding.move.statements import PRINTING
 Connection = psycopg.Connection[tuple[object, ...]]
 Side = Literal["source", "target"]
 _ORPHANS_S = 5.0
+_CONNECT_S = 5
 # Whatever the administrator's role or the server has set for others would end a move halfway.
 _SETTINGS = (
     "SET search_path = pg_catalog; SET statement_timeout = 0; SET lock_timeout = 0; "
@@ -45,7 +46,7 @@ def connect(conninfo: str, name: str) -> Connection:
         make_conninfo(
             conninfo,
             application_name=name,
-            connect_timeout=5,
+            connect_timeout=_CONNECT_S,
             tcp_user_timeout=10_000,
             keepalives_idle=5,
             keepalives_interval=2,
