@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _POLL_S = 0.05
 _SUPERVISOR_S = 60.0  # of a controller that never answers; it takes a second, on a busy machine ten
 _CONTROLLER_S = 60.0
-_STOP_ANSWER_S = 5.0
+_STOP_ANSWER_S = 15.0  # on a busy machine a turn of the loop takes seconds; who is passed over, drains nobody
 _LOCKED_STATUS = 3  # the supervisor's, when another one holds the state folder
 
 

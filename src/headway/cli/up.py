@@ -109,12 +109,22 @@ def _running(system: System) -> dict[str, Any] | None:
         except NotRunning:
             if not supervisor_runs(read_record(system.folders)):
                 return None
+        except HeadwayError:
+            pass  # it is there, and has more to do than to answer
         if time.monotonic() > until_s:
             raise Conflict(
                 f"a supervisor runs here, but its controller has not answered for {_CONTROLLER_S:.0f} s",
                 hint="headway logs controller; headway down ends it",
             )
         time.sleep(0.05)
+
+
+def _still_running(system: System) -> dict[str, Any]:
+    """The status of what ran a moment ago."""
+    document = _running(system)
+    if document is None:
+        raise NotRunning("nothing runs any more", hint="headway up starts it")
+    return document
 
 
 def _apply(system: System, loaded: Loaded) -> dict[str, Any]:
@@ -131,7 +141,7 @@ def _apply(system: System, loaded: Loaded) -> dict[str, Any]:
     else:
         print("nothing changed", file=sys.stderr)
     until_s = time.monotonic() + _SETTLE_S
-    while (document := system.client.status())["state"] == "degraded" and time.monotonic() < until_s:
+    while (document := _still_running(system))["state"] == "degraded" and time.monotonic() < until_s:
         time.sleep(0.05)
     _tell_of_shards(loaded, document)
     _tell_behind(system, loaded, document)

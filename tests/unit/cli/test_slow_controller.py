@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from headway.cli.start import await_ready
-from headway.cli.up import _Journal
+from headway.cli.up import _Journal, _still_running
 from headway.control.client import ControlClient
 from headway.errors import HeadwayError, NotRunning
 from headway.process.folders import Folders
+from headway.process.record import write_record
 
 LATE = HeadwayError("the controller did not answer within 10 s")
 AWAY = NotRunning("the controller does not answer")
@@ -58,6 +59,14 @@ def test_a_start_waits_for_one_that_answers_late() -> None:
         is_interrupted=lambda: False,
     )
     assert found is ready
+
+
+def test_what_runs_is_asked_again_while_its_controller_is_slow_or_comes_back(tmp_path: Path) -> None:
+    ready = {"state": "ready"}
+    system = system_that(LATE, AWAY, AWAY, LATE, ready)
+    system.folders = Folders(tmp_path, tmp_path)
+    write_record(tmp_path, True, [])  # of this process
+    assert _still_running(system) is ready
 
 
 @pytest.fixture
