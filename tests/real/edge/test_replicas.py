@@ -136,7 +136,8 @@ def test_a_post_is_never_sent_twice() -> None:
         arrivals = Counter(request["target"] for request in site.recorded())
         assert max(arrivals.values()) == 1
         assert set(load.failed) <= CUT
-        assert sum(load.failed.values()) <= 8, "only what was in flight on the dead one"
+        # A connection that a dying process has not refused yet is in flight there as well.
+        assert sum(load.failed.values()) <= 2 * 8, "only what was in flight on the dead one"
 
 
 def test_a_get_whose_replica_breaks_off_is_repeated_but_an_answer_never() -> None:
