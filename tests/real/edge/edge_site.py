@@ -21,7 +21,7 @@ from headway.edge.errors import EdgeRefused, EdgeUnreachable
 from headway.edge.haproxy import argv, find_haproxy, validate
 from headway.edge.render import render
 from headway.edge.runtime_api import RuntimeApi
-from headway.edge.servers import draining_file, learned_file
+from headway.edge.servers import CHECK_TIMEOUT_MS, draining_file, learned_file
 from headway.model.edge import EdgePlan, EdgeReplica, EdgeService, Listener
 
 # A HAProxy that lives answers within a millisecond, and on a busy machine when it is given a core.
@@ -38,9 +38,13 @@ def until(condition: Callable[[], Any], what: str, timeout_s: float = 60.0) -> A
 
 
 class Site:
-    """One edge: its listening socket, its replicas and its HAProxy process. Used as a context manager."""
+    """One edge: its listening socket, its replicas and its HAProxy process. Used as a context manager.
 
-    def __init__(self) -> None:
+    A replica that is not given a core for a second would be taken for one that hangs: `patient` waits longer.
+    """
+
+    def __init__(self, *, patient: bool = True) -> None:
+        self._patient = patient
         self.folder = Path(tempfile.mkdtemp(prefix="hw-", dir="/tmp"))
         self.config = str(self.folder / "haproxy.cfg")
         self.record = self.folder / "record.jsonl"
@@ -144,7 +148,10 @@ class Site:
 
     def start(self, plan: EdgePlan, *, replaces_pid: int | None = None) -> subprocess.Popen[bytes]:
         """Start HAProxy on the plan, or replace the one that runs, and wait until it answers."""
-        Path(self.config).write_text(render(plan))
+        text = render(plan)
+        if self._patient:
+            text = text.replace(f"timeout check {CHECK_TIMEOUT_MS}ms", f"timeout check {PATIENCE_S:.0f}s")
+        Path(self.config).write_text(text)
         Path(draining_file(str(self.folder))).touch()
         for service in plan.services:
             Path(learned_file(str(self.folder), service.name)).touch()

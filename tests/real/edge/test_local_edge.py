@@ -121,6 +121,7 @@ class Place:
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.setattr("headway.runtimes.local.edge._ANSWER_S", PATIENCE_S)
+    monkeypatch.setattr("headway.edge.backend.CHECK_TIMEOUT_MS", int(1000 * PATIENCE_S))
     with Site() as site:
         place = Place(site)
         place.apply(place.system(), running=False)

@@ -28,7 +28,7 @@ def state_of(site: Site, name: str):  # type: ignore[no-untyped-def]
 
 
 def test_replicas_are_added_drained_and_removed_under_load() -> None:
-    with Site() as site:
+    with Site(patient=False) as site:
         process = site.start(site.plan(site.service("web", 1)))
         with Load(site.port) as load:
             for name in ("web.2", "web.3"):
@@ -53,7 +53,7 @@ def test_replicas_are_added_drained_and_removed_under_load() -> None:
 
 
 def test_a_drained_replica_finishes_what_it_has_and_maint_cuts_it() -> None:
-    with Site() as site:
+    with Site(patient=False) as site:
         site.start(site.plan(site.service("web", 2)))
         site.api.maint("web", "web.2")
 
@@ -76,7 +76,7 @@ def test_a_drained_replica_finishes_what_it_has_and_maint_cuts_it() -> None:
 
 
 def test_removing_a_replica_whose_connections_are_open_says_busy() -> None:
-    with Site() as site:
+    with Site(patient=False) as site:
         site.start(site.plan(site.service("web", 1)))
         extra = site.replica("web.2")
         site.api.add("web", extra)
@@ -91,7 +91,7 @@ def test_removing_a_replica_whose_connections_are_open_says_busy() -> None:
 
 
 def test_no_get_fails_when_one_of_two_replicas_is_killed() -> None:
-    with Site() as site:
+    with Site(patient=False) as site:
         site.start(site.plan(site.service("web", 2)))
         for path, new in (("/slow/30", False), ("/slow/30", True)):
             victim = "web.2" if new else "web.1"
@@ -109,7 +109,7 @@ def test_no_get_fails_when_one_of_two_replicas_is_killed() -> None:
 
 
 def test_no_get_fails_when_one_of_two_replicas_hangs() -> None:
-    with Site() as site:
+    with Site(patient=False) as site:
         site.start(site.plan(site.service("web", 2)))
         with Load(site.port, threads=6) as load:
             until(lambda: load.done > 50, "the load runs")
@@ -124,7 +124,7 @@ def test_no_get_fails_when_one_of_two_replicas_hangs() -> None:
 
 
 def test_a_post_is_never_sent_twice() -> None:
-    with Site() as site:
+    with Site(patient=False) as site:
         site.start(site.plan(site.service("web", 2)))
         assert httpx.post(site.url + "/break/1").status_code == 502
         with Load(site.port, "/slow/20", method="POST", threads=8) as load:
@@ -141,7 +141,7 @@ def test_a_post_is_never_sent_twice() -> None:
 
 
 def test_a_get_whose_replica_breaks_off_is_repeated_but_an_answer_never() -> None:
-    with Site() as site:
+    with Site(patient=False) as site:
         site.start(site.plan(site.service("web", 2)))
         assert httpx.get(site.url + "/break/1").status_code == 502
         assert len(site.recorded()) == 4, "the first attempt and three more"
@@ -150,7 +150,7 @@ def test_a_get_whose_replica_breaks_off_is_repeated_but_an_answer_never() -> Non
 
 
 def test_a_busy_replica_is_not_ejected() -> None:
-    with Site() as site:
+    with Site(patient=False) as site:
         site.start(site.plan(site.service("web", 1, limit=2)))
         with Load(site.port, "/slow/100", threads=16) as load:
             until(lambda: load.done > 20, "the load runs")
@@ -161,7 +161,7 @@ def test_a_busy_replica_is_not_ejected() -> None:
 
 
 def test_sticky_clients_stay_also_on_replicas_added_later_and_leave_when_it_drains() -> None:
-    with Site() as site:
+    with Site(patient=False) as site:
         site.start(site.plan(site.service("web", 2, sticky=True)))
         site.api.add("web", site.replica("web.3"), sticky=True)
         seen = set()
@@ -188,7 +188,7 @@ def test_sticky_clients_stay_also_on_replicas_added_later_and_leave_when_it_drai
 
 
 def test_a_replica_rendered_as_disabled_takes_nothing_until_it_is_enabled() -> None:
-    with Site() as site:
+    with Site(patient=False) as site:
         off = site.replica("web.2", enabled=False)
         service = site.service("web", 1)
         site.start(site.plan(type(service)("web", ("/",), (*service.replicas, off), 10.0, 2**20)))
@@ -199,7 +199,7 @@ def test_a_replica_rendered_as_disabled_takes_nothing_until_it_is_enabled() -> N
 
 
 def test_says_what_it_cannot_do() -> None:
-    with Site() as site:
+    with Site(patient=False) as site:
         site.start(site.plan(site.service("web", 1)))
         with pytest.raises(EdgeRefused, match=r"web/web\.9"):
             site.api.enable("web", "web.9")
@@ -210,7 +210,7 @@ def test_says_what_it_cannot_do() -> None:
 
 
 def test_gives_up_on_a_stopped_haproxy_in_time() -> None:
-    with Site() as site:
+    with Site(patient=False) as site:
         process = site.start(site.plan(site.service("web", 1)))
         os.kill(process.pid, signal.SIGSTOP)
         begun = time.monotonic()
