@@ -143,18 +143,18 @@ def slow_body(pieces: list[bytes], every_s: float) -> Any:
     return receive
 
 
-@pytest.mark.parametrize(("every_s", "status"), [(0.03, 200), (2.0, 408)])
+@pytest.mark.parametrize(("every_s", "grace_s", "status"), [(0.03, 5.0, 200), (0.5, 0.15, 408)])
 def test_a_body_that_dribbles_gives_its_place_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_s: float, status: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_s: float, grace_s: float, status: int
 ) -> None:
-    monkeypatch.setattr("headway.worker.asgi._BODY_GRACE_S", 1.5)
+    monkeypatch.setattr("headway.worker.asgi._BODY_GRACE_S", grace_s)
     monkeypatch.setattr("headway.worker.asgi._BODY_MIN_PER_S", 10.0)
     seen: list[bytes] = []
 
     async def reads(scope: Message, receive: Any, send: Any) -> None:
         while (message := await receive()).get("more_body"):
             seen.append(message["body"])
-            await asyncio.sleep(1.0)  # the app's own time is not the sender's
+            await asyncio.sleep(2.7)  # the app's own time is not the sender's
         await ok(scope, receive, send)
 
     async def main() -> None:
