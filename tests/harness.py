@@ -91,6 +91,11 @@ def wait_for(condition: Callable[[], Any], timeout_s: float, what: str, every_s:
         time.sleep(every_s)
 
 
+def whole_lines(path: Path) -> list[str]:
+    """Of a file that is being written: without what is there of a line that has not ended."""
+    return path.read_bytes().rpartition(b"\n")[0].decode().splitlines()
+
+
 def die_with_parent() -> None:
     """For `preexec_fn`: SIGTERM when the test process dies."""
     _libc.prctl(1, signal.SIGTERM)
@@ -285,7 +290,7 @@ class Running:
 
     def journal(self) -> list[dict[str, Any]]:
         try:
-            return [json.loads(line) for line in (self.state / "journal.jsonl").read_text().splitlines()]
+            return [json.loads(line) for line in whole_lines(self.state / "journal.jsonl")]
         except OSError:
             return []
 

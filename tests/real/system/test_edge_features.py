@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import trustme
-from harness import Running, free_port, wait_for
+from harness import Running, free_port, wait_for, whole_lines
 from websockets.sync.client import connect
 
 ASGI = """
@@ -205,7 +205,7 @@ def test_access_log_is_json_with_service_and_replica(plain: Running) -> None:
     log = plain.folders.logs / "access.log"
 
     def lines() -> list[dict[str, Any]]:
-        found = [json.loads(line) for line in log.read_text().splitlines()]
+        found = [json.loads(line) for line in whole_lines(log)]
         return found if ids.keys() <= {line["id"] for line in found} else []
 
     found = wait_for(lines, 30, "both requests in the access log")

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-from harness import Running, is_alive, wait_for
+from harness import Running, is_alive, wait_for, whole_lines
 
 from headway.control.client import ControlClient
 
@@ -138,7 +138,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 def _notes(system: Running) -> list[list[str]]:
     try:
-        return [line.split(" ", 2) for line in (system.folder / "notes").read_text().splitlines()]
+        return [line.split(" ", 2) for line in whole_lines(system.folder / "notes")]
     except FileNotFoundError:
         return []
 
