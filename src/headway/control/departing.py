@@ -23,6 +23,7 @@ from headway.control.servers import Servers
 from headway.control.stored import Departure
 from headway.control.tender import Tender, told_move
 from headway.errors import Conflict, EngineError, HeadwayError, MachineError
+from headway.runtimes.local.engine_process import as_told
 from headway.sharding.admin import connect
 from headway.sharding.catalog import drop_server
 from headway.sharding.move.record import done_from, newest, open_moves
@@ -68,11 +69,17 @@ class Departures:
     def _live(self) -> None:
         while not self._controller.finished.wait(_LOOK_S):
             for database in list(self._controller.departures):
-                if database not in self._controller.applied.system.databases:
-                    self._forget(database)
-                    self._tell(database, "departure ended", "the database is not declared any more")
-                elif database in self._controller.tended():
-                    self._carry(database)
+                try:
+                    self._look(database)
+                except Exception as error:  # as while the loop is busy: the next look comes in a moment
+                    as_told(error)
+
+    def _look(self, database: str) -> None:
+        if database not in self._controller.applied.system.databases:
+            self._forget(database)
+            self._tell(database, "departure ended", "the database is not declared any more")
+        elif database in self._controller.tended():
+            self._carry(database)
 
     def _carry(self, database: str) -> _Carrier | None:
         """Have a thread work on what is to leave, unless one does."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg
 
-from headway.errors import Conflict, HeadwayError
+from headway.errors import Conflict, EngineError, HeadwayError
 from headway.model.sharding import parse_join
 from headway.model.units import format_bytes
 from headway.runtimes.local.sharded import ShardedDatabase
@@ -89,13 +89,14 @@ class Imports:
             self._carrier = threading.Thread(
                 target=self._resume, args=(found,), name=f"headway-import-{self._name}", daemon=True
             )
-        self._carrier.start()
+            self._carrier.start()  # here: one that is not alive yet would be taken for one that has ended
 
     def _resume(self, found: Import) -> None:
         about = self._database.process
         try:
             ended = self._importer().resume(found.id, self._source_of(found))
-        except HeadwayError as error:
+        except (HeadwayError, psycopg.Error) as problem:
+            error = problem if isinstance(problem, HeadwayError) else EngineError(str(problem).strip())
             self._not_before_s = time.monotonic() + _AGAIN_S
             if isinstance(error, Conflict):
                 return

@@ -115,7 +115,7 @@ class Tender:
                 target=self._resume, args=(move_id,), name=f"headway-move-{move_id}", daemon=True
             )
             self._carriers[move_id] = carrier
-        carrier.start()
+            carrier.start()  # here: one that is not alive yet would be taken for one that has ended
 
     def _resume(self, move_id: int) -> None:
         about = self.database.process
@@ -123,14 +123,15 @@ class Tender:
             with reached("the catalog", self._first.admin, "headway") as catalog:
                 move = read_move(catalog, move_id)
             result = self._mover(move.source, move.target).resume(move_id)
-        except HeadwayError as error:
+        except (HeadwayError, psycopg.Error) as problem:
+            error = problem if isinstance(problem, HeadwayError) else EngineError(str(problem).strip())
             ended = self._has_ended(move_id)
             self._not_before_s[move_id] = time.monotonic() + _AGAIN_S
             if ended or not isinstance(error, Conflict):
                 self._results[move_id] = error
                 self._tell(about, "move failed" if ended else "move waits", error.message, "warning")
             return
-        if result.stage in ENDED and move_id not in self._results:
+        if result.stage in ENDED and not isinstance(self._results.get(move_id), MoveResult):
             self._results[move_id] = result
             told = (
                 f"shard {result.shard}: {result.source} → {result.target}, {result.rows:,} rows, "
