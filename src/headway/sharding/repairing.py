@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, LiteralString
 
 import psycopg
@@ -46,6 +48,7 @@ from headway.sharding.wanted import Layout
 
 Say = Callable[[str], None]
 _LOCK_MS = 2000  # of a table that the app uses
+_LOCKED_S = 2.0
 
 _COPIES = f"""
 SELECT n.nspname, coalesce(obj_description(n.oid, 'pg_namespace'), ''),
@@ -373,12 +376,12 @@ class Repairer:
                 ("its shards are being split", open_split(catalog), try_lock_splits),
                 ("it is being imported", open_import(catalog), try_lock_imports),
             ):
-                if begun is not None or not try_to(catalog):
+                if begun is not None or not _comes_free(partial(try_to, catalog)):
                     told = f"database {self._wanted.name} cannot be mended now: {what}"
                     raise Conflict(told, hint="headway db status; then the same command again")
             if shard is not None:
                 moving = any(move.shard == shard for move in open_moves(catalog))
-                if moving or not try_lock(catalog, shard):
+                if moving or not _comes_free(partial(try_lock, catalog, shard)):
                     told = f"shard {shard} is moving now"
                     raise Conflict(told, hint="headway db status; then the same command again")
             yield
@@ -390,6 +393,16 @@ class Repairer:
 
 def _map_row(catalog: Connection) -> Any:
     return catalog.execute(MAP_SQL).fetchone()
+
+
+def _comes_free(try_to: Callable[[], bool]) -> bool:
+    """Whether a lock can be had soon: the session of a carrier that has ended, or was killed, takes a moment to end."""
+    until_s = time.monotonic() + _LOCKED_S
+    while not try_to():
+        if time.monotonic() > until_s:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def _let_go(catalog: Connection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,6 +146,20 @@ def test_a_row_of_the_map_that_is_gone_is_found_again(database):
     database.run("s1", "DELETE FROM headway.shard_map WHERE shard = 2")
     database.mended("point")
     assert database.ask("s1", "SELECT server FROM headway.shard_map WHERE shard = 2") == [("s2",)]
+
+
+def test_what_has_just_ended_is_waited_for(database, monkeypatch):
+    """A move's, a split's and an import's session end a moment after whoever carried them."""
+    monkeypatch.setattr("headway.sharding.repairing._LOCKED_S", 60.0)
+    database.run("s1", "DELETE FROM headway.shard_map WHERE shard = 2")
+    locks = "pg_advisory_lock(hashtext('headway.move'), 2)"
+    locks += "".join(f", pg_advisory_lock(hashtext('headway.{what}'))" for what in ("split", "import"))
+    with connect(database.servers[0]) as ending:
+        ending.execute(f"SELECT {locks}".encode())
+        timer = threading.Timer(0.5, ending.execute, ["SELECT pg_advisory_unlock_all()"])
+        timer.start()
+        database.mended("point")
+        timer.join()
 
 
 def test_a_second_copy_is_set_aside_when_it_is_the_same_and_decided_when_it_is_not(database):
