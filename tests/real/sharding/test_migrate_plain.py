@@ -180,6 +180,7 @@ def test_an_env_py_that_takes_the_address_from_the_environment_is_right_where_it
     assert rows(main, "SELECT tablename FROM pg_tables WHERE tablename = 'notes'") == [("notes",)]
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("template", ["generic", "async"])
 @pytest.mark.parametrize("schema", [None, "shop"])
 def test_the_version_table_is_the_one_that_env_py_names(main, template, schema, tmp_path):

@@ -343,6 +343,7 @@ print("done", flush=True)
 """
 
 
+@pytest.mark.timeout(600)
 def test_killed_anywhere_it_goes_on(bank: Bank, backup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With SIGKILL before each of its steps in turn; the app never sees half of it."""
     monkeypatch.setattr("headway.sharding.backup.cut._FREE_S", 60.0)  # until the server has seen its end

@@ -32,6 +32,7 @@ def place() -> Iterator[Splitting]:
         yield found
 
 
+@pytest.mark.timeout(600)
 def test_four_become_eight_under_writes(place):
     asked: list[int] = []
     stop = threading.Event()

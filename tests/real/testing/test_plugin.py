@@ -14,6 +14,7 @@ import psutil
 import pytest
 from harness import die_with_parent, wait_for
 
+pytestmark = pytest.mark.timeout(600)  # a run of pytest within, some twice
 DECLARATION = """
 [system]
 name = "shop"
