@@ -121,8 +121,13 @@ def test_a_server_that_cannot_start_changes_nothing(system):
 def test_load_is_measured_and_shown_beside_what_shards_hold(system):
     with Writers(system, count=3, first=100) as writers:
         wait_for(lambda: writers.count > 20, 30, "orders are written")
-        plan = last(system.ok("db", "rebalance", "orders", "--over", "1", "--json"))
-        assert sum(server["rows_per_s"][0] for server in plan["servers"]) > 0
+
+        def measured() -> bool:
+            """A server counts what is written with a delay of its own: within one second it may be nothing."""
+            plan = last(system.ok("db", "rebalance", "orders", "--over", "1", "--json"))
+            return sum(server["rows_per_s"][0] for server in plan["servers"]) > 0
+
+        wait_for(measured, 60, "rows are counted")
         shown = system.ok("db", "rebalance", "orders", "--by", "load", "--over", "0")  # another plan than that one
         assert "rows/s" in shown or "nothing to move" in shown
         system.ok("db", "rebalance", "orders", "--over", "1", "--yes", timeout_s=120)

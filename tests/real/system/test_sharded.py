@@ -163,8 +163,12 @@ def test_a_killed_server_takes_only_its_own_shards_along(system):
             break
         time.sleep(0.02)
     assert codes <= {200, 503}
-    wait_for(lambda: httpx.get(f"{system.url}/{there}", timeout=60).status_code == 200, 30, "it is back")
-    assert httpx.get(f"{system.url}/{there}").json() == [1]
+
+    def orders() -> list[int]:
+        answer = httpx.get(f"{system.url}/{there}", timeout=60)
+        return answer.json() if answer.status_code == 200 else []
+
+    assert wait_for(orders, 60, "it is back") == [1]
     system.wait_ready()
 
 
