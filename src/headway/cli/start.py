@@ -160,6 +160,7 @@ def await_ready(
             continue
         except HeadwayError:
             answered = True  # it is there, and has more to do than to answer
+            time.sleep(_POLL_S)
             continue
         answered = True
         on_status(document)

@@ -7,7 +7,6 @@ the shards are in use.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from headway.errors import Conflict
@@ -16,9 +15,9 @@ from headway.sharding import layout
 from headway.sharding.admin import AdminServer, Connection, connect
 from headway.sharding.existing import map_on
 from headway.sharding.ids import FILLED, ids_sql, no_id_sql
+from headway.sharding.locks import comes_free
+from headway.sharding.move.record import try_lock
 from headway.sharding.wanted import Layout
-
-_LOCKED_S = 2.0
 
 
 def find_keys(
@@ -80,12 +79,8 @@ def _kept_here(wanted: Layout, first: AdminServer | None, shard: int) -> Iterato
         yield
         return
     with connect(first) as catalog:
-        query = "SELECT pg_try_advisory_lock(hashtext('headway.move'), %s)"
         moves = "SELECT FROM headway.moves WHERE shard = %s AND ended_at IS NULL"
-        until_s = time.monotonic() + _LOCKED_S
-        while (is_locked := catalog.execute(query, (shard,)).fetchone() != (True,)) and time.monotonic() < until_s:
-            time.sleep(0.02)  # the connection of a move that has ended takes a moment to end
-        if is_locked or catalog.execute(moves, (shard,)).fetchone():
+        if not comes_free(lambda: try_lock(catalog, shard)) or catalog.execute(moves, (shard,)).fetchone():
             raise Conflict(
                 f"{wanted.path}.ids: shard {shard} is moving, and its copy would miss the change",
                 hint=f"It is made by itself when the move has ended: headway db status {wanted.name}",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +27,7 @@ from headway.sharding.ids import TRIGGER, ids_sql
 from headway.sharding.importing.nouns import Source, space_of
 from headway.sharding.importing.record import open_import
 from headway.sharding.importing.record import try_lock as try_lock_imports
+from headway.sharding.locks import comes_free, given_back
 from headway.sharding.map_row import MAP_SQL, map_of
 from headway.sharding.mends import Mend
 from headway.sharding.move.compare import Reader, compare
@@ -48,7 +48,6 @@ from headway.sharding.wanted import Layout
 
 Say = Callable[[str], None]
 _LOCK_MS = 2000  # of a table that the app uses
-_LOCKED_S = 2.0
 
 _COPIES = f"""
 SELECT n.nspname, coalesce(obj_description(n.oid, 'pg_namespace'), ''),
@@ -370,18 +369,17 @@ class Repairer:
     @contextlib.contextmanager
     def _alone(self, shard: int | None) -> Iterator[None]:
         """Nobody moves the shard meanwhile, splits shards or imports. Conflict while somebody does."""
-        with connect(self._first) as catalog, contextlib.ExitStack() as stack:
-            stack.callback(_let_go, catalog)
+        with connect(self._first) as catalog, given_back(catalog):
             for what, begun, try_to in (
                 ("its shards are being split", open_split(catalog), try_lock_splits),
                 ("it is being imported", open_import(catalog), try_lock_imports),
             ):
-                if begun is not None or not _comes_free(partial(try_to, catalog)):
+                if begun is not None or not comes_free(partial(try_to, catalog)):
                     told = f"database {self._wanted.name} cannot be mended now: {what}"
                     raise Conflict(told, hint="headway db status; then the same command again")
             if shard is not None:
                 moving = any(move.shard == shard for move in open_moves(catalog))
-                if moving or not _comes_free(partial(try_lock, catalog, shard)):
+                if moving or not comes_free(partial(try_lock, catalog, shard)):
                     told = f"shard {shard} is moving now"
                     raise Conflict(told, hint="headway db status; then the same command again")
             yield
@@ -393,22 +391,6 @@ class Repairer:
 
 def _map_row(catalog: Connection) -> Any:
     return catalog.execute(MAP_SQL).fetchone()
-
-
-def _comes_free(try_to: Callable[[], bool]) -> bool:
-    """Whether a lock can be had soon: the session of a carrier that has ended, or was killed, takes a moment to end."""
-    until_s = time.monotonic() + _LOCKED_S
-    while not try_to():
-        if time.monotonic() > until_s:
-            return False
-        time.sleep(0.05)
-    return True
-
-
-def _let_go(catalog: Connection) -> None:
-    """A session that ends lets go a moment after its client has: the next mend must not meet the locks of this one."""
-    with contextlib.suppress(psycopg.OperationalError):
-        catalog.execute("SELECT pg_advisory_unlock_all()")
 
 
 def _has_rows(connection: Connection, table: str) -> bool:

@@ -17,7 +17,7 @@ from postgresql_place import die_with_parent, wait_for
 
 from headway.errors import AppError, Conflict
 from headway.model.sharding import LEDGER_TABLE, MARKER_TABLE
-from headway.sharding import filled_in
+from headway.sharding import locks
 from headway.sharding.admin import AdminServer, connect
 from headway.sharding.ids import shard_of_id
 from headway.sharding.keys import shard_of
@@ -187,11 +187,11 @@ def test_ids_wait_for_a_shard_that_moves(servers, tmp_path, monkeypatch):
     lay_out(plain, servers)
     with connect(servers[0]) as catalog:
         catalog.execute("SELECT pg_advisory_lock(hashtext('headway.move'), 5)")
-        monkeypatch.setattr(filled_in, "_LOCKED_S", 0.1)
+        monkeypatch.setattr(locks, "_PATIENCE_S", 0.1)
         with pytest.raises(Conflict, match="shard 5 is moving"):
             lay_out(replace(plain, ids={"orders": "id"}), servers)
         # The connection of one that has ended ends a moment later.
-        monkeypatch.setattr(filled_in, "_LOCKED_S", 60.0)
+        monkeypatch.setattr(locks, "_PATIENCE_S", 60.0)
         ending = threading.Timer(0.5, catalog.execute, ["SELECT pg_advisory_unlock_all()"])
         ending.start()
         lay_out(replace(plain, ids={"orders": "id"}), servers)

@@ -150,7 +150,7 @@ def test_a_row_of_the_map_that_is_gone_is_found_again(database):
 
 def test_what_has_just_ended_is_waited_for(database, monkeypatch):
     """A move's, a split's and an import's session end a moment after whoever carried them."""
-    monkeypatch.setattr("headway.sharding.repairing._LOCKED_S", 60.0)
+    monkeypatch.setattr("headway.sharding.locks._PATIENCE_S", 60.0)
     database.run("s1", "DELETE FROM headway.shard_map WHERE shard = 2")
     locks = "pg_advisory_lock(hashtext('headway.move'), 2)"
     locks += "".join(f", pg_advisory_lock(hashtext('headway.{what}'))" for what in ("split", "import"))

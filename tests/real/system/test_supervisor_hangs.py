@@ -136,3 +136,25 @@ def test_ctrl_c_ends_all(folder: Path) -> None:
         system.process.send_signal(signal.SIGINT)
         system.process.wait(60)
         wait_for(lambda: not any(is_alive(pid) for pid in pids.values()), 30, "all has ended")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("detached", [True, False])
+def test_a_controller_that_hangs_is_replaced_and_nothing_else_notices(folder: Path, detached: bool) -> None:
+    with Running(folder, ONE, detached=detached) as system:
+        before = system.processes()
+        os.kill(before["controller"], signal.SIGSTOP)
+        statuses = set()
+
+        def replaced() -> bool:
+            statuses.add(httpx.get(system.url, timeout=30).status_code)
+            return any(entry["what"] == "replaced" for entry in system.journal())
+
+        wait_for(replaced, 120, "the journal tells of it", every_s=0.2)
+        system.wait_ready()
+        after = system.processes()
+        assert not is_alive(before["controller"])
+        assert {name for name in before if after[name] != before[name]} == {"controller"}
+        assert statuses == {200}
+        os.kill(after["web.1"], signal.SIGKILL)
+        wait_for(lambda: system.processes().get("web.1") not in (None, after["web.1"]), 60, "it looks after them")

@@ -20,6 +20,7 @@ from headway.errors import Conflict, EngineError
 from headway.model.sharding import ShardMap
 from headway.sharding.admin import AdminServer
 from headway.sharding.catalog import HELD_LOCK, read_map
+from headway.sharding.locks import comes_free, given_back
 from headway.sharding.move.sessions import Connection, connect, scalar
 
 NAME = "headway backup"
@@ -55,19 +56,16 @@ def kept_still(database: str, first: AdminServer, what: str, name: str = NAME) -
 
     What keeps it so is a lock of the catalog's session, which ends with it: nobody has to clean up after a kill.
     """
-    with reached(first, name) as catalog:
-        deadline_s = time.monotonic() + _FREE_S
-        while scalar(catalog, f"SELECT pg_try_advisory_lock({HELD_LOCK})") is not True:
-            if time.monotonic() > deadline_s:
-                raise Conflict(
-                    f"database {database} is being backed up or restored already", hint="Wait until that has ended."
-                )
-            time.sleep(0.05)
-        with _given_back(catalog):
-            if scalar(catalog, "SELECT pg_try_advisory_lock(hashtext('headway.migrate'))") is not True:
-                raise Conflict(f"{what} has to wait: {database} is being migrated", hint="Run it again after that.")
-            _nothing_under_way(catalog, database, what)
-            yield catalog
+    with reached(first, name) as catalog, given_back(catalog):
+        held = f"SELECT pg_try_advisory_lock({HELD_LOCK})"
+        if not comes_free(lambda: scalar(catalog, held) is True, _FREE_S):
+            raise Conflict(
+                f"database {database} is being backed up or restored already", hint="Wait until that has ended."
+            )
+        if scalar(catalog, "SELECT pg_try_advisory_lock(hashtext('headway.migrate'))") is not True:
+            raise Conflict(f"{what} has to wait: {database} is being migrated", hint="Run it again after that.")
+        _nothing_under_way(catalog, database, what)
+        yield catalog
 
 
 @contextlib.contextmanager
@@ -76,20 +74,8 @@ def kept_from_migrations(session: Connection, database: str, what: str) -> Itera
     this at once."""
     if scalar(session, f"SELECT pg_try_advisory_lock_shared({HELD_LOCK})") is not True:
         raise Conflict(f"{what} has to wait: {database} is being migrated", hint="Run it again after that.")
-    with _given_back(session):
+    with given_back(session):
         yield
-
-
-@contextlib.contextmanager
-def _given_back(session: Connection) -> Iterator[None]:
-    """Locks of the session go with the block. By themselves they go a moment after the connection, and what begins
-    right then, a move or a migration, would be refused."""
-    try:
-        yield
-    finally:
-        if not session.closed and session.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
-            with contextlib.suppress(psycopg.Error):
-                session.execute("SELECT pg_advisory_unlock_all()")
 
 
 def _nothing_under_way(catalog: Connection, database: str, what: str) -> None:
